@@ -1,0 +1,1 @@
+"""ALADIN image-text retrieval in JAX."""

@@ -1,0 +1,1 @@
+"""From files to batches: raw readers, TFDS builders, tokenisation, the input pipeline."""

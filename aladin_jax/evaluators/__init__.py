@@ -1,0 +1,1 @@
+"""Retrieval metrics; nothing here knows of training."""

@@ -1,0 +1,1 @@
+"""The backbone and the two heads, in Flax NNX."""

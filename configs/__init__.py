@@ -1,0 +1,1 @@
+"""Configurations: common.py has every field, each other file one training regime."""

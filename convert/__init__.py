@@ -1,0 +1,1 @@
+"""Between PyTorch and JAX: the only package that imports torch."""
