@@ -1,0 +1,132 @@
+"""Random access to the rows of a .tsv file through the byte offsets in the .lineidx beside it."""
+
+import array
+import os
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Self
+
+from aladin_jax.data.errors import DataError, shown
+from aladin_jax.data.untrusted import COPY_AGAIN, check_image_id, require_file
+
+_INDEX_AGAIN = "make the .lineidx anew from the .tsv, or copy both again"
+
+
+class IndexedTsv:
+    """The rows of a .tsv, by number; the first field of a row is an image's id.
+
+    A row's length is checked before the row is read, so memory stays bounded. A context manager; reads from several
+    threads do not disturb each other.
+    """
+
+    def __init__(self, path: Path, image_of_row: Mapping[int, str]):
+        """Opens the file and checks all offsets.
+
+        Args:
+            path: the .tsv.
+            image_of_row: what is known of whose row is whose, for the message about a wrong offset.
+
+        Raises:
+            DataError: a file is missing, or an offset is not where a row can begin.
+        """
+        self.path = path
+        require_file(path)
+        self._file = open(path, "rb", buffering=0)  # noqa: SIM115  (closed by __exit__, or just below)
+        try:
+            size = os.fstat(self._file.fileno()).st_size
+            self._offsets = _read_offsets(path, size, image_of_row)
+        except BaseException:
+            self._file.close()
+            raise
+
+    def __enter__(self) -> Self:
+        """Nothing to do: the file is open from the start."""
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Closes the file."""
+        self._file.close()
+
+    def __len__(self) -> int:
+        """The number of rows."""
+        return len(self._offsets) - 1
+
+    def fields(self, row: int, image: str, *, count: int, max_bytes: int) -> list[bytes]:
+        """Reads one row.
+
+        Args:
+            row: its number, from 0.
+            image: the id that its first field has to be.
+            count: how many fields it has to have.
+            max_bytes: a longer row is refused before it is read.
+
+        Raises:
+            DataError: the row is not so, or the offsets do not fit the file's lines.
+        """
+        where: dict[str, Any] = {"path": self.path, "row": row, "image": image}
+        length = self._offsets[row + 1] - self._offsets[row]
+        if length > max_bytes:
+            raise DataError(f"{length:,} bytes, more than the {max_bytes:,} a row can take", _INDEX_AGAIN, **where)
+        line = self._read(row, length)
+        if len(line) != length:
+            raise DataError(f"{length:,} bytes were expected, {len(line):,} are there", COPY_AGAIN, **where)
+        if not line.endswith(b"\n") and row != len(self) - 1:
+            raise DataError("by the .lineidx this row does not end where a line does", _INDEX_AGAIN, **where)
+        line = line.removesuffix(b"\n").removesuffix(b"\r")
+        if b"\n" in line:
+            raise DataError("by the .lineidx this row is several lines long", _INDEX_AGAIN, **where)
+        fields = line.split(b"\t")
+        if fields[0] != image.encode():
+            raise DataError(
+                f"the row is that of {shown(fields[0])}", "take an index that belongs to this file", **where
+            )
+        if len(fields) != count:
+            raise DataError(f"{len(fields)} tab-separated fields, expected {count}", COPY_AGAIN, **where)
+        return fields
+
+    def rows_by_image(self) -> dict[str, int]:
+        """The row of every image, found by reading the first bytes of all rows.
+
+        Raises:
+            DataError: a row has no image id, or has one that an earlier row has.
+        """
+        rows: dict[str, int] = {}
+        for row in range(len(self)):
+            head = self._read(row, 130).partition(b"\t")[0]
+            image = check_image_id(head.decode("ascii", "replace"), path=self.path, row=row)
+            if image in rows:
+                raise DataError(
+                    f"row {rows[image]} is this image's too", "keep one", path=self.path, row=row, image=image
+                )
+            rows[image] = row
+        return rows
+
+    def _read(self, row: int, most: int) -> bytes:
+        start = self._offsets[row]
+        return os.pread(self._file.fileno(), min(self._offsets[row + 1] - start, most), start)
+
+
+def _read_offsets(tsv: Path, size: int, image_of_row: Mapping[int, str]) -> "array.array[int]":
+    """Where each row of a .tsv of `size` bytes begins, and `size` last."""
+    path = tsv.with_suffix(".lineidx")
+    require_file(path)
+    offsets = array.array("q")
+    with open(path, "rb") as lines:
+        while line := lines.readline(24):  # longer than any offset, so that no line can fill the memory
+            row, text = len(offsets), line.strip()
+            where: dict[str, Any] = {"path": path, "row": row, "image": image_of_row.get(row)}
+            if not re.fullmatch(rb"[0-9]{1,18}", text):
+                raise DataError(f"{shown(text)} is no byte offset", _INDEX_AGAIN, **where)
+            offset = int(text)
+            if offset >= size:
+                raise DataError(
+                    f"byte {offset:,} is past the end of {tsv.name} ({size:,} bytes)",
+                    f"{tsv.name} is cut short or the .lineidx is another file's, copy both again",
+                    **where,
+                )
+            if offset <= offsets[-1] if offsets else offset != 0:
+                raise DataError(f"a row cannot begin at byte {offset:,}", _INDEX_AGAIN, **where)
+            offsets.append(offset)
+    offsets.append(size)
+    return offsets

@@ -1,0 +1,292 @@
+"""Reads VinVL's files as the original takes them: region features, detections, captions, image keys.
+
+Nothing that a file says is trusted: what is wrong ends in one `DataError`. Rows are read one at a time by their offset,
+so memory stays bounded however large the features are (about 50 GB for COCO).
+"""
+
+import base64
+import binascii
+import contextlib
+import os
+import re
+import warnings
+from collections.abc import Container, Iterable
+from pathlib import Path
+from typing import Any, NamedTuple, Self
+
+import numpy as np
+from jaxtyping import Float
+from numpy.typing import DTypeLike
+
+from aladin_jax.data.errors import DataError, shown
+from aladin_jax.data.indexed_tsv import IndexedTsv
+from aladin_jax.data.untrusted import (
+    COPY_AGAIN,
+    MAX_TEXT_BYTES,
+    check_image_id,
+    check_text,
+    decode,
+    parse_json,
+    read_text,
+    require_file,
+)
+
+FEATURE_DIM = 2054
+"""Width of a VinVL region: 2048 detector features, then x1, y1, x2, y2, h, w scaled to [0, 1]."""
+
+MAX_REGIONS = 1000
+"""More boxes than this in one image are taken for a damaged row; VinVL's detector gives at most 100."""
+
+_MAX_DETECTIONS_BYTES = 16 << 20
+
+
+class Detections(NamedTuple):
+    """What the detector found in one image: region vectors [r, f] and, in the same order, their classes' names."""
+
+    regions: Float[np.ndarray, "r f"]
+    tags: list[str]
+
+
+class VinvlFiles:
+    """Random access by image id to features.tsv and to the predictions.tsv beside it.
+
+    Each .tsv has its .lineidx; imageid2idx.json gives an image's row of features.tsv. Rows of predictions.tsv are found
+    by the id that they hold, so the two need not be in the same order. A context manager; reads from several threads
+    do not disturb each other.
+    """
+
+    def __init__(
+        self, img_feat_file: str | os.PathLike[str], *, feature_dim: int = FEATURE_DIM, dtype: DTypeLike = np.float32
+    ):
+        """Opens the files and checks their indices; of the rows, only the ids in predictions.tsv are read.
+
+        Args:
+            img_feat_file: path of features.tsv.
+            feature_dim: width of a region, the same in every row.
+            dtype: what regions are given as, float32 or float16.
+
+        Raises:
+            DataError: a file is missing or an index is wrong.
+        """
+        features = Path(img_feat_file)
+        self._feature_dim = feature_dim
+        self._dtype = np.dtype(dtype)
+        self._index_path = features.with_name("imageid2idx.json")
+        self._row_of_image, image_of_row = _read_image_index(self._index_path)
+        with contextlib.ExitStack() as stack:
+            self._features = stack.enter_context(IndexedTsv(features, image_of_row))
+            for row, image in image_of_row.items():
+                if not 0 <= row < len(self._features):
+                    raise DataError(
+                        f"row {row}, but {features.name} has {len(self._features)} rows by its .lineidx",
+                        "one of them is cut short or another file's, copy all again",
+                        path=self._index_path,
+                        image=image,
+                    )
+            self._predictions = stack.enter_context(IndexedTsv(features.with_name("predictions.tsv"), {}))
+            self._prediction_row = self._predictions.rows_by_image()
+            self._stack = stack.pop_all()
+
+    def __enter__(self) -> Self:
+        """Nothing to do: the files are open from the start."""
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Closes the files."""
+        self.close()
+
+    def close(self) -> None:
+        """Closes the files."""
+        self._stack.close()
+
+    def require(self, images: Iterable[str], wanted_by: str | os.PathLike[str]) -> None:
+        """Checks that images have their rows, without reading them.
+
+        Args:
+            images: ids.
+            wanted_by: the file that names them.
+
+        Raises:
+            DataError: naming the first image that is missing, and how many are.
+        """
+        images = list(images)
+        for rows, path in ((self._row_of_image, self._index_path), (self._prediction_row, self._predictions.path)):
+            missing = [image for image in images if image not in rows]
+            if missing:
+                raise DataError(
+                    f"{len(missing)} of {len(images)} images, this one first, are not in {path}",
+                    "take features made for these captions, or remove the images' captions",
+                    path=wanted_by,
+                    image=missing[0],
+                )
+
+    def detections(self, image: str) -> Detections:
+        """Reads one image; no regions and no tags where nothing was detected.
+
+        Raises:
+            DataError: the image is not there, or one of its rows is wrong.
+        """
+        self.require([image], self._features.path)
+        regions = self._regions(image)
+        tags = self._tags(image)
+        if len(tags) != len(regions):
+            raise DataError(
+                f"{len(tags)} detections, but {self._features.path} has {len(regions)} boxes",
+                "take both files from one run of the detector",
+                path=self._predictions.path,
+                row=self._prediction_row[image],
+                image=image,
+            )
+        return Detections(regions, tags)
+
+    def _regions(self, image: str) -> Float[np.ndarray, "r f"]:
+        row = self._row_of_image[image]
+        where: dict[str, Any] = {"path": self._features.path, "row": row, "image": image}
+        limit = 256 + MAX_REGIONS * self._feature_dim * 16 // 3  # a float32 takes 16/3 bytes of base64
+        _, count_text, content_text = self._features.fields(row, image, count=3, max_bytes=limit)
+        if not re.fullmatch(rb"[0-9]{1,9}", count_text) or (count := int(count_text)) > MAX_REGIONS:
+            raise DataError(f"box count {shown(count_text)}, expected 0 to {MAX_REGIONS}", COPY_AGAIN, **where)
+        try:
+            content = base64.b64decode(content_text, validate=True)
+        except binascii.Error as error:
+            raise DataError(f"the features are not base64 ({error})", COPY_AGAIN, **where) from error
+        _check_size(len(content), count, self._feature_dim, where)
+        regions = np.frombuffer(content, "<f4").reshape(count, self._feature_dim)
+        with np.errstate(over="ignore"):  # what float16 can't hold becomes infinite, and is refused below
+            stored = regions.astype(self._dtype)
+        if not np.isfinite(stored).all():
+            region, column = np.argwhere(~np.isfinite(stored))[0]
+            value = float(regions[region, column])
+            found = f"{value} in region {region}, column {column}"
+            if np.isfinite(value):
+                raise DataError(f"{found} is too large for {self._dtype}", "store the data set as float32", **where)
+            raise DataError(found, "extract its features again or remove the image's captions", **where)
+        return stored
+
+    def _tags(self, image: str) -> list[str]:
+        row = self._prediction_row[image]
+        where: dict[str, Any] = {"path": self._predictions.path, "row": row, "image": image}
+        _, text = self._predictions.fields(row, image, count=2, max_bytes=_MAX_DETECTIONS_BYTES)
+        found = parse_json(decode(text, **where), **where)
+        # Some rows hold the image's size too, and their detections one level down.
+        objects = found.get("objects") if isinstance(found, dict) else found
+        if not isinstance(objects, list):
+            raise DataError(f"detections are {shown(objects)}, expected a list of objects", COPY_AGAIN, **where)
+        names = [item.get("class") if isinstance(item, dict) else item for item in objects]
+        return [check_text(name, f"class of object {position}", **where) for position, name in enumerate(names)]
+
+
+def read_captions(path: str | os.PathLike[str]) -> dict[str, list[str]]:
+    """Reads `*_captions.pt`: a torch-saved dict, zip or legacy, from image ids to captions.
+
+    An id is a whole number or a text; captions are a list of texts, or such a list as JSON text.
+
+    Returns:
+        Captions by image id, in the file's order.
+
+    Raises:
+        DataError: the file's pickle names anything to run, is damaged, or holds something else.
+    """
+    path = Path(path)
+    content = _load_torch(path)
+    if not isinstance(content, dict) or not content:
+        found = "nothing" if content == {} else shown(content)
+        raise DataError(f"holds {found}, expected a dict from image ids to captions", "save it again", path=path)
+    captions: dict[str, list[str]] = {}
+    for key, value in content.items():
+        image = check_image_id(str(key) if type(key) is int and abs(key) < 10**127 else key, path=path)
+        if image in captions:
+            raise DataError("the id stands there as a number and as text", "keep one of them", path=path, image=image)
+        captions[image] = _check_captions(value, path=path, image=image)
+    return captions
+
+
+def read_image_keys(path: str | os.PathLike[str]) -> list[str]:
+    """Reads `*_img_keys*.tsv`: the image ids of an evaluation, one a line.
+
+    The original evaluates images in this file's order, whatever the order of the captions: the `test` examples of
+    golden/e2e/examples.npz follow test_img_keys_1k.tsv. Without a keys file the order is that of the captions.
+
+    Raises:
+        DataError: a line is not an image id, an id comes twice, or there is none.
+    """
+    path = Path(path)
+    rows: dict[str, int] = {}
+    for row, line in enumerate(read_text(path).removesuffix("\n").split("\n")):
+        image = check_image_id(line.removesuffix("\r"), path=path, row=row)
+        if image in rows:
+            raise DataError(f"row {rows[image]} is this image too", "keep one of them", path=path, row=row, image=image)
+        rows[image] = row
+    return list(rows)
+
+
+def check_image_keys(path: str | os.PathLike[str], known: Container[str]) -> None:
+    """Checks that a keys file names no image but known ones.
+
+    Raises:
+        DataError: as `read_image_keys`; a key is not in `known`.
+    """
+    for row, image in enumerate(read_image_keys(path)):
+        if image not in known:
+            raise DataError("an image without captions", "remove the line", path=path, row=row, image=image)
+
+
+def _check_size(size: int, count: int, feature_dim: int, where: dict[str, Any]) -> None:
+    """Checks that a row's features are as many bytes as its box count says, and else says what is the likely cause."""
+    if size == count * feature_dim * 4:
+        return
+    found = f"box count {count} with {size:,} bytes of features"
+    boxes, rest = divmod(size, feature_dim * 4)
+    if not rest:
+        raise DataError(f"{found}, which are {boxes} boxes of {feature_dim} float32", COPY_AGAIN, **where)
+    if count and not size % (count * 4):
+        width = size // (count * 4)
+        remedy = f"if all rows are so wide, pass --feature_dim {width}"
+        raise DataError(f"{found}: {width} features a box, expected {feature_dim}", remedy, **where)
+    raise DataError(f"{found}, expected {count * feature_dim * 4:,}", COPY_AGAIN, **where)
+
+
+def _read_image_index(path: Path) -> tuple[dict[str, int], dict[int, str]]:
+    """imageid2idx.json: the row of each image, and the image of each row."""
+    rows = parse_json(read_text(path), path=path)
+    if not isinstance(rows, dict):
+        raise DataError(f"holds {shown(rows)}, expected an object from image ids to rows", COPY_AGAIN, path=path)
+    images: dict[int, str] = {}
+    for image, row in rows.items():
+        check_image_id(image, path=path)
+        if type(row) is not int:
+            raise DataError(f"row is {shown(row)}, expected a whole number", COPY_AGAIN, path=path, image=image)
+        if row in images:
+            raise DataError(f"row {row} is image {images[row]} too", "make the file again", path=path, image=image)
+        images[row] = image
+    return rows, images
+
+
+def _load_torch(path: Path) -> object:
+    require_file(path, MAX_TEXT_BYTES)
+    try:
+        import torch
+    except ImportError as error:
+        raise DataError("it takes PyTorch to read it", "pip install 'aladin-jax[convert]'", path=path) from error
+    try:
+        with warnings.catch_warnings():
+            # Of pickle protocols other than 2: what can't be read ends in an exception anyway.
+            warnings.filterwarnings("ignore", "Detected pickle protocol", UserWarning)
+            return torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # a damaged pickle ends in exceptions of every kind
+        if named := re.search(r"GLOBAL ([\w.]+)", str(error)):
+            problem, remedy = f"refused, its pickle names {named[1]}", "save ids and texts only"
+            raise DataError(problem, remedy, path=path) from error
+        told = error.__context__ or error  # PyTorch wraps what its unpickler says in a page of advice
+        cause = (str(told).strip().splitlines() or [type(told).__name__])[0][:120]
+        raise DataError(f"damaged, or not a torch-saved file ({cause})", "copy or save it again", path=path) from error
+
+
+def _check_captions(value: object, **where: Any) -> list[str]:
+    if isinstance(value, str):
+        value = parse_json(value, **where)
+    if not isinstance(value, list):
+        raise DataError(f"captions are {shown(value)}, expected a list of texts", "save the file again", **where)
+    if not value:
+        raise DataError("no caption", "add one or remove the image from the file", **where)
+    return [check_text(caption, f"caption {position}", **where) for position, caption in enumerate(value)]
