@@ -1,0 +1,120 @@
+"""The whole model: backbone, matching head, and the outputs that the losses and the search work on."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jaxtyping import Array, Float, Int
+
+from aladin_jax.models.backbone import Backbone, BackboneConfig, positions_within
+from aladin_jax.models.bert import Stream, split_key
+from aladin_jax.models.heads import MatchingHead, MatchingHeadConfig
+
+Params = dict[str, Any]
+Batch = Mapping[str, Array]
+
+
+class ImageEmbeddings(NamedTuple):
+    """What is known of images: `vector` for the matching head, `regions` (with position 0) for the alignment head."""
+
+    vector: Float[Array, "i d"]
+    regions: Float[Array, "i r d"]
+    region_len: Int[Array, " i"]
+
+
+class CaptionEmbeddings(NamedTuple):
+    """What is known of captions: `vector` for the matching head, `tokens` (all positions) for the alignment head."""
+
+    vector: Float[Array, "c d"]
+    tokens: Float[Array, "c w d"]
+    caption_len: Int[Array, " c"]
+
+
+class Aladin(nnx.Module):
+    """ALADIN (Messina et al., CBMI 2022). The alignment head has no weights: see `similarity.alignment_scores`."""
+
+    def __init__(
+        self,
+        backbone: BackboneConfig,
+        matching_head: MatchingHeadConfig,
+        *,
+        dtype: jnp.dtype = jnp.float32,
+        rngs: nnx.Rngs,
+    ):
+        """Builds the model with fresh float32 parameters; dense layers compute in `dtype`."""
+        self.backbone = Backbone(backbone, dtype=dtype, rngs=rngs)
+        self.matching_head = MatchingHead(backbone.hidden_size, matching_head, dtype=dtype, rngs=rngs)
+
+    def __call__(
+        self, batch: Batch, *, key: Array | None = None, tokens_per_group: int | None = None, groups: int = 1
+    ) -> tuple[ImageEmbeddings, CaptionEmbeddings]:
+        """Encodes as many images as captions, pair by pair, both through the backbone at once.
+
+        Args:
+            batch: caption_ids [b, w], caption_len [b], label_ids [b, l], label_len [b], region_features [b, r, f],
+                region_len [b].
+            key: draws dropout masks; None turns dropout off.
+            tokens_per_group: pack real tokens into flat arrays of this length, None to compute on padding too.
+            groups: devices along the batch axis (tokens are packed within each one's examples).
+        """
+        image_key, caption_key, backbone_key, image_head_key, caption_head_key = split_key(key, 5)
+        captions = self._embed_captions(batch, caption_key)
+        images = self._embed_images(batch, image_key)
+        caption_out, image_out = self.backbone.encode(
+            [captions, images], key=backbone_key, tokens_per_group=tokens_per_group, groups=groups
+        )
+        return (
+            self._finish_images(image_out, batch, image_head_key),
+            self._finish_captions(caption_out, batch, caption_head_key),
+        )
+
+    def encode_images(self, batch: Batch) -> ImageEmbeddings:
+        """Encodes images alone, without dropout; batch as in `__call__` without the caption fields."""
+        [out] = self.backbone.encode([self._embed_images(batch, None)], key=None)
+        return self._finish_images(out, batch, None)
+
+    def encode_captions(self, batch: Batch) -> CaptionEmbeddings:
+        """Encodes captions alone, without dropout; batch as in `__call__` without the image fields."""
+        [out] = self.backbone.encode([self._embed_captions(batch, None)], key=None)
+        return self._finish_captions(out, batch, None)
+
+    def _embed_captions(self, batch: Batch, key: Array | None) -> Stream:
+        return self.backbone.embed_captions(batch["caption_ids"], batch["caption_len"], key)
+
+    def _embed_images(self, batch: Batch, key: Array | None) -> Stream:
+        return self.backbone.embed_images(
+            batch["label_ids"], batch["label_len"], batch["region_features"], batch["region_len"], key
+        )
+
+    def _finish_images(self, out: Float[Array, "i s d"], batch: Batch, key: Array | None) -> ImageEmbeddings:
+        regions = out[:, batch["label_ids"].shape[1] :]  # outputs at tags are dropped
+        mask = positions_within(batch["region_len"], regions.shape[1])
+        vector = self.matching_head(Stream(regions, mask), key)
+        return ImageEmbeddings(vector, regions.astype(jnp.float32), batch["region_len"])
+
+    def _finish_captions(self, tokens: Float[Array, "c w d"], batch: Batch, key: Array | None) -> CaptionEmbeddings:
+        mask = positions_within(batch["caption_len"], tokens.shape[1])
+        vector = self.matching_head(Stream(tokens, mask), key)
+        return CaptionEmbeddings(vector, tokens.astype(jnp.float32), batch["caption_len"])
+
+
+def init_params(backbone: BackboneConfig, matching_head: MatchingHeadConfig, seed: int) -> Params:
+    """Fresh parameters as a nested dict of float32 arrays: {"backbone": ..., "matching_head": ...}."""
+    create = lambda: Aladin(backbone, matching_head, rngs=nnx.Rngs(seed))  # noqa: E731
+    return jax.jit(lambda: nnx.to_pure_dict(nnx.state(create(), nnx.Param)))()
+
+
+def bind(backbone: BackboneConfig, matching_head: MatchingHeadConfig, dtype: jnp.dtype = jnp.float32):
+    """Returns a function from a parameter dict to a model: the module tree is built once, without any arrays."""
+    abstract = nnx.eval_shape(lambda: Aladin(backbone, matching_head, dtype=dtype, rngs=nnx.Rngs(0)))
+    graphdef, state = nnx.split(abstract)
+
+    def model(params: Params) -> Aladin:
+        nnx.replace_by_pure_dict(state, params)
+        return nnx.merge(graphdef, state)
+
+    return model

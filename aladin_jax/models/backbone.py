@@ -1,0 +1,206 @@
+"""VinVL's backbone: one BERT that reads captions, or tags followed by image regions (DESIGN: Oscar+, BERT-base)."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from functools import partial
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jaxtyping import Array, Float, Int
+
+from aladin_jax.models.bert import (
+    LayerInitializers,
+    Stream,
+    TransformerLayer,
+    dropout,
+    encode_streams,
+    layer_norm,
+    split_key,
+    stack_layers,
+)
+
+PAD_ID = 0
+
+
+@dataclasses.dataclass(frozen=True)
+class BackboneConfig:
+    """Sizes and rates of the backbone; fields are named as in BERT's and VinVL's config.json."""
+
+    vocab_size: int = 30522
+    hidden_size: int = 768
+    num_hidden_layers: int = 12
+    num_attention_heads: int = 12
+    intermediate_size: int = 3072
+    max_position_embeddings: int = 512
+    type_vocab_size: int = 2
+    layer_norm_eps: float = 1e-12
+    hidden_dropout_prob: float = 0.1
+    attention_probs_dropout_prob: float = 0.1
+    initializer_range: float = 0.02
+    img_feature_dim: int = 2054
+    img_layer_norm_eps: float = 1e-12
+    use_img_layernorm: bool = True
+
+    @classmethod
+    def from_dict(cls, values: dict, source: str = "model config") -> BackboneConfig:
+        """Takes the known fields and checks them.
+
+        Raises:
+            ValueError: a field has the wrong type or an impossible value, or the activation is not erf GELU.
+        """
+        activation = values.get("hidden_act", "gelu")
+        if activation != "gelu":
+            raise ValueError(f"{source}: hidden_act is {activation!r}; only 'gelu' (erf) is implemented")
+        known = {}
+        for field in dataclasses.fields(cls):
+            if field.name not in values:
+                continue
+            value, kind = values[field.name], type(field.default)
+            number = isinstance(value, (int, float))
+            if not number or (kind is int and value != int(value)):
+                raise ValueError(f"{source}: {field.name} is {value!r}; expected {kind.__name__}")
+            known[field.name] = kind(value)
+        config = cls(**known)
+        config._check(source)
+        return config
+
+    @classmethod
+    def from_json(cls, path: str | Path) -> BackboneConfig:
+        """Reads a BERT or VinVL config.json; fields it lacks keep BERT-base's values."""
+        try:
+            values = json.loads(Path(path).read_text(encoding="utf-8"))
+        except (ValueError, RecursionError) as error:
+            raise ValueError(f"{path}: not a JSON file ({error})") from error
+        if not isinstance(values, dict):
+            raise ValueError(f"{path}: expected a JSON object, found {type(values).__name__}")
+        return cls.from_dict(values, str(path))
+
+    def _check(self, source: str) -> None:
+        for field in dataclasses.fields(self):
+            value = getattr(self, field.name)
+            if isinstance(field.default, int) and not isinstance(field.default, bool) and value < 1:
+                raise ValueError(f"{source}: {field.name} is {value}; it must be at least 1")
+        if self.hidden_size % self.num_attention_heads:
+            raise ValueError(
+                f"{source}: hidden_size {self.hidden_size} is not a multiple of "
+                f"num_attention_heads {self.num_attention_heads}"
+            )
+        for name in ("hidden_dropout_prob", "attention_probs_dropout_prob"):
+            if not 0 <= getattr(self, name) < 1:
+                raise ValueError(f"{source}: {name} is {getattr(self, name)}; it must be in [0, 1)")
+
+
+class Embeddings(nnx.Module):
+    """Word + position + token-type embeddings, LayerNorm, dropout."""
+
+    def __init__(self, config: BackboneConfig, dtype: jnp.dtype, rngs: nnx.Rngs):
+        """Initialises the tables as BERT's: normal with `initializer_range`."""
+        init = nnx.initializers.normal(config.initializer_range)
+        size = config.hidden_size
+        self.word = nnx.Param(init(rngs.params(), (config.vocab_size, size)))
+        self.position = nnx.Param(init(rngs.params(), (config.max_position_embeddings, size)))
+        self.token_type = nnx.Param(init(rngs.params(), (config.type_vocab_size, size)))
+        self.norm = layer_norm(size, config.layer_norm_eps, rngs)
+        self.dropout_rate = config.hidden_dropout_prob
+        self.dtype = dtype
+
+    def __call__(
+        self, ids: Int[Array, "b s"], token_type: Int[Array, "b s"], key: Array | None
+    ) -> Float[Array, "b s d"]:
+        """Embeds a stream's tokens; positions count from 0."""
+        words = self.word[...][ids]
+        # As with torch's padding_idx, the padding row gets no gradient.
+        words = jnp.where((ids == PAD_ID)[..., None], jax.lax.stop_gradient(words), words)
+        x = self.norm(words + self.position[...][: ids.shape[1]] + self.token_type[...][token_type])
+        return dropout(x.astype(self.dtype), self.dropout_rate, key)
+
+
+class Backbone(nnx.Module):
+    """Encodes captions and images apart, with one set of weights.
+
+    Values are pinned by `forward/*` of tests/golden/unit/expected.npz.
+    """
+
+    def __init__(self, config: BackboneConfig, *, dtype: jnp.dtype = jnp.float32, rngs: nnx.Rngs):
+        """Builds the backbone with BERT's random initialisation; dense layers compute in `dtype`."""
+        normal, zeros = nnx.initializers.normal(config.initializer_range), nnx.initializers.zeros_init()
+        self.embeddings = Embeddings(config, dtype, rngs)
+        self.region_projection = nnx.Linear(
+            config.img_feature_dim,
+            config.hidden_size,
+            kernel_init=normal,
+            bias_init=zeros,
+            dtype=dtype,
+            rngs=rngs,
+        )
+        if config.use_img_layernorm:
+            self.region_norm = layer_norm(config.hidden_size, config.img_layer_norm_eps, rngs)
+        self.layers = stack_layers(
+            lambda rngs: TransformerLayer(
+                config.hidden_size,
+                config.intermediate_size,
+                activation=partial(jax.nn.gelu, approximate=False),
+                layer_norm_eps=config.layer_norm_eps,
+                dropout_rate=config.hidden_dropout_prob,
+                initializers=LayerInitializers(*[(normal, zeros)] * 4),
+                dtype=dtype,
+                rngs=rngs,
+            ),
+            config.num_hidden_layers,
+            rngs,
+        )
+        self.config = config
+        self.dtype = dtype
+
+    def embed_captions(self, ids: Int[Array, "c w"], lengths: Int[Array, " c"], key: Array | None) -> Stream:
+        """`[CLS] wordpieces [SEP]`, token types 0."""
+        x = self.embeddings(ids, jnp.zeros_like(ids), key)
+        return Stream(x, positions_within(lengths, ids.shape[1]))
+
+    def embed_images(
+        self,
+        label_ids: Int[Array, "i l"],
+        label_len: Int[Array, " i"],
+        features: Float[Array, "i r f"],
+        region_len: Int[Array, " i"],
+        key: Array | None,
+    ) -> Stream:
+        """Tags (first position of token type 0, the rest 1), padding, then regions, which get no position."""
+        tag_key, region_key = split_key(key, 2)
+        is_tag = positions_within(label_len, label_ids.shape[1])
+        token_type = (is_tag & (jnp.arange(label_ids.shape[1]) > 0)).astype(jnp.int32)
+        tags = self.embeddings(label_ids, token_type, tag_key)
+        regions = self.region_projection(features.reshape(-1, features.shape[-1]))
+        if self.config.use_img_layernorm:
+            regions = self.region_norm(regions).astype(self.dtype)
+        regions = dropout(regions.reshape(*features.shape[:2], -1), self.config.hidden_dropout_prob, region_key)
+        is_region = positions_within(region_len, features.shape[1])
+        return Stream(jnp.concatenate([tags, regions], axis=1), jnp.concatenate([is_tag, is_region], axis=1))
+
+    def encode(
+        self,
+        streams: list[Stream],
+        *,
+        key: Array | None,
+        tokens_per_group: int | None = None,
+        groups: int = 1,
+    ) -> list[Float[Array, "b s d"]]:
+        """Runs the Transformer over streams of the same examples; see `bert.encode_streams`."""
+        return encode_streams(
+            self.layers,
+            streams,
+            num_heads=self.config.num_attention_heads,
+            attention_dropout=self.config.attention_probs_dropout_prob,
+            key=key,
+            tokens_per_group=tokens_per_group,
+            groups=groups,
+        )
+
+
+def positions_within(lengths: Int[Array, " b"], slots: int) -> Array:
+    """Bool [b, slots]: True before each length."""
+    return jnp.arange(slots) < lengths[:, None]

@@ -1,0 +1,198 @@
+"""The post-LayerNorm Transformer that the backbone (BERT) and the matching head share."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jaxtyping import Array, Bool, Float
+
+from aladin_jax.models.packing import pack, plan_packing, unpack
+
+Attend = Callable[[Array, Array | None], Array]
+
+
+class LayerInitializers(NamedTuple):
+    """(kernel, bias) initialisers of a layer's four dense layers."""
+
+    qkv: tuple[nnx.Initializer, nnx.Initializer]
+    attention_output: tuple[nnx.Initializer, nnx.Initializer]
+    intermediate: tuple[nnx.Initializer, nnx.Initializer]
+    output: tuple[nnx.Initializer, nnx.Initializer]
+
+
+class TransformerLayer(nnx.Module):
+    """Self-attention, then a feed-forward net, each followed by the residual sum and a LayerNorm.
+
+    It sees flat tokens [t, d]; which token attends to which is up to the `attend` function it is called with.
+    """
+
+    def __init__(
+        self,
+        hidden_size: int,
+        intermediate_size: int,
+        *,
+        activation: Callable[[Array], Array],
+        layer_norm_eps: float,
+        dropout_rate: float,
+        initializers: LayerInitializers,
+        dtype: jnp.dtype,
+        rngs: nnx.Rngs,
+    ):
+        """Builds the layer: float32 parameters, dense layers computed in `dtype`, LayerNorms in float32."""
+
+        def dense(name: str, fan_in: int, fan_out: int) -> nnx.Linear:
+            kernel_init, bias_init = getattr(initializers, name)
+            return nnx.Linear(fan_in, fan_out, kernel_init=kernel_init, bias_init=bias_init, dtype=dtype, rngs=rngs)
+
+        self.qkv = dense("qkv", hidden_size, 3 * hidden_size)
+        self.attention_output = dense("attention_output", hidden_size, hidden_size)
+        self.attention_norm = layer_norm(hidden_size, layer_norm_eps, rngs)
+        self.intermediate = dense("intermediate", hidden_size, intermediate_size)
+        self.output = dense("output", intermediate_size, hidden_size)
+        self.output_norm = layer_norm(hidden_size, layer_norm_eps, rngs)
+        self.activation = activation
+        self.dropout_rate = dropout_rate
+        self.dtype = dtype
+
+    def __call__(self, x: Float[Array, "t d"], attend: Attend, key: Array | None) -> Float[Array, "t d"]:
+        """Applies the layer; `key` draws the dropout masks, None means no dropout."""
+        attend_key, finish_key = split_key(key, 2)
+        return self.finish(x, attend(self.qkv(x), attend_key), finish_key)
+
+    def finish(self, x: Float[Array, "t d"], context: Float[Array, "t d"], key: Array | None) -> Float[Array, "t d"]:
+        """Applies all that follows attention, position by position."""
+        attention_key, output_key = split_key(key, 2)
+        context = dropout(self.attention_output(context), self.dropout_rate, attention_key)
+        x = self.attention_norm(x + context).astype(self.dtype)
+        h = self.output(self.activation(self.intermediate(x)))
+        return self.output_norm(x + dropout(h, self.dropout_rate, output_key)).astype(self.dtype)
+
+
+class Stream(NamedTuple):
+    """Padded inputs of one kind, e.g. captions, whose positions attend to each other only.
+
+    Attributes:
+        x: [b, s, d] embeddings.
+        mask: [b, s] True at real positions.
+    """
+
+    x: Float[Array, "b s d"]
+    mask: Bool[Array, "b s"]
+
+
+def stack_layers(create: Callable[[nnx.Rngs], TransformerLayer], num_layers: int, rngs: nnx.Rngs) -> TransformerLayer:
+    """One module whose parameters have a leading layer axis: compiled once however many layers there are."""
+    create_all = nnx.split_rngs(splits=num_layers)(nnx.vmap(create, in_axes=(0,), out_axes=0))
+    return create_all(rngs)
+
+
+def run_layers(
+    layers: TransformerLayer, x: Float[Array, "t d"], attend: Attend, key: Array | None
+) -> Float[Array, "t d"]:
+    """Applies stacked layers one after the other."""
+    graphdef, params = nnx.split(layers)
+    num_layers = jax.tree.leaves(params)[0].shape[0]
+    keys = None if key is None else jax.random.split(key, num_layers)
+
+    def apply(x, layer):
+        params, key = layer
+        return nnx.merge(graphdef, params)(x, attend, key), None
+
+    return jax.lax.scan(apply, x, (params, keys))[0]
+
+
+def encode_streams(
+    layers: TransformerLayer,
+    streams: Sequence[Stream],
+    *,
+    num_heads: int,
+    attention_dropout: float,
+    key: Array | None,
+    tokens_per_group: int | None = None,
+    groups: int = 1,
+) -> list[Float[Array, "b s d"]]:
+    """Runs stacked layers over several streams of the same examples, all their tokens together in one flat array.
+
+    Args:
+        layers: from `stack_layers`.
+        streams: each [b, s_k, d]; attention stays within a stream.
+        num_heads: attention heads; divides d.
+        attention_dropout: rate on attention weights.
+        key: draws dropout masks; None turns dropout off.
+        tokens_per_group: length of a group's flat array (see `packing.plan_packing`); None keeps padding in it.
+        groups: groups of examples that are packed apart, one per device on the batch axis.
+
+    Returns:
+        The streams' outputs, padded as they came; values at padding are arbitrary.
+    """
+    lengths = [stream.x.shape[1] for stream in streams]
+    starts = [sum(lengths[:k]) for k in range(len(lengths))]
+    x = jnp.concatenate([stream.x for stream in streams], axis=1)
+    examples = x.shape[0]
+
+    if tokens_per_group is None:
+        to_flat = lambda padded: padded.reshape(-1, padded.shape[-1])  # noqa: E731
+        to_padded = lambda flat: flat.reshape(examples, -1, flat.shape[-1])  # noqa: E731
+    else:
+        packing = plan_packing(jnp.concatenate([stream.mask for stream in streams], axis=1), tokens_per_group, groups)
+        to_flat = lambda padded: pack(padded, packing)  # noqa: E731
+        to_padded = lambda flat: unpack(flat, packing, examples)  # noqa: E731
+
+    def split(padded):
+        return [padded[:, start : start + length] for start, length in zip(starts, lengths, strict=True)]
+
+    def attend(qkv, key):
+        contexts = [
+            attention(part, stream.mask, num_heads=num_heads, dropout_rate=attention_dropout, key=stream_key)
+            for part, stream, stream_key in zip(
+                split(to_padded(qkv)), streams, split_key(key, len(streams)), strict=True
+            )
+        ]
+        return to_flat(jnp.concatenate(contexts, axis=1))
+
+    return split(to_padded(run_layers(layers, to_flat(x), attend, key)))
+
+
+def attention(
+    qkv: Float[Array, "b s 3d"],
+    mask: Bool[Array, "b s"],
+    *,
+    num_heads: int,
+    dropout_rate: float,
+    key: Array | None,
+    num_queries: int | None = None,
+) -> Float[Array, "b q d"]:
+    """Multi-head attention of every position (or the first `num_queries`) over the real ones; softmax in float32."""
+    examples, slots, width = qkv.shape
+    q, k, v = (jnp.swapaxes(part.reshape(examples, slots, num_heads, -1), 1, 2) for part in jnp.split(qkv, 3, axis=-1))
+    q = q[:, :, :num_queries]
+    logits = jnp.matmul(q, jnp.swapaxes(k, 2, 3), preferred_element_type=jnp.float32) / q.shape[-1] ** 0.5
+    # The original adds -10,000 to padded keys: in float32 their weight is exactly 0 either way.
+    logits = jnp.where(mask[:, None, None, :], logits, -1e4)
+    weights = dropout(jax.nn.softmax(logits), dropout_rate, key).astype(v.dtype)
+    return jnp.swapaxes(jnp.matmul(weights, v), 1, 2).reshape(examples, -1, width // 3)
+
+
+def dropout(x: Float[Array, "*s"], rate: float, key: Array | None) -> Float[Array, "*s"]:
+    """Zeroes entries with probability `rate` (to 1 in 65,536) and scales up the rest; None as key leaves x alone.
+
+    16 random bits an entry are half of what `jax.random.bernoulli` draws; drawing is a visible part of a CPU step.
+    """
+    if key is None or rate == 0:
+        return x
+    keep = jax.random.bits(key, x.shape, jnp.uint16) >= round(rate * 2**16)
+    return jnp.where(keep, x / (1 - rate), 0).astype(x.dtype)
+
+
+def split_key(key: Array | None, n: int) -> Sequence[Array | None]:
+    """Splits a key, or passes on that there is none."""
+    return [None] * n if key is None else list(jax.random.split(key, n))
+
+
+def layer_norm(size: int, eps: float, rngs: nnx.Rngs) -> nnx.LayerNorm:
+    """A float32 LayerNorm with the two-pass variance of the original (E[x^2] - E[x]^2 loses digits)."""
+    return nnx.LayerNorm(size, epsilon=eps, use_fast_variance=False, dtype=jnp.float32, rngs=rngs)

@@ -1,0 +1,115 @@
+"""Flat tokens: the real tokens of all examples in one [tokens, d] array, padding left out.
+
+Dense layers and LayerNorms do not mix positions, so they run on the flat array; only attention needs the padded
+[examples, slots] layout. Going from one to the other is a gather in either direction, and so is its gradient
+(XLA's own transpose of a gather is a scatter-add, which is slow on CPUs and not deterministic on GPUs).
+
+Examples are divided into `groups`, one per device along the batch axis, and a token never leaves its group, so
+that packing moves nothing between devices.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Bool, Float, Int, Shaped
+
+
+class Packing(NamedTuple):
+    """Where each real token stands in the padded and in the flat layout, group by group.
+
+    Attributes:
+        overflow: whether a group has more real tokens than its flat array holds.
+        slot_of_token: padded slot (within its group) of every flat position; past the real tokens it is arbitrary.
+        token_of_slot: flat position (within its group) of every padded slot; arbitrary for padding.
+        is_token: whether a flat position holds a real token.
+        is_real: whether a padded slot holds a real token.
+    """
+
+    overflow: Bool[Array, ""]
+    slot_of_token: Int[Array, "g t"]
+    token_of_slot: Int[Array, "g s"]
+    is_token: Bool[Array, "g t"]
+    is_real: Bool[Array, "g s"]
+
+
+def plan_packing(mask: Bool[Array, "b s"], tokens_per_group: int, groups: int) -> Packing:
+    """Finds a flat position for every real token.
+
+    Args:
+        mask: real slots of each example, padding False.
+        tokens_per_group: length of a group's flat array; at least the number of real tokens of the fullest group,
+            which the caller counts on the host.
+        groups: number of groups; divides the number of examples.
+    """
+    is_real = mask.reshape(groups, -1)
+    # A stable sort of "is padding" lists the real slots first, in order.
+    slot_of_token = jnp.argsort(~is_real, axis=1, stable=True)[:, :tokens_per_group]
+    position = jnp.cumsum(is_real, axis=1) - 1
+    token_of_slot = jnp.clip(position, 0, tokens_per_group - 1)
+    tokens = is_real.sum(axis=1, keepdims=True)
+    is_token = jnp.arange(tokens_per_group) < tokens
+    return Packing(jnp.any(tokens > tokens_per_group), slot_of_token, token_of_slot, is_token, is_real)
+
+
+def pack(padded: Float[Array, "b s ..."], packing: Packing) -> Float[Array, "t ..."]:
+    """Gathers real tokens into the flat layout [groups * tokens_per_group, ...]; NaN throughout if they don't fit."""
+    groups = packing.is_token.shape[0]
+    flat = _pack(padded.reshape(groups, -1, *padded.shape[2:]), packing)
+    # Losing tokens must not pass unnoticed: the loss becomes NaN, and that stops a run.
+    return jnp.where(packing.overflow, jnp.nan, flat.reshape(-1, *padded.shape[2:]))
+
+
+def unpack(flat: Shaped[Array, "t ..."], packing: Packing, examples: int) -> Shaped[Array, "b s ..."]:
+    """Puts flat tokens back into their padded slots; what stands in padding is arbitrary but finite."""
+    groups = packing.is_token.shape[0]
+    padded = _unpack(flat.reshape(groups, -1, *flat.shape[1:]), packing)
+    return padded.reshape(examples, -1, *flat.shape[1:])
+
+
+def tokens_per_group(lengths: np.ndarray, *, slots: int, groups: int, buckets: int = 16) -> int:
+    """Chooses the length of the flat arrays on the host: few different ones, so that few steps are compiled.
+
+    Args:
+        lengths: [b] real tokens of each example, all streams together.
+        slots: padded slots of an example.
+        groups: as in `plan_packing`.
+        buckets: the fullest group is rounded up to a multiple of 1/buckets of the padded size.
+    """
+    per_group = lengths.reshape(groups, -1)
+    bucket = max(-(-per_group.shape[1] * slots // buckets), 1)
+    return int(-(-per_group.sum(axis=1).max() // bucket) * bucket)
+
+
+@jax.vmap
+def _gather(rows: Shaped[Array, "n ..."], index: Int[Array, " m"]) -> Shaped[Array, "m ..."]:
+    return rows.at[index].get(mode="promise_in_bounds")
+
+
+def _zero_unless(keep: Bool[Array, "g n"], rows: Float[Array, "g n ..."]) -> Float[Array, "g n ..."]:
+    return jnp.where(jnp.expand_dims(keep, tuple(range(2, rows.ndim))), rows, 0)
+
+
+@jax.custom_vjp
+def _pack(padded, packing):
+    return _gather(padded, packing.slot_of_token)
+
+
+@jax.custom_vjp
+def _unpack(flat, packing):
+    return _gather(flat, packing.token_of_slot)
+
+
+# Packing and unpacking are each other's inverse on real tokens, and nothing reads the rest:
+# so each one's transpose is the other, with a zero wherever there is no token.
+_pack.defvjp(
+    lambda padded, packing: (_pack(padded, packing), packing),
+    lambda packing, grad: (_zero_unless(packing.is_real, _gather(grad, packing.token_of_slot)), None),
+)
+_unpack.defvjp(
+    lambda flat, packing: (_unpack(flat, packing), packing),
+    lambda packing, grad: (_zero_unless(packing.is_token, _gather(grad, packing.slot_of_token)), None),
+)
