@@ -20,6 +20,8 @@ from tokenizers.normalizers import BertNormalizer
 from tokenizers.pre_tokenizers import BertPreTokenizer
 from tokenizers.processors import TemplateProcessing
 
+from aladin_jax.data.errors import DataError, shown
+
 PAD, UNK, CLS, SEP, MASK = "[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"
 
 Ids = Int32[np.ndarray, "rows length"]
@@ -30,32 +32,32 @@ def read_vocabulary(path: str | Path) -> dict[str, int]:
     """Reads a BERT ``vocab.txt``: one token a line, its id the line's number from 0.
 
     Raises:
-        ValueError: there is no such file, or it is empty, is not UTF-8, has a blank or repeated line, lacks one of
+        DataError: there is no such file, or it is empty, is not UTF-8, has a blank or repeated line, lacks one of
             ``[PAD] [UNK] [CLS] [SEP]``, or does not begin with ``[PAD]`` (the model's padding row is row 0).
     """
     path = Path(path)
     if not path.is_file():
-        raise ValueError(f"{path}: no such file; a BERT vocab.txt (one token a line) is needed")
+        raise DataError("no such file", "a BERT vocab.txt, one token a line, is needed", path=path)
     try:
         text = path.read_bytes().decode("utf-8-sig")
     except UnicodeDecodeError as error:
-        raise ValueError(f"{path}: not UTF-8 text (byte {error.start})") from error
+        raise DataError(f"not UTF-8 text (byte {error.start})", path=path) from error
     # Only "\n" ends a line: str.splitlines would also cut at characters that are tokens of some vocabularies.
     lines = text.replace("\r\n", "\n").removesuffix("\n").split("\n")
     if lines == [""]:
-        raise ValueError(f"{path}: the vocabulary is empty")
+        raise DataError("the vocabulary is empty", path=path)
     vocabulary: dict[str, int] = {}
     for index, token in enumerate(lines):
         if not token:
-            raise ValueError(f"{path}: line {index + 1} is blank")
+            raise DataError(f"line {index + 1} is blank", path=path)
         if token in vocabulary:
-            raise ValueError(f"{path}: line {index + 1} repeats {token!r} of line {vocabulary[token] + 1}")
+            raise DataError(f"line {index + 1} repeats {shown(token)} of line {vocabulary[token] + 1}", path=path)
         vocabulary[token] = index
     missing = [token for token in (PAD, UNK, CLS, SEP) if token not in vocabulary]
     if missing:
-        raise ValueError(f"{path}: the vocabulary of {len(vocabulary)} tokens lacks {', '.join(missing)}")
+        raise DataError(f"the vocabulary of {len(vocabulary)} tokens lacks {', '.join(missing)}", path=path)
     if vocabulary[PAD] != 0:
-        raise ValueError(f"{path}: {PAD} stands on line {vocabulary[PAD] + 1}; it must be the first (id 0)")
+        raise DataError(f"{PAD} stands on line {vocabulary[PAD] + 1}, expected on the first (id 0)", path=path)
     return vocabulary
 
 
@@ -71,7 +73,8 @@ class CaptionTokenizer:
             max_labels_len: length of a tags row, its first ``[UNK]`` and ``[SEP]`` included.
 
         Raises:
-            ValueError: as `read_vocabulary`; a length below 3 (no room for a wordpiece).
+            DataError: as `read_vocabulary`.
+            ValueError: a length below 3 (no room for a wordpiece).
         """
         for name, length in (("max_caption_len", max_caption_len), ("max_labels_len", max_labels_len)):
             if length < 3:
@@ -97,12 +100,13 @@ def check_vocabulary(tokenizer: CaptionTokenizer, vocab_size: int) -> None:
     """Refuses a vocabulary that is not the model's.
 
     Raises:
-        ValueError: the model's ``vocab_size`` is another number than the file's tokens.
+        DataError: the model's ``vocab_size`` is another number than the file's tokens.
     """
     if tokenizer.vocab_size != vocab_size:
-        raise ValueError(
-            f"{tokenizer.vocab_file}: {tokenizer.vocab_size} tokens, but the model's vocab_size is {vocab_size}; "
-            f"use the vocab.txt that came with the model"
+        raise DataError(
+            f"{tokenizer.vocab_size} tokens, but the model's vocab_size is {vocab_size}",
+            "use the vocab.txt that came with the model",
+            path=tokenizer.vocab_file,
         )
 
 

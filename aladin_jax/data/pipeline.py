@@ -1,0 +1,247 @@
+"""From a prepared data set to batches: (image, caption) pairs for training, each side alone for evaluation.
+
+Which pair stands where in which batch follows from the seed and the batch's number alone, so the state of an iterator
+is that number: it holds for any number of reader threads, reader processes and training processes.
+"""
+
+import collections
+import functools
+from collections.abc import Iterator, Sequence
+from typing import Any, NamedTuple
+
+import grain
+import jax
+import numpy as np
+from jaxtyping import Int64, Shaped
+
+from aladin_jax.data.errors import DataError
+from aladin_jax.data.records import Record, Split
+from aladin_jax.data.records import open_dataset as open_dataset  # the pipeline's entry, for its callers
+from aladin_jax.data.tokenization import CaptionTokenizer
+
+Arrays = dict[str, Shaped[np.ndarray | jax.Array, "_ ..."]]
+
+
+class Batch(NamedTuple):
+    """What one training step takes.
+
+    Attributes:
+        arrays: this process's rows: caption_ids [c, w], caption_len [c], label_ids [i, l], label_len [i],
+            region_features [i, r, f] float32, region_len [i]; row n of all is one pair. Rows that only fill up a
+            batch have length 0 throughout.
+        num_pairs: how many real pairs the batch has over all processes; they come first.
+        state: the iterator's state after this batch, for `TrainBatches.set_state`.
+    """
+
+    arrays: Arrays
+    num_pairs: int
+    state: dict[str, Any]
+
+
+class TrainBatches(Iterator[Batch]):
+    """The training batches of a split, epoch after epoch, read ahead by threads.
+
+    Each epoch visits every pair once, in an order of its own, and its last batch may be smaller. Without shuffling
+    the order is that of the records and, within one, of its captions.
+    """
+
+    def __init__(
+        self,
+        split: Split,
+        tokenizer: CaptionTokenizer,
+        *,
+        batch_size: int,
+        max_regions: int,
+        seed: int,
+        shuffle: bool = True,
+        num_epochs: int | None = None,
+        pad_to: int = 1,
+        process_index: int = 0,
+        process_count: int = 1,
+        num_threads: int = 2,
+        prefetch: int = 4,
+        num_workers: int = 0,
+    ):
+        """Starts before the first batch.
+
+        Args:
+            split: where the pairs come from.
+            tokenizer: of the model's vocabulary.
+            batch_size: pairs in a batch, over all processes.
+            max_regions: regions kept of an image, and the static length they are padded to.
+            seed: of the shuffle, in [0, 2^32).
+            shuffle: whether to shuffle, anew in each epoch.
+            num_epochs: how many epochs; None means without end.
+            pad_to: the rows of every batch over all processes are a multiple of this, a multiple of `process_count`.
+            process_index: which rows are this process's: the n-th of `process_count` equal parts.
+            process_count: how many processes share a batch.
+            num_threads: threads that read and tokenise batches; 0 reads when a batch is asked for.
+            prefetch: batches read ahead of the one asked for (in each reader process, where there are some).
+            num_workers: reader processes, each with these threads; 0 reads in this process.
+
+        Raises:
+            DataError: the split has no pair.
+            ValueError: a number is impossible.
+        """
+        if pad_to < 1 or pad_to % process_count:
+            raise ValueError(f"pad_to is {pad_to}; it must be a multiple of the {process_count} processes")
+        if not split.num_pairs:
+            raise DataError(f"{split.name} has no (image, caption) pair", path=split.directory)
+        load = functools.partial(
+            load_pairs,
+            split=split,
+            tokenizer=tokenizer,
+            max_regions=max_regions,
+            pad_to=pad_to,
+            process_index=process_index,
+            process_count=process_count,
+        )
+        pairs = grain.MapDataset.range(split.num_pairs).seed(seed)
+        pairs = pairs.shuffle() if shuffle else pairs
+        self._batches = pairs.batch(batch_size, drop_remainder=False).repeat(num_epochs).map(load)
+        self._read = grain.ReadOptions(num_threads=num_threads, prefetch_buffer_size=prefetch)
+        self._workers = grain.MultiprocessingOptions(num_workers=num_workers, per_worker_buffer_size=prefetch)
+        self._order = {"num_pairs": split.num_pairs, "batch_size": batch_size, "seed": seed, "shuffle": shuffle}
+        self._directory = split.directory
+        self._start(0)
+
+    def __next__(self) -> Batch:
+        """The next batch."""
+        arrays, num_pairs = next(self._iterator)
+        self._next_batch += 1
+        return Batch(arrays, num_pairs, self.get_state())
+
+    def get_state(self) -> dict[str, Any]:
+        """The state after the last batch handed out, however far reading is ahead of it: plain JSON values."""
+        return {"next_batch": self._next_batch, **self._order}
+
+    def set_state(self, state: dict[str, Any]) -> None:
+        """Goes on as the iterator did whose state this was, in the middle of an epoch too.
+
+        Raises:
+            DataError: the state is of another order of pairs (other data, batch size, seed or shuffling) or damaged.
+        """
+        saved = {name: state.get(name) for name in self._order}
+        other = [f"{name} {saved[name]!r}, now {now!r}" for name, now in self._order.items() if saved[name] != now]
+        if other:
+            raise DataError(f"the saved state is of other batches: {', '.join(other)}", path=self._directory)
+        next_batch = state.get("next_batch")
+        if not isinstance(next_batch, int) or next_batch < 0:
+            raise DataError(f"the saved state's next batch is {next_batch!r}, expected a count", path=self._directory)
+        self.close()
+        self._start(next_batch)
+
+    def close(self) -> None:
+        """Stops reading ahead."""
+        self._iterator.close()
+
+    def _start(self, next_batch: int) -> None:
+        self._next_batch = next_batch
+        dataset = self._batches.slice(slice(next_batch, None)).to_iter_dataset(self._read)
+        if self._workers.num_workers:
+            dataset = dataset.mp_prefetch(self._workers)
+        self._iterator = iter(dataset)
+
+
+def steps_per_epoch(num_pairs: int, batch_size: int) -> int:
+    """Batches in an epoch, the last, smaller one included."""
+    return -(-num_pairs // batch_size)
+
+
+def prefetch_to_device(batches: Iterator[Batch], sharding: jax.sharding.Sharding, size: int = 2) -> Iterator[Batch]:
+    """Keeps `size` batches on their way to the devices ahead of the one in use.
+
+    Args:
+        batches: this process's batches.
+        sharding: how the rows of the global batch lie on the devices; one for all arrays.
+        size: batches ahead; device memory holds as many and the one in use.
+
+    Yields:
+        The batches with global `jax.Array`s; each keeps the state that belongs to it.
+    """
+    waiting: collections.deque[Batch] = collections.deque()
+    for batch in batches:
+        arrays = {name: jax.make_array_from_process_local_data(sharding, array) for name, array in batch.arrays.items()}
+        waiting.append(batch._replace(arrays=arrays))
+        if len(waiting) > size:
+            yield waiting.popleft()
+    yield from waiting
+
+
+def load_pairs(
+    pairs: Int64[np.ndarray, "p"],
+    *,
+    split: Split,
+    tokenizer: CaptionTokenizer,
+    max_regions: int,
+    pad_to: int,
+    process_index: int,
+    process_count: int,
+) -> tuple[Arrays, int]:
+    """Reads one process's rows of the batch with these pairs; see `Batch` and `TrainBatches`."""
+    rows = -(-len(pairs) // pad_to) * pad_to // process_count
+    own = pairs[process_index * rows : (process_index + 1) * rows]
+    images = split.images_of_pairs(own)
+    records = {image: split.read(image) for image in np.unique(images).tolist()}
+    captions = [
+        records[image].captions[number]
+        for image, number in zip(images.tolist(), (own - split.first_pairs[images]).tolist(), strict=True)
+    ]
+    arrays = _image_arrays([records[image] for image in images.tolist()], split.feature_dim, tokenizer, max_regions)
+    arrays |= _caption_arrays(captions, tokenizer)
+    return pad_rows(arrays, rows), len(pairs)
+
+
+def load_images(split: Split, images: Int64[np.ndarray, "i"], tokenizer: CaptionTokenizer, max_regions: int) -> Arrays:
+    """Reads images, in the given order: label_ids [i, l], label_len [i], region_features [i, r, f], region_len [i]."""
+    return _image_arrays([split.read(image) for image in images.tolist()], split.feature_dim, tokenizer, max_regions)
+
+
+def load_captions(
+    split: Split, images: Int64[np.ndarray, "i"], tokenizer: CaptionTokenizer
+) -> tuple[Arrays, Int64[np.ndarray, "c"]]:
+    """Reads all captions of images, each once.
+
+    Args:
+        split: where they are.
+        images: the images, as `Split.select` gives them.
+        tokenizer: of the model's vocabulary.
+
+    Returns:
+        caption_ids [c, w] and caption_len [c], images in the given order and their captions in the record's; and for
+        each caption the position in `images` of its image.
+    """
+    captions = [split.read(image).captions for image in images.tolist()]
+    image_of_caption = np.repeat(np.arange(len(images)), [len(some) for some in captions])
+    return _caption_arrays([caption for some in captions for caption in some], tokenizer), image_of_caption
+
+
+def pad_rows(arrays: Arrays, rows: int) -> Arrays:
+    """Fills all arrays up to `rows` rows with zeros: empty images and captions."""
+    return {
+        name: np.concatenate([array, np.zeros((rows - len(array), *array.shape[1:]), array.dtype)])
+        if len(array) < rows
+        else array
+        for name, array in arrays.items()
+    }
+
+
+def _image_arrays(records: Sequence[Record], feature_dim: int, tokenizer: CaptionTokenizer, max_regions: int) -> Arrays:
+    label_ids, label_len = tokenizer.labels([record.tags for record in records])
+    region_features = np.zeros((len(records), max_regions, feature_dim), np.float32)
+    region_len = np.zeros(len(records), np.int32)
+    for row, record in enumerate(records):
+        kept = record.regions[:max_regions]
+        region_features[row, : len(kept)] = kept
+        region_len[row] = len(kept)
+    return {
+        "label_ids": label_ids,
+        "label_len": label_len,
+        "region_features": region_features,
+        "region_len": region_len,
+    }
+
+
+def _caption_arrays(captions: Sequence[str], tokenizer: CaptionTokenizer) -> Arrays:
+    caption_ids, caption_len = tokenizer.captions(captions)
+    return {"caption_ids": caption_ids, "caption_len": caption_len}

@@ -1,0 +1,234 @@
+"""Random access to a prepared data set: one record an image, with its regions, tags and captions."""
+
+import collections
+import functools
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple, cast
+
+import numpy as np
+import tensorflow_datasets as tfds
+from jaxtyping import Float, Int64
+
+from aladin_jax.data.errors import DataError
+
+_AGAIN = "prepare it again with python -m convert.coco_ir"
+_FEATURES = ("id", "regions", "tags", "captions")
+_SHOWN = 5  # how many offenders an error lists
+
+
+class Record(NamedTuple):
+    """One image: its id, its region vectors [r, f] as stored, its detected class names and its captions."""
+
+    id: str
+    regions: Float[np.ndarray, "r f"]
+    tags: list[str]
+    captions: list[str]
+
+
+class Split:
+    """One split of a prepared data set.
+
+    What the (image, caption) pairs are is known from the data set's metadata, without reading a record. Pickles as
+    its folder and name, so that reader processes open the files themselves.
+
+    Attributes:
+        name: the split's name.
+        ids: the images' ids, in record order.
+        caption_counts: how many captions each image has, [i].
+        first_pairs: index of each image's first pair, and the number of pairs last, [i + 1].
+        feature_dim: width of a region vector.
+    """
+
+    name: str
+    ids: list[str]
+    caption_counts: Int64[np.ndarray, "i"]
+    first_pairs: Int64[np.ndarray, "i+1"]
+    feature_dim: int
+
+    def __init__(self, dataset: tfds.core.DatasetBuilder, name: str, feature_dim: int | None = None):
+        """Opens a split.
+
+        Args:
+            dataset: what `open_dataset` gives.
+            name: the split, such as "train".
+            feature_dim: the width of region vectors that the model takes; None takes any.
+
+        Raises:
+            DataError: no such split, metadata that is missing or disagrees with the records, another `feature_dim`.
+        """
+        info = dataset.info
+        directory = Path(dataset.data_path)
+        self.directory, self.name = directory, name
+        if name not in info.splits:
+            raise DataError(f"no split {name!r}", f"there are {', '.join(sorted(info.splits))}", path=directory)
+        about = _split_metadata(directory, info, name)
+        self.ids = about["ids"]
+        self.caption_counts = np.asarray(about["caption_counts"], np.int64)
+        self.first_pairs = np.concatenate([[0], np.cumsum(self.caption_counts)])
+        self.feature_dim = about["feature_dim"]
+        if feature_dim is not None and feature_dim != self.feature_dim:
+            raise DataError(
+                f"regions have {self.feature_dim} features, the model takes {feature_dim}",
+                f"prepare data of that width with python -m convert.coco_ir, or start from a model (init_from) for "
+                f"{self.feature_dim}",
+                path=directory,
+            )
+        # Only these are decoded: a record may also hold the picture, which costs more than all the rest. (What
+        # tfds.decode.PartialDecoding does too, but it imports TensorFlow: 4 s, and the accelerator's memory.)
+        described = cast(Any, info.features)
+        missing = [feature for feature in _FEATURES if feature not in described]
+        if missing:
+            raise DataError(f"its records have no {', '.join(missing)}", _AGAIN, path=directory)
+        self._features = tfds.features.FeaturesDict({feature: described[feature] for feature in _FEATURES})
+        raw = tfds.decode.DeserializeMethod.RAW_BYTES
+        self._source = cast(Any, dataset).as_data_source(name, deserialize_method=raw)  # its decorator hides its types
+        if len(self._source) != len(self.ids):
+            raise DataError(
+                f"{len(self._source)} records in {name}, metadata.json lists {len(self.ids)}",
+                _AGAIN,
+                path=directory,
+            )
+
+    def __reduce__(self):
+        """Pickles how to open the split, not the open files."""
+        return _reopen, (self.directory, self.name)
+
+    @property
+    def num_images(self) -> int:
+        """How many images the split has."""
+        return len(self.ids)
+
+    @property
+    def num_pairs(self) -> int:
+        """How many (image, caption) pairs the split has: what an epoch visits."""
+        return int(self.first_pairs[-1])
+
+    @functools.cached_property
+    def index_of_id(self) -> dict[str, int]:
+        """The record of each image id."""
+        return {image_id: index for index, image_id in enumerate(self.ids)}
+
+    def images_of_pairs(self, pairs: Int64[np.ndarray, "p"]) -> Int64[np.ndarray, "p"]:
+        """The image of each pair; pair `first_pairs[i] + k` is image i with its caption k."""
+        return np.searchsorted(self.first_pairs, pairs, side="right") - 1
+
+    def read(self, index: int) -> Record:
+        """Reads one image.
+
+        Raises:
+            DataError: the record is not what the metadata says, or has no region.
+        """
+        try:
+            fields: Any = self._features.deserialize_example_np(self._source[index])
+        except Exception as error:  # damaged files end in errors of many kinds, as in `open_dataset`
+            problem = f"{self.name} record {index} cannot be read ({_first_line(error)})"
+            raise DataError(problem, _AGAIN, path=self.directory, image=self.ids[index]) from error
+        record = Record(
+            _text(fields["id"]),
+            fields["regions"],
+            [_text(tag) for tag in fields["tags"]],
+            [_text(caption) for caption in fields["captions"]],
+        )
+        found = (record.id, len(record.captions), record.regions.shape[-1])
+        expected = (self.ids[index], int(self.caption_counts[index]), self.feature_dim)
+        where = f"{self.name} record {index}"
+        if found != expected:
+            raise DataError(
+                f"{where} has (id, captions, features) {found}, metadata.json says {expected}",
+                _AGAIN,
+                path=self.directory,
+            )
+        if not len(record.regions):
+            raise DataError(f"{where} has no region", _AGAIN, path=self.directory, image=record.id)
+        return record
+
+    def select(self, image_ids: Sequence[str]) -> Int64[np.ndarray, "i"]:
+        """The records of the given ids, in the given order.
+
+        Raises:
+            DataError: ids that the split lacks, or an id given twice.
+        """
+        unknown = [image_id for image_id in image_ids if image_id not in self.index_of_id]
+        if unknown:
+            raise DataError(
+                f"{len(unknown)} of {len(image_ids)} image ids are not in {self.name}: {_list(unknown)}",
+                "remove them from the keys file, or name the split they are of",
+                path=self.directory,
+            )
+        repeated = [image_id for image_id, times in collections.Counter(image_ids).items() if times > 1]
+        if repeated:
+            raise DataError(f"{len(repeated)} image ids come more than once: {_list(repeated)}", "keep one of each")
+        return np.array([self.index_of_id[image_id] for image_id in image_ids], np.int64)
+
+
+def open_dataset(data_dir: str | Path) -> tfds.core.DatasetBuilder:
+    """Opens the one prepared data set at or below a folder, for reading.
+
+    Args:
+        data_dir: a version folder (such as ``OUT/coco_ir/default/1.0.0``) or a parent of it, such as `--output` of
+            ``python -m convert.coco_ir``.
+
+    Raises:
+        DataError: there is none, or several, or it is damaged or not stored as ArrayRecord.
+    """
+    root = Path(data_dir)
+    if not root.is_dir():
+        raise DataError("no such folder", "python -m convert.coco_ir makes a data set", path=root)
+    # output / name / configuration / version; a folder named incomplete.* is an interrupted preparation.
+    markers = [marker for depth in range(4) for marker in root.glob("*/" * depth + "dataset_info.json")]
+    found = sorted(
+        marker.parent
+        for marker in markers
+        if not any(part.startswith("incomplete.") for part in marker.relative_to(root).parts)
+    )
+    if not found:
+        raise DataError("no prepared data set here", "python -m convert.coco_ir makes one", path=root)
+    if len(found) > 1:
+        raise DataError(f"{len(found)} data sets", f"name one of {_list([str(path) for path in found])}", path=root)
+    try:
+        dataset = tfds.builder_from_directory(str(found[0]))
+    except Exception as error:  # a damaged description ends in errors of many kinds, protobuf's among them
+        raise DataError(f"cannot be opened ({_first_line(error)})", _AGAIN, path=found[0]) from error
+    if dataset.info.file_format is not tfds.core.FileFormat.ARRAY_RECORD:
+        raise DataError("not stored as ArrayRecord", _AGAIN, path=found[0])
+    return dataset
+
+
+def _reopen(directory: Path, name: str) -> Split:
+    return Split(open_dataset(directory), name)
+
+
+def _split_metadata(directory: Path, info: tfds.core.DatasetInfo, name: str) -> dict[str, Any]:
+    """The ids, caption counts and feature width that a builder recorded for a split."""
+    try:
+        metadata = dict(info.metadata or {})
+        about = metadata["splits"][name]
+        about = {
+            "ids": list(about["ids"]),
+            "caption_counts": list(about["caption_counts"]),
+            "feature_dim": int(metadata["feature_dim"]),
+        }
+    except (KeyError, TypeError, ValueError) as error:  # that it is not JSON is a ValueError too
+        raise DataError(
+            f"metadata.json does not describe split {name!r} ({error!r})", _AGAIN, path=directory
+        ) from error
+    if len(about["ids"]) != len(about["caption_counts"]):
+        raise DataError(
+            f"metadata.json has {len(about['ids'])} ids but {len(about['caption_counts'])} caption counts for {name}",
+            _AGAIN,
+            path=directory,
+        )
+    return about
+
+
+def _text(value: bytes | str) -> str:
+    return value.decode() if isinstance(value, bytes) else value
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).partition("\n")[0]
+
+
+def _list(values: Sequence[str]) -> str:
+    return ", ".join(values[:_SHOWN]) + (", ..." if len(values) > _SHOWN else "")
