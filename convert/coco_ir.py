@@ -1,0 +1,53 @@
+"""Converts captions and region features in VinVL's format to the TFDS data set `coco_ir`.
+
+python -m convert.coco_ir --data_dir DIR/coco_ir --img_feat_file DIR/features.tsv --output DIR
+"""
+
+import argparse
+import os
+import sys
+from collections.abc import Sequence
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs the command; returns its exit code: 1 after an error that the user can mend, which is printed."""
+    parser = argparse.ArgumentParser(
+        prog="python -m convert.coco_ir",
+        description="Captions and region features in VinVL's format -> the TFDS data set coco_ir. "
+        "Interrupted, it can be run again.",
+    )
+    parser.add_argument("--data_dir", required=True, help="folder with {train,minival,test}_captions.pt")
+    parser.add_argument("--img_feat_file", required=True, help="features.tsv, with predictions.tsv beside it")
+    parser.add_argument("--output", required=True, help="folder that the data set is written to")
+    parser.add_argument("--feature_dim", type=int, default=2054, help="width of a region (%(default)s)")
+    parser.add_argument("--float16", action="store_true", help="store regions in half the space")
+    parser.add_argument("--overwrite", action="store_true", help="first remove a data set that is there already")
+    args = parser.parse_args(argv)
+    if args.feature_dim < 1:
+        parser.error(f"--feature_dim {args.feature_dim}: must be at least 1")
+
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # TensorFlow, for TFDS, else speaks of the CPU it finds
+    from aladin_jax.data import coco_ir
+    from aladin_jax.data.errors import DataError
+
+    try:
+        prepared = coco_ir.prepare(
+            args.data_dir,
+            args.img_feat_file,
+            args.output,
+            feature_dim=args.feature_dim,
+            float16=args.float16,
+            overwrite=args.overwrite,
+        )
+    except (DataError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("interrupted; the same command starts again", file=sys.stderr)
+        return 130
+    print(prepared)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

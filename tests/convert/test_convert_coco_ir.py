@@ -1,0 +1,146 @@
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import tensorflow_datasets as tfds
+import torch
+
+from convert.coco_ir import main
+
+REPOSITORY = Path(__file__).parents[2]
+E2E = REPOSITORY / "tests" / "golden" / "e2e"
+
+# Runs the command, but has the operating system kill it at the n-th time that Python is about to do something to a
+# path with some text in it: what stands on the disk then is what a kill at that moment leaves.
+KILLED = """
+import os, signal, sys
+event, text, times = sys.argv[1], sys.argv[2], int(sys.argv[3])
+def hook(name, arguments):
+    global times
+    if name == event and text in str(arguments[0]):
+        times -= 1
+        if times == 0:
+            os.kill(os.getpid(), signal.SIGKILL)
+from convert.coco_ir import main
+sys.addaudithook(hook)
+sys.exit(main(sys.argv[4:]))
+"""
+
+
+def arguments(output, *more, data_dir=E2E / "coco_ir", img_feat_file=E2E / "model_0060000" / "features.tsv"):
+    paths = {"--data_dir": data_dir, "--img_feat_file": img_feat_file, "--output": output}
+    return [str(word) for pair in paths.items() for word in pair] + list(more)
+
+
+def kill_at(event, text, times, output, *more):
+    command = [sys.executable, "-c", KILLED, event, text, str(times), *arguments(output, *more)]
+    done = subprocess.run(command, cwd=REPOSITORY, capture_output=True)
+    assert done.returncode == -signal.SIGKILL, done.stderr.decode()
+
+
+def folder_of(output):
+    return output / "coco_ir" / "default" / "1.0.0"
+
+
+def opened(output) -> Any:
+    return tfds.builder_from_directory(str(folder_of(output)))
+
+
+def lengths(output):
+    splits = opened(output).as_data_source()
+    return {name: len([record["regions"] for record in split]) for name, split in splits.items()}
+
+
+def test_the_command_shows_progress_and_sums_up(tmp_path):
+    command = [sys.executable, "-m", "convert.coco_ir", *arguments(tmp_path)]
+    done = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, check=True)
+    assert "Generating train examples..." in done.stderr
+    assert "0/56 [" in done.stderr  # a total, from which the time left is told
+    rows = [line.split() for line in done.stdout.splitlines()]
+    assert rows[1:4] == [["train", "10", "50", "0"], ["minival", "4", "20", "0"], ["test", "56", "280", "0"]]
+    num_bytes = sum(path.stat().st_size for path in folder_of(tmp_path).iterdir())
+    assert done.stdout.splitlines()[4:] == [f"{num_bytes:,} bytes; the data set is ready: {folder_of(tmp_path)}"]
+    assert lengths(tmp_path) == {"train": 10, "minival": 4, "test": 56}
+
+
+def test_a_finished_run_run_again_says_so_and_touches_nothing(tmp_path, capsys):
+    assert main(arguments(tmp_path)) == 0
+    before = {path: path.stat().st_mtime_ns for path in folder_of(tmp_path).iterdir()}
+    capsys.readouterr()
+    assert main(arguments(tmp_path)) == 0
+    assert (
+        f"the data set is there already (--overwrite makes it anew): {folder_of(tmp_path)}" in capsys.readouterr().out
+    )
+    assert {path: path.stat().st_mtime_ns for path in folder_of(tmp_path).iterdir()} == before
+
+
+@pytest.mark.parametrize(
+    ("event", "text", "times", "complete"),
+    [
+        ("os.mkdir", "_1.0.0", 1, False),
+        ("open", "features.tsv", 3, False),  # opened for the checks, for train, and then for minival
+        ("os.rename", "_1.0.0", 1, True),
+    ],
+    ids=["before the first record", "between two splits", "before the last step"],
+)
+def test_a_killed_run_leaves_no_data_set_and_the_next_finishes(tmp_path, event, text, times, complete):
+    kill_at(event, text, times, tmp_path)
+    assert not folder_of(tmp_path).exists()
+    assert bool(list(tmp_path.rglob("dataset_info.json"))) == complete
+    assert main(arguments(tmp_path)) == 0
+    assert lengths(tmp_path) == {"train": 10, "minival": 4, "test": 56}
+    assert sorted(path.name for path in folder_of(tmp_path).parent.iterdir()) == [".1.0.0.lock", "1.0.0"]
+
+
+def test_a_run_killed_while_it_removes_the_old_data_set_leaves_none(tmp_path, capsys):
+    assert main(arguments(tmp_path)) == 0
+    kill_at("shutil.rmtree", "1.0.0", 1, tmp_path, "--overwrite")
+    assert list(folder_of(tmp_path).iterdir())
+    with pytest.raises(Exception, match="dataset_info"):
+        opened(tmp_path)
+    assert main(arguments(tmp_path, "--overwrite")) == 0
+    assert lengths(tmp_path) == {"train": 10, "minival": 4, "test": 56}
+
+
+def test_half_precision_on_request(tmp_path):
+    assert main(arguments(tmp_path, "--float16")) == 0
+    assert opened(tmp_path).info.features["regions"].np_dtype == "float16"
+
+
+@pytest.mark.parametrize(
+    ("change", "more", "found"),
+    [
+        ({"data_dir": "nowhere"}, [], "nowhere: no such folder"),
+        ({"img_feat_file": "nowhere.tsv"}, [], "imageid2idx.json: no such file"),
+        (
+            {},
+            ["--feature_dim", "2048"],
+            ": 2054 features a box, expected 2048; if all rows are so wide",
+        ),
+    ],
+)
+def test_an_error_is_one_line_without_a_traceback(tmp_path, capfd, change, more, found):
+    assert main(arguments(tmp_path, *more, **change)) == 1
+    captured = capfd.readouterr()
+    last = captured.err.replace("\r", "\n").splitlines()[-1]
+    assert "error: " in last
+    assert found in last
+    assert "Traceback" not in captured.err
+    assert captured.out == ""
+    assert not folder_of(tmp_path).exists()
+
+
+def test_a_bad_captions_file_is_named(tmp_path, capsys):
+    (tmp_path / "raw").mkdir()
+    torch.save({473681: []}, tmp_path / "raw" / "test_captions.pt")
+    assert main(arguments(tmp_path / "out", data_dir=tmp_path / "raw")) == 1
+    assert f"error: {tmp_path}/raw/test_captions.pt, image 473681: no caption; " in capsys.readouterr().err
+
+
+def test_a_region_width_below_one_is_refused(tmp_path, capsys):
+    with pytest.raises(SystemExit):
+        main(arguments(tmp_path, "--feature_dim", "0"))
+    assert "--feature_dim 0: must be at least 1" in capsys.readouterr().err
