@@ -6,20 +6,19 @@ import pickle
 import shutil
 import subprocess
 import sys
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import tensorflow_datasets as tfds
 import torch
+from raw_vinvl import E2E
 from tensorflow_datasets.core import shuffle
 
 from aladin_jax.data.coco_ir import CocoIr, prepare
 from aladin_jax.data.errors import DataError
 from aladin_jax.data.vinvl_files import VinvlFiles, read_captions
 
-E2E = Path(__file__).parents[1] / "golden" / "e2e"
 SPLITS = {"train": 10, "minival": 4, "test": 56}
 
 
