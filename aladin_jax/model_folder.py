@@ -1,0 +1,268 @@
+"""A model on disk: parameters, the configuration they belong to, and the vocabulary they were trained with.
+
+    params/          Orbax checkpoint of the parameter dict (absent in a workdir, which keeps its own checkpoints)
+    params.sha256    checksums of the files in params/, as `sha256sum` writes and checks them
+    model.json       {"backbone": {...}, "matching_head": {...}}
+    vocab.txt        the tokenizer's vocabulary, where there is one
+    provenance.json  where the parameters came from
+
+A folder comes into being under its name complete or not at all: it is written beside it and renamed.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import math
+import os
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+import orbax.checkpoint as ocp
+
+from aladin_jax.models.aladin import Params, init_params
+from aladin_jax.models.backbone import BackboneConfig
+from aladin_jax.models.heads import MatchingHeadConfig
+
+PARAMS = "params"
+CHECKSUMS = "params.sha256"
+MODEL_JSON = "model.json"
+VOCABULARY = "vocab.txt"
+PROVENANCE = "provenance.json"
+_MAX_JSON_BYTES = 16 << 20
+
+
+class ModelConfig(NamedTuple):
+    """What the model is; unpacks into the first arguments of `aladin.init_params` and `aladin.bind`."""
+
+    backbone: BackboneConfig
+    matching_head: MatchingHeadConfig
+
+
+def save_model_folder(
+    path: str | Path,
+    params: Params,
+    model_config: ModelConfig,
+    vocabulary: str | Path | None,
+    provenance: Mapping[str, Any],
+    *,
+    overwrite: bool = False,
+) -> None:
+    """Writes a model folder, complete or not at all.
+
+    Args:
+        path: the folder; its parents are made.
+        params: nested dict of arrays, on the host or on devices.
+        model_config: the configuration of `params`.
+        vocabulary: a vocab.txt to copy, or None.
+        provenance: anything that JSON holds.
+        overwrite: replace an earlier model folder.
+
+    Raises:
+        ValueError: `path` exists and may not be replaced (see `check_output`).
+    """
+    path = Path(path).absolute()
+    check_output(path, overwrite)
+    unfinished = path.with_name(f".{path.name}.unfinished")
+    shutil.rmtree(unfinished, ignore_errors=True)  # left by a conversion that was killed
+    unfinished.mkdir(parents=True)
+    try:
+        with ocp.StandardCheckpointer() as checkpointer:
+            # Host arrays: what is saved from devices can be restored on those devices only.
+            checkpointer.save(unfinished / PARAMS, jax.tree.map(np.asarray, params))
+        (unfinished / CHECKSUMS).write_text(_checksums(unfinished), encoding="utf-8")
+        _write_json(unfinished / PROVENANCE, dict(provenance))
+        write_description(unfinished, model_config, vocabulary)
+        _put_in_place(unfinished, path)
+    finally:
+        shutil.rmtree(unfinished, ignore_errors=True)
+
+
+def load_model_folder(path: str | Path) -> tuple[Params, ModelConfig, Path | None]:
+    """Reads a model folder.
+
+    Returns:
+        The parameters as float32 NumPy arrays, their configuration, and the path of vocab.txt where there is one.
+
+    Raises:
+        ValueError: there is no such folder, it is unfinished or damaged, or its parameters do not fit model.json.
+    """
+    path = Path(path).absolute()
+    model_config, vocabulary = read_description(path)
+    for part in (PARAMS, CHECKSUMS):
+        if not (path / part).exists():
+            raise ValueError(f"{path}: there is no {part}; not a converted checkpoint")
+    # Known first: a damaged file makes Orbax fail amid reads that go on in the background and then complain.
+    if _checksums(path) != (path / CHECKSUMS).read_text(encoding="utf-8", errors="replace"):
+        raise ValueError(f"{path / PARAMS}: damaged: its files differ from {CHECKSUMS}; convert again")
+    try:
+        with ocp.StandardCheckpointer() as checkpointer:
+            params = checkpointer.restore(path / PARAMS)
+    except Exception as error:  # Orbax and TensorStore raise all kinds
+        raise ValueError(f"{path / PARAMS}: not parameters that Orbax can read ({_first_line(error)})") from error
+    check_params(params, model_config, str(path))
+    return params, model_config, vocabulary
+
+
+def read_provenance(path: str | Path) -> dict[str, Any]:
+    """Reads where a model folder's parameters came from; empty where it does not say."""
+    file = Path(path) / PROVENANCE
+    return read_json(file) if file.exists() else {}
+
+
+def write_description(folder: str | Path, model_config: ModelConfig, vocabulary: str | Path | None) -> None:
+    """Writes model.json and vocab.txt into a model folder or a workdir; model.json last, whole or not at all."""
+    folder = Path(folder)
+    if vocabulary is not None:
+        copy = folder / f".{VOCABULARY}.unfinished"
+        shutil.copyfile(vocabulary, copy)
+        os.replace(copy, folder / VOCABULARY)
+    _write_json(folder / MODEL_JSON, {name: dataclasses.asdict(part) for name, part in model_config._asdict().items()})
+
+
+def read_description(folder: str | Path) -> tuple[ModelConfig, Path | None]:
+    """Reads model.json of a model folder or a workdir, and finds its vocab.txt.
+
+    Raises:
+        ValueError: there is no such folder or model.json, or a field of it is impossible.
+    """
+    folder = Path(folder).absolute()
+    file = folder / MODEL_JSON
+    if not folder.is_dir():
+        raise ValueError(f"{folder}: no such folder")
+    if not file.is_file():
+        raise ValueError(f"{folder}: there is no {MODEL_JSON}; not a converted checkpoint or workdir, or unfinished")
+    values = read_json(file)
+    for name in ModelConfig._fields:
+        if not isinstance(values.get(name), dict):
+            raise ValueError(f"{file}: there is no object {name!r}")
+    backbone = BackboneConfig.from_dict(values["backbone"], str(file))
+    vocabulary = folder / VOCABULARY
+    model_config = ModelConfig(backbone, matching_head_config(values["matching_head"], str(file)))
+    return model_config, vocabulary if vocabulary.is_file() else None
+
+
+def matching_head_config(values: Mapping[str, Any], source: str) -> MatchingHeadConfig:
+    """Builds the matching head's configuration from the fields given; the others keep their defaults.
+
+    Raises:
+        ValueError: a field has the wrong type or an impossible value.
+    """
+    config = dataclasses.replace(
+        MatchingHeadConfig(),
+        **{f.name: values[f.name] for f in dataclasses.fields(MatchingHeadConfig) if f.name in values},
+    )
+    for name in ("num_layers", "num_heads"):
+        value = getattr(config, name)
+        if type(value) is not int or value < 1:
+            raise ValueError(f"{source}: {name} of the matching head is {value!r}; expected an integer from 1")
+    dropout = config.dropout
+    if type(dropout) not in (int, float) or not 0 <= dropout < 1:
+        raise ValueError(f"{source}: dropout of the matching head is {dropout!r}; expected a number in [0, 1)")
+    return config
+
+
+def expected_shapes(model_config: ModelConfig) -> dict[str, tuple[int, ...]]:
+    """Shapes of all parameters by path ("backbone/layers/qkv/kernel"), without making any."""
+    return {name: x.shape for name, x in flatten(jax.eval_shape(lambda: init_params(*model_config, seed=0))).items()}
+
+
+def flatten(params: Params) -> dict[str, Any]:
+    """Names the leaves of a nested dict by their paths, joined by "/"."""
+    leaves = jax.tree_util.tree_leaves_with_path(params)
+    return {jax.tree_util.keystr(path, simple=True, separator="/"): leaf for path, leaf in leaves}
+
+
+def check_params(params: Params, model_config: ModelConfig, source: str) -> None:
+    """Checks that parameters are those of a configuration.
+
+    Raises:
+        ValueError: naming `source` and every parameter that is missing, superfluous or of another shape or type.
+    """
+    expected = expected_shapes(model_config)
+    found = {name: np.asarray(leaf) for name, leaf in flatten(params).items()}
+    faults = [f"{name} is missing" for name in expected.keys() - found.keys()]
+    faults += [f"{name} is not of this model" for name in found.keys() - expected.keys()]
+    for name in expected.keys() & found.keys():
+        if found[name].shape != expected[name] or found[name].dtype != np.float32:
+            faults.append(
+                f"{name} is {found[name].dtype}{list(found[name].shape)}, the model has float32{list(expected[name])}"
+            )
+    if faults:
+        raise ValueError(f"{source}: parameters do not fit {MODEL_JSON}: {'; '.join(sorted(faults))}")
+
+
+def check_output(path: str | Path, overwrite: bool) -> None:
+    """Checks that a model folder may be written, before any work is done for it.
+
+    Raises:
+        ValueError: `path` exists and `overwrite` is not set, or it is not an empty folder or a model folder.
+    """
+    path = Path(path)
+    if not path.exists() and not path.is_symlink():
+        return
+    if not overwrite:
+        raise ValueError(f"{path}: already exists; choose another folder, or pass --overwrite to replace it")
+    if not path.is_dir() or path.is_symlink() or (any(path.iterdir()) and not (path / PROVENANCE).is_file()):
+        raise ValueError(f"{path}: is no model folder, so --overwrite does not replace it; choose another folder")
+
+
+def _put_in_place(finished: Path, path: Path) -> None:
+    replaced = path.with_name(f".{path.name}.replaced")
+    if path.exists():
+        shutil.rmtree(replaced, ignore_errors=True)
+        path.rename(replaced)
+    try:
+        finished.rename(path)
+    except BaseException:
+        if replaced.exists():
+            replaced.rename(path)
+        raise
+    shutil.rmtree(replaced, ignore_errors=True)
+
+
+def _checksums(folder: Path) -> str:
+    lines = []
+    for path in sorted(p for p in (folder / PARAMS).rglob("*") if p.is_file()):
+        with open(path, "rb") as file:
+            lines.append(f"{hashlib.file_digest(file, 'sha256').hexdigest()}  {path.relative_to(folder).as_posix()}\n")
+    return "".join(lines)
+
+
+def _write_json(path: Path, value: dict[str, Any]) -> None:
+    unfinished = path.with_name(f".{path.name}.unfinished")
+    unfinished.write_text(json.dumps(value, indent=2, allow_nan=False) + "\n", encoding="utf-8")
+    os.replace(unfinished, path)
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """Reads a JSON object.
+
+    Raises:
+        ValueError: naming the file, which is too large, not JSON, nested too deep, or not an object.
+    """
+    if path.stat().st_size > _MAX_JSON_BYTES:
+        raise ValueError(f"{path}: larger than {_MAX_JSON_BYTES:,} bytes")
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"), parse_float=_finite, parse_constant=_finite)
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{path}: not a JSON file ({_first_line(error)})") from error
+    if not isinstance(value, dict):
+        raise ValueError(f"{path}: expected a JSON object, found {type(value).__name__}")
+    return value
+
+
+def _finite(text: str) -> float:
+    if not math.isfinite(value := float(text)):
+        raise ValueError(f"{text} is not a finite number")
+    return value
+
+
+def _first_line(error: BaseException) -> str:
+    lines = str(error).strip().splitlines()
+    return lines[0][:200] if lines else type(error).__name__
