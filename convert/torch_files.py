@@ -1,0 +1,207 @@
+"""Reads files that `torch.save` wrote, in either of its formats, without trusting them.
+
+Names that a pickle may use, and sizes that it declares, are checked before PyTorch sees the file (`pickles.py`).
+Weights are then loaded with `weights_only=True`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import io
+import struct
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from convert.pickles import (
+    MAX_PICKLE_BYTES,
+    NAMESPACE_NAME,
+    PLAIN_NAMES,
+    RefusedNameError,
+    Storage,
+    TorchFileError,
+    first_line,
+    inspect_pickle,
+)
+
+_ZIP_MAGIC = b"PK\x03\x04"
+_LEGACY_MAGIC = 0x1950A86A20F9469CFC6C
+_LEGACY_PROTOCOL = 1001
+_MAX_DIRECTORY_BYTES = 16 << 20
+_CHUNK_BYTES = 1 << 20
+
+
+def load_torch_file(path: str | Path, *, allow_namespace: bool = False) -> Any:
+    """Loads tensors and plain data from a zip or legacy file, on the CPU.
+
+    Args:
+        path: the file.
+        allow_namespace: whether it may hold `argparse.Namespace` objects, as training arguments are.
+
+    Raises:
+        TorchFileError: naming the file and the cause, and the refused name if its pickle names anything else.
+    """
+    path = Path(path)
+    allowed = PLAIN_NAMES | ({NAMESPACE_NAME} if allow_namespace else frozenset())
+    try:
+        is_zip = _check_file(path, allowed)
+        with torch.serialization.safe_globals([argparse.Namespace] if allow_namespace else []):
+            return torch.load(path, map_location="cpu", weights_only=True, mmap=is_zip)
+    except TorchFileError as error:
+        raise TorchFileError(f"{path}: {error}") from error
+    except OSError as error:
+        raise TorchFileError(f"{path}: cannot be read ({error.strerror or first_line(error)})") from error
+    except Exception as error:  # PyTorch's exceptions for damaged files are of every kind
+        raise TorchFileError(f"{path}: damaged or not written by PyTorch ({first_line(error)})") from error
+
+
+def load_state_dict(path: str | Path) -> dict[str, torch.Tensor]:
+    """Loads a file that holds a model's tensors by name, such as pytorch_model.bin.
+
+    Raises:
+        TorchFileError: as `load_torch_file`, or the file holds something else.
+    """
+    return as_state_dict(load_torch_file(path), str(path))
+
+
+def as_state_dict(value: Any, source: str) -> dict[str, torch.Tensor]:
+    """Checks that a loaded value maps names to tensors.
+
+    Raises:
+        TorchFileError: naming `source` and what was found.
+    """
+    if not isinstance(value, dict):
+        raise TorchFileError(f"{source}: expected tensors by name, found {type(value).__name__}")
+    for name, tensor in value.items():
+        if not isinstance(name, str) or not isinstance(tensor, torch.Tensor):
+            raise TorchFileError(f"{source}: entry {str(name)[:80]!r} is no tensor ({type(tensor).__name__})")
+    return dict(value)
+
+
+def load_namespace(path: str | Path) -> dict[str, Any]:
+    """Loads the fields of a saved `argparse.Namespace`, such as training_args.bin.
+
+    Raises:
+        TorchFileError: as `load_torch_file`, or the file holds something else.
+    """
+    value = load_torch_file(path, allow_namespace=True)
+    if not isinstance(value, argparse.Namespace):
+        raise TorchFileError(f"{path}: expected an argparse.Namespace, found {type(value).__name__}")
+    return vars(value)
+
+
+def sha256(path: str | Path) -> str:
+    """The SHA-256 of a file, in hexadecimal."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _check_file(path: Path, allowed: frozenset[str]) -> bool:
+    """Checks all that a file names and declares; returns whether it is of the zip format."""
+    if not path.is_file():
+        raise TorchFileError("no such file")
+    with open(path, "rb") as file:
+        is_zip = file.read(len(_ZIP_MAGIC)) == _ZIP_MAGIC
+    if is_zip:
+        _check_zip(path, allowed)
+    else:
+        _check_legacy(path, allowed)
+    return is_zip
+
+
+def _check_zip(path: Path, allowed: frozenset[str]) -> None:
+    _check_directory_size(path)
+    try:
+        archive = zipfile.ZipFile(path)
+    except (zipfile.BadZipFile, ValueError, NotImplementedError) as error:
+        raise TorchFileError(f"damaged: not a complete zip archive ({first_line(error)})") from error
+    with archive:
+        records = {record.filename: record for record in archive.infolist()}
+        pickles = [name for name in records if name.endswith("/data.pkl") and name.count("/") == 1]
+        if len(pickles) != 1:
+            raise TorchFileError("not written by PyTorch: the zip archive has no data.pkl")
+        if len(records) != len(archive.infolist()):
+            raise TorchFileError("damaged: two records of the zip archive share a name")
+        # PyTorch stores records as they are: one that unpacks to more than it takes up is a zip bomb.
+        for record in records.values():
+            if record.compress_type != zipfile.ZIP_STORED or record.flag_bits & 1:
+                raise TorchFileError(f"refused: record {record.filename!r} is compressed or encrypted")
+        if sum(record.file_size for record in records.values()) > path.stat().st_size:
+            raise TorchFileError("damaged: the zip archive's records are larger than the file")
+        if records[pickles[0]].file_size > MAX_PICKLE_BYTES:
+            raise TorchFileError(f"refused: data.pkl is larger than {MAX_PICKLE_BYTES:,} bytes")
+        _check_checksums(archive)
+        _, storages = inspect_pickle(io.BytesIO(archive.read(pickles[0])), allowed)
+        folder = pickles[0].removesuffix("data.pkl")
+        for key, storage in storages.items():
+            record = records.get(f"{folder}data/{key}")
+            if record is None or record.file_size != storage.items * storage.item_bytes:
+                raise TorchFileError(f"damaged: storage {key!r} is not of the declared {storage.items} items")
+
+
+def _check_directory_size(path: Path) -> None:
+    """Refuses an archive whose list of records alone would fill the memory."""
+    size = path.stat().st_size
+    with open(path, "rb") as file:
+        file.seek(max(0, size - (1 << 16)))
+        tail = file.read()
+    start = tail.rfind(b"PK\x05\x06")
+    if start < 0 or len(tail) - start < 22:
+        raise TorchFileError("damaged: the zip archive has no end (truncated?)")
+    [directory_bytes] = struct.unpack("<L", tail[start + 12 : start + 16])
+    if directory_bytes > _MAX_DIRECTORY_BYTES:
+        raise TorchFileError(f"refused: the zip archive's directory takes {directory_bytes:,} bytes")
+
+
+def _check_checksums(archive: zipfile.ZipFile) -> None:
+    for record in archive.infolist():
+        try:
+            with archive.open(record) as content:
+                while content.read(_CHUNK_BYTES):
+                    pass
+        except (zipfile.BadZipFile, ValueError, NotImplementedError, EOFError) as error:
+            raise TorchFileError(f"damaged: record {record.filename!r} ({first_line(error)})") from error
+
+
+def _check_legacy(path: Path, allowed: frozenset[str]) -> None:
+    """Checks the format of PyTorch before 1.6: five pickles, then each storage's length and bytes."""
+    size = path.stat().st_size
+    with open(path, "rb") as file:
+        # All pickles come first, so that they can be read from a bounded copy.
+        head = io.BytesIO(file.read(MAX_PICKLE_BYTES))
+        nothing = frozenset()
+        if not _starts_with_magic(head):
+            raise TorchFileError("not a file that torch.save wrote")
+        if inspect_pickle(head, nothing)[0] != _LEGACY_PROTOCOL:
+            raise TorchFileError("of an unknown version of PyTorch's format")
+        inspect_pickle(head, nothing)
+        _, storages = inspect_pickle(head, allowed)
+        order, _ = inspect_pickle(head, nothing)
+        if not isinstance(order, list) or sorted(map(str, order)) != sorted(storages):
+            raise TorchFileError("damaged: the list of storages differs from those declared")
+        position = head.tell()
+        for key in order:
+            position = _check_legacy_storage(file, position, key, storages[key], size)
+
+
+def _starts_with_magic(head: io.BytesIO) -> bool:
+    try:
+        return inspect_pickle(head, frozenset())[0] == _LEGACY_MAGIC
+    except RefusedNameError:
+        raise  # a bare pickle: say what it names
+    except TorchFileError:
+        return False
+
+
+def _check_legacy_storage(file: io.BufferedReader, position: int, key: str, storage: Storage, size: int) -> int:
+    file.seek(position)
+    length = file.read(8)
+    end = position + 8 + storage.items * storage.item_bytes
+    if end > size:
+        raise TorchFileError(f"truncated: storage {key!r} should end at byte {end:,}, the file has {size:,}")
+    if int.from_bytes(length, "little", signed=True) != storage.items:
+        raise TorchFileError(f"damaged: storage {key!r} is not of the declared {storage.items} items")
+    return end

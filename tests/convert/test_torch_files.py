@@ -1,0 +1,247 @@
+import argparse
+import collections
+import io
+import os
+import pickle
+import struct
+import zipfile
+from pathlib import Path
+
+import pytest
+import torch
+
+from convert.torch_files import TorchFileError, load_namespace, load_state_dict, load_torch_file, sha256
+
+GOLDEN = Path(__file__).parents[1] / "golden"
+E2E, UNIT = GOLDEN / "e2e", GOLDEN / "unit"
+ZIP_AND_LEGACY = pytest.mark.parametrize("zipped", [True, False], ids=["zip", "legacy"])
+
+
+class Calls:
+    """Pickles as a call, as malicious files do."""
+
+    def __init__(self, function, *arguments):
+        self.function, self.arguments = function, arguments
+
+    def __reduce__(self):
+        return self.function, self.arguments
+
+
+def save(value, path: Path, *, zipped: bool, protocol: int = 2) -> Path:
+    torch.save(value, path, _use_new_zipfile_serialization=zipped, pickle_protocol=protocol)
+    return path
+
+
+def rewrite_zip(path: Path, change) -> None:
+    """Rewrites a zip file's records as `change(name, content)` says; None leaves a record out."""
+    with zipfile.ZipFile(path) as archive:
+        records = {name: archive.read(name) for name in archive.namelist()}
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_STORED) as archive:
+        for name, content in records.items():
+            if (changed := change(name, content)) is not None:
+                archive.writestr(name, changed)
+
+
+@pytest.mark.parametrize(
+    "path", [UNIT / "vinvl/pytorch_model.bin", E2E / "vinvl/pytorch_model.bin"], ids=["zip", "legacy"]
+)
+def test_tensors_equal_what_pytorch_reads(path):
+    expected = torch.load(path, weights_only=True)
+    found = load_state_dict(path)
+    assert found.keys() == expected.keys()
+    assert all(torch.equal(found[name], expected[name]) for name in expected)
+
+
+def test_golden_files_cover_both_formats():
+    assert zipfile.is_zipfile(UNIT / "vinvl/pytorch_model.bin")
+    assert not zipfile.is_zipfile(E2E / "vinvl/pytorch_model.bin")
+
+
+@pytest.mark.parametrize("folder", [UNIT, E2E], ids=["zip", "legacy"])
+def test_training_arguments_are_read_as_fields(folder):
+    assert load_namespace(folder / "vinvl/training_args.bin")["do_lower_case"] is True
+
+
+@ZIP_AND_LEGACY
+def test_views_parameters_and_half_precision_are_read(tmp_path, zipped):
+    base = torch.arange(24.0).reshape(4, 6)
+    state = collections.OrderedDict(
+        row=base[1], turned=base.T, weight=torch.nn.Parameter(base), half=base.half(), brain=base.bfloat16()
+    )
+    found = load_state_dict(save(state, tmp_path / "a.bin", zipped=zipped))
+    assert all(torch.equal(found[name], state[name]) and found[name].dtype == state[name].dtype for name in state)
+
+
+@ZIP_AND_LEGACY
+@pytest.mark.parametrize("protocol", [2, 4])
+@pytest.mark.parametrize(
+    ("function", "name"), [(os.system, f"{os.name}.system"), (eval, "eval"), (open, "open"), (pickle.loads, "loads")]
+)
+def test_a_pickle_that_calls_functions_is_refused_by_their_name_and_not_run(tmp_path, zipped, protocol, function, name):
+    trace = tmp_path / "trace"
+    arguments = {
+        os.system: f"touch {trace}",
+        eval: f"open({str(trace)!r}, 'w')",
+        open: str(trace),
+        pickle.loads: pickle.dumps(Calls(os.system, f"touch {trace}")),
+    }
+    mode = ("w",) if function is open else ()
+    value = {"model": {"w": torch.ones(2)}, "opt": Calls(function, arguments[function], *mode)}
+    path = save(value, tmp_path / "bad.bin", zipped=zipped, protocol=protocol)
+    with pytest.raises(TorchFileError, match=rf"bad\.bin: refused: its pickle names \S*{name};") as caught:
+        load_torch_file(path, allow_namespace=True)
+    assert "\n" not in str(caught.value)
+    assert not trace.exists()
+
+
+def test_a_bare_pickle_is_refused_by_the_name_it_names(tmp_path):
+    path = tmp_path / "bare.bin"
+    path.write_bytes(pickle.dumps(Calls(os.system, "true")))
+    with pytest.raises(TorchFileError, match=r"names \S*system"):
+        load_state_dict(path)
+
+
+@ZIP_AND_LEGACY
+def test_a_namespace_is_refused_where_only_weights_are_expected(tmp_path, zipped):
+    path = save({"w": argparse.Namespace(x=1)}, tmp_path / "a.bin", zipped=zipped)
+    with pytest.raises(TorchFileError, match=r"names argparse\.Namespace"):
+        load_state_dict(path)
+
+
+@ZIP_AND_LEGACY
+def test_a_class_of_the_users_own_is_refused_by_name(tmp_path, zipped):
+    path = save(Path("x"), tmp_path / "a.bin", zipped=zipped)
+    with pytest.raises(TorchFileError, match=r"names pathlib\S*\.\w*Path"):
+        load_torch_file(path, allow_namespace=True)
+
+
+@ZIP_AND_LEGACY
+@pytest.mark.parametrize("kept", [0, 1, 3, 10, 60, 500, 0.5, 0.9, -1])
+def test_a_truncated_file_is_refused_in_one_line(tmp_path, zipped, kept):
+    path = save({"w": torch.ones(300), "v": torch.ones(300)}, tmp_path / "a.bin", zipped=zipped)
+    content = path.read_bytes()
+    path.write_bytes(content[: int(kept * len(content)) if isinstance(kept, float) else kept])
+    with pytest.raises(TorchFileError, match=r"a\.bin: ") as caught:
+        load_state_dict(path)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("content", [b"{}", b"[PAD]\n[UNK]\n", b"\x93NUMPY\x01\x00", b"\x89HDF\r\n", b"\0" * 100])
+def test_other_files_are_refused(tmp_path, content):
+    (tmp_path / "a.bin").write_bytes(content)
+    with pytest.raises(TorchFileError, match=r"a\.bin: not a file that torch\.save wrote"):
+        load_state_dict(tmp_path / "a.bin")
+
+
+def test_another_zip_archive_is_refused():
+    with pytest.raises(TorchFileError, match=r"not written by PyTorch: the zip archive has no data\.pkl"):
+        load_state_dict(UNIT / "batches.npz")
+
+
+def test_a_missing_file_is_named(tmp_path):
+    with pytest.raises(TorchFileError, match=r"none\.bin: no such file"):
+        load_state_dict(tmp_path / "none.bin")
+
+
+def test_something_else_than_tensors_by_name_is_refused(tmp_path):
+    with pytest.raises(TorchFileError, match="expected tensors by name, found list"):
+        load_state_dict(save([torch.ones(1)], tmp_path / "a.bin", zipped=True))
+    with pytest.raises(TorchFileError, match=r"entry 'epoch' is no tensor \(int\)"):
+        load_state_dict(save({"epoch": 1}, tmp_path / "a.bin", zipped=True))
+    with pytest.raises(TorchFileError, match=r"expected an argparse\.Namespace, found dict"):
+        load_namespace(save({}, tmp_path / "a.bin", zipped=True))
+
+
+def test_a_zip_whose_storage_is_shorter_than_declared_is_refused(tmp_path):
+    path = save({"w": torch.ones(1000)}, tmp_path / "a.bin", zipped=True)
+    rewrite_zip(path, lambda name, content: content[:100] if name.endswith("data/0") else content)
+    with pytest.raises(TorchFileError, match="storage '0' is not of the declared 1000 items"):
+        load_state_dict(path)
+
+
+def test_a_zip_without_a_storage_is_refused(tmp_path):
+    path = save({"w": torch.ones(1000)}, tmp_path / "a.bin", zipped=True)
+    rewrite_zip(path, lambda name, content: None if name.endswith("data/0") else content)
+    with pytest.raises(TorchFileError, match="storage '0' is not of the declared 1000 items"):
+        load_state_dict(path)
+
+
+def test_a_compressed_zip_is_refused(tmp_path):
+    path = tmp_path / "a.bin"
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("a/data.pkl", bytes(50_000_000))
+    with pytest.raises(TorchFileError, match=r"record 'a/data\.pkl' is compressed"):
+        load_state_dict(path)
+
+
+def test_a_changed_byte_in_a_zip_is_found(tmp_path):
+    path = save({"w": torch.full((1000,), 3.0)}, tmp_path / "a.bin", zipped=True)
+    content = bytearray(path.read_bytes())
+    content[content.index(struct.pack("<f", 3.0) * 10) + 20] ^= 1
+    path.write_bytes(content)
+    with pytest.raises(TorchFileError, match="Bad CRC-32"):
+        load_state_dict(path)
+
+
+@pytest.mark.parametrize(
+    "size", [(10**12,), (2**62, 2**62), (-4,), (10**6, 10**6)], ids=["long", "product", "negative", "square"]
+)
+@ZIP_AND_LEGACY
+def test_a_tensor_larger_than_its_storage_is_refused_before_memory_is_taken(tmp_path, zipped, size):
+    strides = (0,) * len(size)
+    storage = torch.ones(4)._typed_storage()
+
+    class Huge:
+        def __reduce__(self):
+            return torch._utils._rebuild_tensor_v2, (storage, 0, size, strides, False, collections.OrderedDict())
+
+    path = save({"w": Huge()}, tmp_path / "a.bin", zipped=zipped)
+    with pytest.raises(TorchFileError, match="damaged: a tensor"):
+        load_state_dict(path)
+
+
+def test_a_legacy_storage_of_a_terabyte_is_refused_before_memory_is_taken(tmp_path):
+    path = save({"w": torch.ones(77)}, tmp_path / "a.bin", zipped=False)
+    content = path.read_bytes()
+    # The storage's length stands as one byte in the pickle; in its place comes one of eight bytes.
+    declared = content.index(b"K\x4dN")
+    long = b"\x8a\x08" + struct.pack("<q", 2**38)
+    path.write_bytes(content[:declared] + long + content[declared + 2 :])
+    with pytest.raises(TorchFileError, match="truncated: storage"):
+        load_state_dict(path)
+
+
+@pytest.mark.parametrize(
+    ("body", "cause"),
+    [
+        (b"\x80\x02r\xff\xff\xff\x7fN.", "not a file that torch.save wrote"),
+        (b"\x80\x02" + b"N\x85" * 200_000 + b".", "not a file that torch.save wrote"),
+        (b"\x80\x04\x8e" + struct.pack("<q", 2**40) + b".", "not a file that torch.save wrote"),
+    ],
+    ids=["memo index of 2 billion", "deep nesting", "terabyte string"],
+)
+def test_a_pickle_that_asks_for_much_memory_is_refused(tmp_path, body, cause):
+    path = tmp_path / "a.bin"
+    path.write_bytes(body)
+    with pytest.raises(TorchFileError, match=cause):
+        load_state_dict(path)
+    # The same as the object of a zip file.
+    save({"w": torch.ones(2)}, path, zipped=True)
+    rewrite_zip(path, lambda name, content: body if name.endswith("data.pkl") else content)
+    with pytest.raises(TorchFileError, match=r"damaged|refused"):
+        load_state_dict(path)
+
+
+def test_sha256_is_that_of_the_content(tmp_path):
+    (tmp_path / "a").write_bytes(b"abc")
+    assert sha256(tmp_path / "a") == "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
+
+
+def test_every_truncation_of_a_legacy_checkpoint_is_refused(tmp_path):
+    buffer = io.BytesIO()
+    torch.save({"w": torch.ones(9)}, buffer, _use_new_zipfile_serialization=False)
+    path = tmp_path / "a.bin"
+    for kept in range(len(buffer.getvalue())):
+        path.write_bytes(buffer.getvalue()[:kept])
+        with pytest.raises(TorchFileError):
+            load_state_dict(path)
