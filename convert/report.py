@@ -1,0 +1,82 @@
+"""The conversion report, as a table for people and as plain data for the record."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections import defaultdict
+from collections.abc import Iterable
+from typing import Any
+
+from convert.conversion import Report
+from convert.names import LAYER
+from convert.sources import Source
+
+
+def format_report(report: Report, source: Source, *, verbose: bool = False) -> str:
+    """Lays out the report in aligned columns; layers are folded into one line unless `verbose`."""
+    tensors = sum(len(row.tensors) for row in report.converted)
+    numbers = sum(math.prod(row.shape) for row in report.converted)
+    title = f"converted: {tensors} tensors ({numbers:,} numbers) into {len(report.converted)} parameters"
+    lines = [title, *_aligned(_converted_rows(report, source, verbose))]
+    if report.ignored:
+        lines += ["", f"ignored: {len(report.ignored)} tensors", *_aligned(_ignored_rows(report, source, verbose))]
+    if report.fresh:
+        lines += ["", f"fresh, as no tensor holds them: {len(report.fresh)} parameters"]
+        lines += _aligned([(name, str(list(shape))) for name, shape in report.fresh.items()])
+    prefixes = sorted({key.removesuffix(name) for name, key in source.keys.items() if key.endswith(name)} - {""})
+    notes = [f"tensor names are given without {' or '.join(prefixes)}"] if prefixes and not verbose else []
+    lines += ["", *(f"note: {note}" for note in [*notes, *report.notes])]
+    return "\n".join(lines)
+
+
+def report_data(report: Report, source: Source) -> dict[str, Any]:
+    """Every tensor's fate and every fresh parameter, as JSON can hold them."""
+    return {
+        "converted": {
+            source.keys[name]: {
+                "parameter": row.entry.parameter,
+                "shape": list(source.tensors[name].shape),
+                "dtype": str(source.tensors[name].dtype).removeprefix("torch."),
+            }
+            for row in report.converted
+            for name in row.tensors
+        },
+        "ignored": {source.keys[name]: reason for name, reason in report.ignored.items()},
+        "fresh": list(report.fresh),
+        "notes": report.notes,
+    }
+
+
+def _converted_rows(report: Report, source: Source, verbose: bool) -> list[tuple[str, ...]]:
+    rows = []
+    for row in report.converted:
+        target = f"{row.entry.parameter} {list(row.shape)}"
+        if verbose:
+            rows += [(source.keys[n], str(list(source.tensors[n].shape)), target) for n in row.tensors]
+            continue
+        layers = len(row.tensors) // len(row.entry.tensors)
+        pattern = _braced(row.entry.tensors).replace(LAYER, f"{{0..{layers - 1}}}")
+        rows.append((f"{len(row.tensors)} x", pattern, str(list(source.tensors[row.tensors[0]].shape)), target))
+    return rows
+
+
+def _ignored_rows(report: Report, source: Source, verbose: bool) -> list[tuple[str, ...]]:
+    if verbose:
+        return [(source.keys[name], reason) for name, reason in report.ignored.items()]
+    groups: dict[tuple[str, str], list[str]] = defaultdict(list)
+    for name, reason in report.ignored.items():
+        folded = re.sub(r"\d+", "*", name)
+        groups[folded.rpartition(".")[0], reason].append(folded)
+    return [(f"{len(names)} x", _braced(names), reason) for (_, reason), names in groups.items()]
+
+
+def _braced(names: Iterable[str]) -> str:
+    """Names of as many parts each, as one: `a.{x,y}.b`."""
+    columns = [list(dict.fromkeys(column)) for column in zip(*(name.split(".") for name in names), strict=True)]
+    return ".".join(column[0] if len(column) == 1 else f"{{{','.join(column)}}}" for column in columns)
+
+
+def _aligned(rows: list[tuple[str, ...]]) -> list[str]:
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return ["  " + "  ".join(cell.ljust(w) for cell, w in zip(row, widths, strict=True)).rstrip() for row in rows]
