@@ -185,6 +185,8 @@ def _check_legacy(path: Path, allowed: frozenset[str]) -> None:
         position = head.tell()
         for key in order:
             position = _check_legacy_storage(file, position, key, storages[key], size)
+        if position != size:
+            raise TorchFileError(f"damaged: it should end at byte {position:,}, it has {size:,}")
 
 
 def _starts_with_magic(head: io.BytesIO) -> bool:

@@ -245,3 +245,12 @@ def test_every_truncation_of_a_legacy_checkpoint_is_refused(tmp_path):
         path.write_bytes(buffer.getvalue()[:kept])
         with pytest.raises(TorchFileError):
             load_state_dict(path)
+
+
+@pytest.mark.parametrize("value", [{"w": torch.ones(9)}, argparse.Namespace(x=1)], ids=["tensors", "arguments"])
+def test_bytes_after_the_end_of_a_legacy_file_are_refused(tmp_path, value):
+    path = save(value, tmp_path / "a.bin", zipped=False)
+    load_torch_file(path, allow_namespace=True)
+    path.write_bytes(path.read_bytes() + b"\0\0\0\0")
+    with pytest.raises(TorchFileError, match="it should end at byte"):
+        load_torch_file(path, allow_namespace=True)
