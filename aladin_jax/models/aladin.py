@@ -72,14 +72,18 @@ class Aladin(nnx.Module):
             self._finish_captions(caption_out, batch, caption_head_key),
         )
 
-    def encode_images(self, batch: Batch) -> ImageEmbeddings:
-        """Encodes images alone, without dropout; batch as in `__call__` without the caption fields."""
-        [out] = self.backbone.encode([self._embed_images(batch, None)], key=None)
+    def encode_images(self, batch: Batch, *, tokens_per_group: int | None = None, groups: int = 1) -> ImageEmbeddings:
+        """Encodes images alone, without dropout; arguments as in `__call__`, the caption fields left out."""
+        stream = self._embed_images(batch, None)
+        [out] = self.backbone.encode([stream], key=None, tokens_per_group=tokens_per_group, groups=groups)
         return self._finish_images(out, batch, None)
 
-    def encode_captions(self, batch: Batch) -> CaptionEmbeddings:
-        """Encodes captions alone, without dropout; batch as in `__call__` without the image fields."""
-        [out] = self.backbone.encode([self._embed_captions(batch, None)], key=None)
+    def encode_captions(
+        self, batch: Batch, *, tokens_per_group: int | None = None, groups: int = 1
+    ) -> CaptionEmbeddings:
+        """Encodes captions alone, without dropout; arguments as in `__call__`, the image fields left out."""
+        stream = self._embed_captions(batch, None)
+        [out] = self.backbone.encode([stream], key=None, tokens_per_group=tokens_per_group, groups=groups)
         return self._finish_captions(out, batch, None)
 
     def _embed_captions(self, batch: Batch, key: Array | None) -> Stream:

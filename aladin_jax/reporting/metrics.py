@@ -31,6 +31,11 @@ class TrainMetrics:
         self._clock = clock
         self._restart()
 
+    @property
+    def names(self) -> frozenset[str]:
+        """The scalars that every step gives."""
+        return self._names
+
     def update(self, values: Mapping[str, jax.Array], num_examples: int) -> None:
         """Adds one step.
 

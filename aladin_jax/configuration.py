@@ -1,0 +1,133 @@
+"""From a ConfigDict to the explicit arguments of everything below `train` and `evaluate`."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from absl import logging
+
+from aladin_jax import checkpoint, optim
+from aladin_jax.data.tokenization import CaptionTokenizer, check_vocabulary
+from aladin_jax.model_folder import ModelConfig, matching_head_config
+from aladin_jax.models.aladin import Params, init_params
+from aladin_jax.models.backbone import BackboneConfig
+from aladin_jax.objective import Objective
+
+# An ml_collections.ConfigDict with the fields of configs/common.py; no type checker knows them.
+Config = Any
+
+DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
+
+
+class InitialModel(NamedTuple):
+    """What a run starts from: parameters, the model they are of, and its vocab.txt."""
+
+    params: Params
+    config: ModelConfig
+    vocabulary: Path
+
+
+def initial_model(config: Config) -> InitialModel:
+    """Reads `init_from`, or makes random weights of the sizes under `model`.
+
+    Raises:
+        ValueError: there is nothing to start from, no vocabulary, or a frozen backbone with random weights.
+    """
+    if config.init_from:
+        params, model, vocabulary, source = checkpoint.load_initial(config.init_from)
+        logging.info("Weights: %s", source)
+        if vocabulary is None:
+            raise ValueError(f"{config.init_from}: no vocab.txt in it; put the vocabulary of the model there")
+        return InitialModel(params, with_dropout(model, config), vocabulary)
+    if not config.model.vocabulary:
+        raise ValueError(
+            "init_from is empty: name a converted checkpoint (python -m convert.checkpoint), or, for random weights, "
+            "model.vocabulary and model.backbone"
+        )
+    if "backbone" in config.frozen:
+        raise ValueError("frozen has 'backbone', whose weights would be random; set init_from")
+    head = {"num_layers": config.model.num_layers, "num_heads": config.model.num_heads}
+    model = with_dropout(
+        ModelConfig(
+            BackboneConfig.from_dict(config.model.backbone.to_dict(), "config.model.backbone"),
+            matching_head_config(head, "config.model"),
+        ),
+        config,
+    )
+    logging.info("Weights: random, seed %d", config.seed)
+    return InitialModel(init_params(*model, seed=config.seed), model, Path(config.model.vocabulary))
+
+
+def with_dropout(model: ModelConfig, config: Config) -> ModelConfig:
+    """The model with the configuration's dropout rates."""
+    head = dataclasses.replace(model.matching_head, dropout=config.model.dropout)
+    rate = config.model.backbone_dropout
+    if rate is None:
+        return ModelConfig(model.backbone, head)
+    backbone = dataclasses.replace(model.backbone, hidden_dropout_prob=rate, attention_probs_dropout_prob=rate)
+    return ModelConfig(backbone, head)
+
+
+def tokenizer(config: Config, model: ModelConfig, vocabulary: Path | None, source: str | Path) -> CaptionTokenizer:
+    """The tokenizer of a model's vocabulary, with the configuration's lengths.
+
+    Raises:
+        ValueError: no vocabulary, one that is not the model's, or lengths beyond the model's positions.
+    """
+    if vocabulary is None:
+        raise ValueError(f"{source}: no vocab.txt in it; put the vocabulary of the model there")
+    for field in ("max_caption_len", "max_labels_len"):
+        if config.data[field] > model.backbone.max_position_embeddings:
+            raise ValueError(
+                f"data.{field} is {config.data[field]}; the model has "
+                f"{model.backbone.max_position_embeddings} positions"
+            )
+    made = CaptionTokenizer(
+        vocabulary, max_caption_len=config.data.max_caption_len, max_labels_len=config.data.max_labels_len
+    )
+    check_vocabulary(made, model.backbone.vocab_size)
+    return made
+
+
+def dtype(config: Config) -> jnp.dtype:
+    """Number format of the dense layers."""
+    if config.model.dtype not in DTYPES:
+        raise ValueError(f"model.dtype is {config.model.dtype!r}; choose one of {', '.join(DTYPES)}")
+    return DTYPES[config.model.dtype]
+
+
+def objective(config: Config) -> Objective:
+    """The regime's losses."""
+    return Objective(
+        **config.loss_weights.to_dict(),
+        learned_weights=config.learned_loss_weights,
+        ranking_loss=config.ranking_loss,
+        margin=config.margin,
+        hardest=config.hardest,
+        pooling=config.pooling,
+        measure=config.measure,
+        distillation_mode=config.distillation_mode,
+    )
+
+
+def schedule(config: Config, steps_per_epoch: int) -> optim.Schedule:
+    """The learning rate of each step."""
+    return optim.step_decay(
+        config.learning_rate,
+        steps_per_epoch=steps_per_epoch,
+        lr_step_epochs=config.lr_step_epochs,
+        lr_gamma=config.lr_gamma,
+        warmup_steps=config.warmup_steps,
+    )
+
+
+def enable_compilation_cache(folder: str) -> None:
+    """Keeps compiled programs on disk, so that the next start is quick."""
+    cache = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "aladin_jax"
+    jax.config.update("jax_compilation_cache_dir", folder or str(cache))
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)

@@ -1,0 +1,68 @@
+"""What stops a run before its end: a signal, or a loss that is not finite."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import signal
+from collections.abc import Iterator
+
+import jax
+from absl import logging
+
+
+class Interruption:
+    """Whether SIGTERM or SIGINT came; the loop looks at it between steps, so that it can save first."""
+
+    def __init__(self):
+        """Not yet."""
+        self.signal: int | None = None
+
+    @contextlib.contextmanager
+    def caught(self) -> Iterator[Interruption]:
+        """Catches the signals inside the block; a second one acts as it would have without us."""
+        previous = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
+
+        def note(number, _frame):
+            self.signal = number
+            logging.warning("%s: saving after this step", signal.Signals(number).name)
+            for other, handler in previous.items():
+                signal.signal(other, handler)
+
+        for number in previous:
+            signal.signal(number, note)
+        try:
+            yield self
+        finally:
+            for number, handler in previous.items():
+                signal.signal(number, handler)
+
+
+class FiniteWatch:
+    """Remembers losses on the device and looks at them only now and then: looking waits for the device."""
+
+    def __init__(self):
+        """Nothing seen yet."""
+        self._unseen: list[tuple[int, dict[str, jax.Array]]] = []
+
+    def add(self, step: int, metrics: dict[str, jax.Array]) -> None:
+        """Notes a step's loss and gradient norm."""
+        self._unseen.append((step, {name: metrics[name] for name in ("loss", "grad_norm")}))
+
+    def check(self, last_good: int | None) -> None:
+        """Looks at all steps noted since the last check.
+
+        Args:
+            last_good: step of the newest checkpoint, for the message.
+
+        Raises:
+            FloatingPointError: naming the first step whose loss or gradient is not finite.
+        """
+        unseen, self._unseen = jax.device_get(self._unseen), []
+        for step, values in unseen:
+            for name, value in values.items():
+                if not math.isfinite(value):
+                    kept = "there is no checkpoint yet" if last_good is None else f"checkpoint {last_good} is kept"
+                    raise FloatingPointError(
+                        f"step {step}: {name} is {value}; {kept}; try a lower learning_rate or grad_clip, or float32"
+                    )

@@ -1,0 +1,41 @@
+"""Flags and dispatch: `python -m aladin_jax.main --config configs/NAME.py --workdir DIR [--mode train|evaluate]`."""
+
+import os
+import sys
+from pathlib import Path
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # before the import: TensorFlow only writes event files here
+
+import tensorflow as tf
+from absl import app, flags, logging
+from ml_collections import config_flags
+
+from aladin_jax.evaluate import evaluate
+from aladin_jax.train import train
+
+_CONFIG = config_flags.DEFINE_config_file(
+    "config", None, "Configuration file; --config.FIELD=VALUE changes a field.", lock_config=True
+)
+_WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the run: checkpoints, TensorBoard files, reports.")
+_MODE = flags.DEFINE_enum("mode", "train", ["train", "evaluate"], "What to do.")
+flags.mark_flags_as_required(["config", "workdir"])
+
+MODES = {"train": train, "evaluate": evaluate}
+
+
+def main(argv: list[str]) -> None:
+    """Runs the mode; what the user can mend ends in one line on stderr and exit code 1."""
+    if len(argv) > 1:
+        raise app.UsageError(f"unknown argument {argv[1]!r}")
+    logging.set_verbosity(logging.INFO)
+    tf.config.set_visible_devices([], "GPU")  # the accelerator is JAX's
+    try:
+        MODES[_MODE.value](_CONFIG.value, Path(str(_WORKDIR.value)))
+    except (ValueError, FloatingPointError) as error:
+        logging.debug("", exc_info=True)
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(1)
+
+
+if __name__ == "__main__":
+    app.run(main)

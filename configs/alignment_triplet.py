@@ -1,0 +1,10 @@
+"""Trains backbone and alignment head with the triplet loss."""
+
+from configs import common
+
+
+def get_config():
+    config = common.get_config()
+    config.loss_weights.alignment = 1.0
+    config.lr_step_epochs = 15
+    return config

@@ -1,0 +1,110 @@
+"""Every field of a configuration, with the original's values. The regimes beside it change a handful of them."""
+
+from ml_collections import config_dict
+
+
+def get_config() -> config_dict.ConfigDict:
+    config = config_dict.ConfigDict()
+
+    # Weights to start from: a folder written by convert.checkpoint, or the workdir of an earlier run (its best
+    # checkpoint). Empty: random weights, of the sizes under `model`.
+    config.init_from = ""
+
+    config.data = config_dict.ConfigDict()
+    # Folder of a prepared data set (written by convert.coco_ir).
+    config.data.dir = ""
+    # Visit the (image, caption) pairs in a new random order every epoch.
+    config.data.shuffle = True
+    # Tokens kept of a caption, [CLS] and [SEP] included.
+    config.data.max_caption_len = 50
+    # Tokens kept of an image's tags, first and last included.
+    config.data.max_labels_len = 50
+    # Regions kept of an image.
+    config.data.max_regions = 34
+    # Threads that read and tokenise; reader processes on top of them (0: none); batches read ahead.
+    config.data.num_threads = 2
+    config.data.num_workers = 0
+    config.data.prefetch = 4
+
+    config.model = config_dict.ConfigDict()
+    # Number format of the dense layers: "float32" or "bfloat16". Parameters, LayerNorms, softmax, scores and the
+    # optimizer are float32 either way.
+    config.model.dtype = "float32"
+    # Dropout of the matching head.
+    config.model.dropout = 0.1
+    # Dropout of the backbone, attention weights included. Unset: as in the checkpoint's config.json.
+    config.model.backbone_dropout = config_dict.placeholder(float)
+    # The matching head's size, where `init_from` does not bring one.
+    config.model.num_layers = 2
+    config.model.num_heads = 4
+    # The backbone's fields (see BackboneConfig; those left out are BERT-base's), and its vocabulary (a vocab.txt), when
+    # there is no `init_from`.
+    config.model.backbone = config_dict.ConfigDict({}, convert_dict=True)
+    config.model.vocabulary = ""
+
+    # Weights of the losses; 0 leaves a loss out.
+    config.loss_weights = config_dict.ConfigDict({"alignment": 0.0, "matching": 0.0, "distillation": 0.0})
+    # Learn the weights instead (the values above then only say which losses there are).
+    config.learned_loss_weights = False
+    # Ranking loss of the alignment and matching heads: "hinge" (triplets) or "info_nce".
+    config.ranking_loss = "hinge"
+    # By how much a matching pair must beat a negative.
+    config.margin = 0.2
+    # Hinge on the hardest negative of each row and column only, not on all negatives.
+    config.hardest = True
+    # How region-word similarities become a score: MrSw, MrAVGw, MwSr, symm, sum, mean or scan-sentences.
+    config.pooling = "MrSw"
+    # Score of two matching vectors: "dot", "cosine" or "order".
+    config.measure = "dot"
+    # "listnet", "mse", "ordinal" or "contrastive".
+    config.distillation_mode = "listnet"
+    # Epochs before the distillation loss starts.
+    config.activate_distillation_after = 0
+    # Parameter groups that are not trained: "backbone", "matching_head".
+    config.frozen = ()
+
+    # Pairs in a batch, over all devices and processes; negatives come from the whole batch.
+    config.batch_size = 32
+    config.num_epochs = 20
+    # Steps to train; wins over num_epochs when set.
+    config.num_steps = config_dict.placeholder(int)
+    config.learning_rate = 1e-5
+    # The rate is multiplied by lr_gamma every lr_step_epochs epochs (0: never).
+    config.lr_step_epochs = 15
+    config.lr_gamma = 0.1
+    # Steps of linear warm-up.
+    config.warmup_steps = 0
+    # Largest global norm of the gradients; 0 for no clipping.
+    config.grad_clip = 2.0
+    # Seed of the shuffle, of dropout and of random weights.
+    config.seed = 88
+
+    # Devices that share parameters and optimizer states between them; the others repeat them. Must divide the
+    # number of devices; the batch is divided over all.
+    config.fsdp = 1
+    # Compute on real tokens only, packed end to end (False: on padding too, as the original; same numbers).
+    config.pack_tokens = True
+
+    # Steps between log lines, validations (0: none) and checkpoints.
+    config.log_every = 10
+    config.eval_every = 7000
+    config.checkpoint_every = 1000
+    # Profile this many steps, from the tenth after the start (0: no profile).
+    config.profile_steps = 0
+    # Folder in which compiled programs are kept. Empty: ~/.cache/aladin_jax.
+    config.compilation_cache = ""
+
+    config.eval = config_dict.ConfigDict()
+    # Split that --mode evaluate reports on.
+    config.eval.split = "test"
+    # Split of the validations during training; the best checkpoint is that of its largest rsum, both heads together.
+    config.eval.validation_split = "minival"
+    # File with one image id a line: report on these images only, in this order. Empty: on the whole split.
+    config.eval.image_keys = ""
+    # Also report the average over this many folds of this many images, where the split is large enough.
+    config.eval.num_folds = 5
+    config.eval.fold_size = 1000
+    # Images, or captions, encoded at once.
+    config.eval.batch_size = 64
+
+    return config
