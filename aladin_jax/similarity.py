@@ -91,7 +91,12 @@ def alignment_scores(
     Raises:
         ValueError: unknown pooling or floor.
     """
-    images, captions = region_side(regions, region_len, floor), word_side(tokens, caption_len, floor)
+    sides = region_side(regions, region_len, floor), word_side(tokens, caption_len, floor)
+    return alignment_scores_of_sides(*sides, pooling=pooling)
+
+
+def alignment_scores_of_sides(images: Side, captions: Side, *, pooling: Pooling = "MrSw") -> Float[Array, "i c"]:
+    """Scores of all pairs: the same function as `alignment_scores`, from its two sides."""
     (i, r, d), (c, w, _) = images.x.shape, captions.x.shape
     # One GEMM over all regions and words; batched small products are several times slower.
     similarity = jnp.matmul(
