@@ -1,46 +1,73 @@
 """The TFDS builder `coco_ir`: VinVL's files as records that can be read in any order, one an image."""
 
-import contextlib
 import dataclasses
-import fcntl
-import functools
-import io
 import os
-import shutil
-import tempfile
-from collections.abc import Iterator
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import tensorflow_datasets as tfds
 from absl import logging
 
 from aladin_jax.data.errors import DataError
+from aladin_jax.data.record_builder import NAME, VERSION, Prepared, RecordBuilder, prepare_records
 from aladin_jax.data.vinvl_files import FEATURE_DIM, VinvlFiles, check_image_keys, read_captions
 
 SPLITS = ("train", "minival", "test")
 
-_CONFIG = "default"
-_INFO_FILE = "dataset_info.json"  # TFDS takes a folder for a data set if this is there; it writes it last
 
-# TFDS's writer keeps a split that outgrows memory in 1000 files by ranges of a 128-bit key, each of which it then sorts
-# in memory. Small whole numbers as keys would all fall into the first of them, so they are spread: over a fifth of the
-# range, which for COCO is 200 files of about 150 MB, few enough to be open at once.
-_KEY_RANGE = 2**128 // 5
+@dataclasses.dataclass(frozen=True)
+class VinvlSource:
+    """A folder of captions and a folder of region features, as VinVL's users have them.
+
+    Attributes:
+        coco_ir_dir: folder with `{train,minival,test}_captions.pt` and `*_img_keys*.tsv`; a split whose captions are
+            not there is left out.
+        img_feat_file: path of features.tsv; its index and predictions.tsv lie beside it.
+        feature_dim: width of a region.
+    """
+
+    coco_ir_dir: Path
+    img_feat_file: Path
+    feature_dim: int
+
+    def captions(self) -> dict[str, dict[str, list[str]]]:
+        """Captions by split and image id.
+
+        Raises:
+            DataError: no split has captions, or a file of them is damaged.
+        """
+        return read_split_captions(self.coco_ir_dir)
+
+    def origin(self, split: str) -> Path:
+        """The split's captions."""
+        return captions_file(self.coco_ir_dir, split)
+
+    def check(self, captions: Mapping[str, Mapping[str, list[str]]]) -> None:
+        """Checks that images have features and keys have captions.
+
+        Raises:
+            DataError: a file is missing or wrong, or files do not belong together.
+        """
+        with self.open(np.dtype(np.float32)) as files:
+            for split, images in captions.items():
+                files.require(images, self.origin(split))
+                for keys in sorted(self.coco_ir_dir.glob(f"{split}_img_keys*.tsv")):
+                    check_image_keys(keys, images)
+
+    def open(self, dtype: np.dtype) -> VinvlFiles:
+        """Opens the features."""
+        return VinvlFiles(self.img_feat_file, feature_dim=self.feature_dim, dtype=dtype)
 
 
-class CocoIr(tfds.core.GeneratorBasedBuilder):
+class CocoIr(RecordBuilder):
     """Builds `coco_ir` from a folder of captions and a folder of region features.
 
     Records stand in the order of the captions file. Images in which nothing was detected are left out and counted.
     """
 
-    VERSION = tfds.core.Version("1.0.0")
-    RELEASE_NOTES = {"1.0.0": "First version."}  # noqa: RUF012  (TFDS declares it so)
-    BUILDER_CONFIGS = [tfds.core.BuilderConfig(name=_CONFIG)]  # noqa: RUF012
-    # Nothing is downloaded. TFDS would look for checksums with importlib_resources, which it does not install.
-    url_infos = None
+    name = NAME
+    VERSION = VERSION
 
     def __init__(
         self,
@@ -54,9 +81,8 @@ class CocoIr(tfds.core.GeneratorBasedBuilder):
         """Reads nothing yet.
 
         Args:
-            coco_ir_dir: folder with `{train,minival,test}_captions.pt` and `*_img_keys*.tsv`; a split whose captions
-                are not there is left out.
-            img_feat_file: path of features.tsv; its index and predictions.tsv lie beside it.
+            coco_ir_dir: see `VinvlSource`; needed to build, as is the next.
+            img_feat_file: see `VinvlSource`.
             feature_dim: width of a region.
             float16: whether to store regions in half the space.
             **kwargs: as every TFDS builder takes; `data_dir` is where the data set is written.
@@ -64,153 +90,38 @@ class CocoIr(tfds.core.GeneratorBasedBuilder):
         Raises:
             DataError: the data set is there already, with another width or type of regions.
         """
-        self._coco_ir_dir = Path(coco_ir_dir) if coco_ir_dir is not None else None
-        self._img_feat_file = Path(img_feat_file) if img_feat_file is not None else None
-        self._feature_dim = feature_dim
-        self._dtype = np.dtype(np.float16 if float16 else np.float32)
-        kwargs.setdefault("file_format", tfds.core.FileFormat.ARRAY_RECORD)
-        super().__init__(**kwargs)
+        source = None
+        if coco_ir_dir is not None and img_feat_file is not None:
+            source = VinvlSource(Path(coco_ir_dir), Path(img_feat_file), feature_dim)
+        super().__init__(source=source, feature_dim=feature_dim, float16=float16, **kwargs)
         # What TFDS makes the builder from again after pickling.
-        self._original_state |= {
-            "coco_ir_dir": coco_ir_dir,
-            "img_feat_file": img_feat_file,
-            "feature_dim": feature_dim,
-            "float16": float16,
-        }
-        if (Path(self.data_path) / _INFO_FILE).exists():
-            self._check_stored()
-
-    def _check_stored(self) -> None:
-        stored: Any = tfds.builder_from_directory(str(self.data_path)).info.features
-        regions = stored["regions"]
-        asked = (self._feature_dim, self._dtype)
-        if (regions.shape[-1], regions.np_dtype) != asked:
-            raise DataError(
-                f"there already, with {regions.shape[-1]} features a region as {regions.np_dtype}, "
-                f"not {asked[0]} as {asked[1]}",
-                "pass --overwrite to replace it, or write to another folder",
-                path=self.data_path,
-            )
-
-    def _info(self) -> tfds.core.DatasetInfo:
-        return tfds.core.DatasetInfo(
-            builder=self,
-            description="Region features, detected classes and captions of images, from files in VinVL's format.",
-            features=tfds.features.FeaturesDict(
-                {
-                    "id": tfds.features.Text(),
-                    # As bytes: TFDS would store float16 in the four bytes of a float32, and is slower to read those.
-                    "regions": tfds.features.Tensor(
-                        shape=(None, self._feature_dim), dtype=self._dtype, encoding=tfds.features.Encoding.BYTES
-                    ),
-                    "tags": tfds.features.Sequence(tfds.features.Text()),
-                    "captions": tfds.features.Sequence(tfds.features.Text()),
-                }
-            ),
-            disable_shuffling=True,  # the original's order, which its unshuffled batches and evaluation follow
-            metadata=tfds.core.MetadataDict(),
-        )
-
-    @functools.cached_property
-    def _captions(self) -> dict[str, dict[str, list[str]]]:
-        """Captions by split and image id."""
-        if self._coco_ir_dir is None or self._img_feat_file is None:
-            raise ValueError("coco_ir_dir and img_feat_file are needed to build coco_ir")
-        if not self._coco_ir_dir.is_dir():
-            raise DataError("no such folder", "check --data_dir", path=self._coco_ir_dir)
-        found = [split for split in SPLITS if self._captions_file(split).exists()]
-        for split in SPLITS:
-            if split not in found:
-                logging.warning("%s: no such file, so there will be no split %s", self._captions_file(split), split)
-        if not found:
-            names = ", ".join(self._captions_file(split).name for split in SPLITS)
-            raise DataError(f"none of {names}", "at least one is needed, check --data_dir", path=self._coco_ir_dir)
-        return {split: read_captions(self._captions_file(split)) for split in found}
-
-    def _captions_file(self, split: str) -> Path:
-        assert self._coco_ir_dir is not None
-        return self._coco_ir_dir / f"{split}_captions.pt"
-
-    def _open_files(self) -> VinvlFiles:
-        assert self._img_feat_file is not None
-        return VinvlFiles(self._img_feat_file, feature_dim=self._feature_dim, dtype=self._dtype)
-
-    def check_inputs(self) -> None:
-        """Checks all that can be checked without reading the features: seconds, where building takes long.
-
-        Raises:
-            DataError: a file is missing or wrong, or files do not belong together.
-        """
-        captions = self._captions
-        assert self._coco_ir_dir is not None
-        with self._open_files() as files:
-            for split, images in captions.items():
-                files.require(images, self._captions_file(split))
-                for keys in sorted(self._coco_ir_dir.glob(f"{split}_img_keys*.tsv")):
-                    check_image_keys(keys, images)
-
-    def _download_and_prepare(self, dl_manager: Any, download_config: Any) -> None:
-        self.check_inputs()
-        # TFDS's progress bars tell the time left only for splits whose size is known beforehand.
-        expected = [
-            tfds.core.SplitInfo(name=split, shard_lengths=[len(images)], num_bytes=0)
-            for split, images in self._captions.items()
-        ]
-        self.info.set_splits(tfds.core.SplitDict(expected))
-        super()._download_and_prepare(dl_manager, download_config)
-
-    def _split_generators(self, dl_manager: Any) -> dict[str, Any]:
-        del dl_manager  # nothing is downloaded
-        return {split: self._generate_examples(split) for split in self._captions}
-
-    def _generate_examples(self, split: str) -> Iterator[tuple[int, dict[str, Any]]]:
-        captions = self._captions[split]
-        counts: dict[str, int] = {}
-        with self._open_files() as files:
-            for position, (image, sentences) in enumerate(captions.items()):
-                regions, tags = files.detections(image)
-                if not len(regions):
-                    continue
-                counts[image] = len(sentences)
-                key = _KEY_RANGE * position // len(captions)
-                yield key, {"id": image, "regions": regions, "tags": tags, "captions": sentences}
-        if not counts:
-            remedy = "check that the features belong to these captions"
-            raise DataError("nothing was detected in any of its images", remedy, path=self._captions_file(split))
-        skipped = len(captions) - len(counts)
-        if skipped:
-            logging.warning("%s: skipped %d of %d images without detections", split, skipped, len(captions))
-        metadata: Any = self.info.metadata
-        metadata["feature_dim"] = self._feature_dim
-        metadata.setdefault("splits", {})[split] = {
-            "ids": list(counts),
-            "caption_counts": list(counts.values()),
-            "skipped": skipped,
-        }
+        del self._original_state["source"]
+        self._original_state |= {"coco_ir_dir": coco_ir_dir, "img_feat_file": img_feat_file}
 
 
-@dataclasses.dataclass(frozen=True)
-class Prepared:
-    """What `prepare` says at its end.
+def captions_file(coco_ir_dir: Path, split: str) -> Path:
+    """Where a split's captions are."""
+    return coco_ir_dir / f"{split}_captions.pt"
 
-    Attributes:
-        folder: what `tfds.builder_from_directory` opens.
-        was_there: whether it was complete already, so that nothing was done.
-        splits: images, captions and images skipped, by split.
-        num_bytes: of the folder's files.
+
+def read_split_captions(coco_ir_dir: Path) -> dict[str, dict[str, list[str]]]:
+    """Reads `{train,minival,test}_captions.pt`: captions by split and image id.
+
+    A split whose file is not there is left out, with a warning.
+
+    Raises:
+        DataError: there is no such folder, or none of the files in it, or one is damaged.
     """
-
-    folder: Path
-    was_there: bool
-    splits: dict[str, tuple[int, int, int]]
-    num_bytes: int
-
-    def __str__(self) -> str:
-        """A table of the splits, then where they are."""
-        lines = [f"{'split':8} {'images':>8} {'captions':>9} {'skipped (no detections)':>24}"]
-        lines += [f"{name:8} {i:8,} {c:9,} {s:24,}" for name, (i, c, s) in self.splits.items()]
-        state = "is there already (--overwrite makes it anew)" if self.was_there else "is ready"
-        return "\n".join([*lines, f"{self.num_bytes:,} bytes; the data set {state}: {self.folder}"])
+    if not coco_ir_dir.is_dir():
+        raise DataError("no such folder", "check the path of the captions", path=coco_ir_dir)
+    found = [split for split in SPLITS if captions_file(coco_ir_dir, split).exists()]
+    for split in SPLITS:
+        if split not in found:
+            logging.warning("%s: no such file, so there will be no split %s", captions_file(coco_ir_dir, split), split)
+    if not found:
+        names = ", ".join(captions_file(coco_ir_dir, split).name for split in SPLITS)
+        raise DataError(f"none of {names}", "at least one is needed, check the path", path=coco_ir_dir)
+    return {split: read_captions(captions_file(coco_ir_dir, split)) for split in found}
 
 
 def prepare(
@@ -222,66 +133,19 @@ def prepare(
     float16: bool = False,
     overwrite: bool = False,
 ) -> Prepared:
-    """Builds the data set unless it is there.
-
-    May be killed at any time and run again: until all is written, the data set has another name, under which it is
-    removed by the next run.
-
-    Args:
-        coco_ir_dir: see `CocoIr`.
-        img_feat_file: see `CocoIr`.
-        output: folder for the data set, which will be `coco_ir/default/1.0.0` in it.
-        feature_dim: see `CocoIr`.
-        float16: see `CocoIr`.
-        overwrite: whether to remove a data set that is there first.
+    """Builds the data set from VinVL's files unless it is there; see `record_builder.prepare_records`.
 
     Raises:
         DataError: a file is not what it should be, or what is there is something else or being written.
     """
-    folder = Path(output) / "coco_ir" / _CONFIG / str(CocoIr.VERSION)
-    sources: dict[str, Any] = {"coco_ir_dir": coco_ir_dir, "img_feat_file": img_feat_file}
-    sources |= {"feature_dim": feature_dim, "float16": float16}
-    with _alone(folder):
-        for leftover in folder.parent.glob(f"incomplete.*_{folder.name}"):
-            _remove(leftover)
-        if overwrite and folder.exists():
-            with tempfile.TemporaryDirectory() as elsewhere:
-                # Before anything is lost. The builder is given another place, since it minds what is at its own.
-                CocoIr(data_dir=elsewhere, **sources).check_inputs()
-            _remove(folder)
-        was_there = folder.exists()
-        if was_there and not (folder / _INFO_FILE).exists():
-            raise DataError("there, but not a data set", "remove it or pass --overwrite", path=folder)
-        builder = CocoIr(data_dir=os.fspath(output), **sources)
-        # TFDS wants a folder for downloads, and prints that it downloads.
-        with tempfile.TemporaryDirectory() as downloads, contextlib.redirect_stdout(io.StringIO()):
-            builder.download_and_prepare(download_dir=downloads)
-    return _describe(folder, was_there)
 
+    def make_builder(data_dir: str) -> CocoIr:
+        return CocoIr(
+            coco_ir_dir=coco_ir_dir,
+            img_feat_file=img_feat_file,
+            feature_dim=feature_dim,
+            float16=float16,
+            data_dir=data_dir,
+        )
 
-@contextlib.contextmanager
-def _alone(folder: Path) -> Iterator[None]:
-    """Keeps a second process from writing the same data set; a killed process's lock goes with it."""
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    with open(folder.parent / f".{folder.name}.lock", "w") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise DataError("another process is writing it", "wait for it to end", path=folder) from error
-        yield
-
-
-def _remove(folder: Path) -> None:
-    """Removes a data set; killed halfway, it leaves a folder that does not open as one."""
-    (folder / _INFO_FILE).unlink(missing_ok=True)
-    shutil.rmtree(folder)
-
-
-def _describe(folder: Path, was_there: bool) -> Prepared:
-    metadata: Any = tfds.builder_from_directory(str(folder)).info.metadata
-    splits = {
-        split: (len(about["ids"]), sum(about["caption_counts"]), about["skipped"])
-        for split, about in metadata["splits"].items()
-    }
-    num_bytes = sum(file.stat().st_size for file in folder.iterdir())
-    return Prepared(folder, was_there, splits, num_bytes)
+    return prepare_records(make_builder, output, overwrite=overwrite)
