@@ -168,7 +168,14 @@ def matching_head_config(values: Mapping[str, Any], source: str) -> MatchingHead
 
 
 def expected_shapes(model_config: ModelConfig) -> dict[str, tuple[int, ...]]:
-    """Shapes of all parameters by path ("backbone/layers/qkv/kernel"), without making any."""
+    """Shapes of all parameters by path ("backbone/layers/qkv/kernel"), without making any.
+
+    Raises:
+        ValueError: the backbone's width cannot be divided among the matching head's attention heads.
+    """
+    width, heads = model_config.backbone.hidden_size, model_config.matching_head.num_heads
+    if width % heads:
+        raise ValueError(f"hidden_size {width} of the backbone is not a multiple of the matching head's {heads} heads")
     return {name: x.shape for name, x in flatten(jax.eval_shape(lambda: init_params(*model_config, seed=0))).items()}
 
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -14,6 +15,7 @@ import jax
 
 from aladin_jax.model_folder import check_output, save_model_folder
 from convert.conversion import convert
+from convert.hugging_face import read_bert
 from convert.report import format_report, report_data
 from convert.sources import read_vinvl
 from convert.torch_files import sha256
@@ -26,16 +28,24 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         prog="python -m convert.checkpoint", description="Converts PyTorch weights to a model folder."
     )
-    parser.add_argument("--vinvl", type=Path, required=True, metavar="DIR", help="VinVL folder: config.json, ...")
-    parser.add_argument("--checkpoint", type=Path, metavar="FILE", help="ALADIN checkpoint.pth.tar, whose weights win")
+    source = parser.add_mutually_exclusive_group(required=True)
+    source.add_argument("--vinvl", type=Path, metavar="DIR", help="VinVL folder: config.json, pytorch_model.bin, ...")
+    source.add_argument("--bert", type=Path, metavar="DIR", help="Hugging Face BERT folder, of any size")
+    parser.add_argument(
+        "--checkpoint", type=Path, metavar="FILE", help="ALADIN checkpoint.pth.tar, whose weights win over --vinvl's"
+    )
     parser.add_argument("--output", type=Path, required=True, metavar="DIR", help="model folder to write")
+    parser.add_argument("--verify", action="store_true", help="compare the text stream with transformers' own BERT")
     parser.add_argument("--overwrite", action="store_true", help="replace an earlier model folder at --output")
     parser.add_argument("--seed", type=int, default=0, help="draws parameters that the source does not hold")
     parser.add_argument("--verbose", action="store_true", help="report every tensor, not one line for all layers")
     options = parser.parse_args(arguments)
+    if options.checkpoint and not options.vinvl:
+        parser.error("--checkpoint goes with --vinvl, whose config.json and vocab.txt belong to it")
     jax.config.update("jax_platforms", "cpu")  # an accelerator has nothing to do here
     try:
-        _convert(options)
+        with tempfile.TemporaryDirectory() as scratch:
+            _convert(options, Path(scratch))
     except (ValueError, OSError) as error:
         print(f"error: {_one_line(error)}", file=sys.stderr)
         return 1
@@ -45,9 +55,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 0
 
 
-def _convert(options: argparse.Namespace) -> None:
+def _convert(options: argparse.Namespace, scratch: Path) -> None:
     check_output(options.output, options.overwrite)
-    source = read_vinvl(options.vinvl, options.checkpoint)
+    source = read_bert(options.bert, scratch) if options.bert else read_vinvl(options.vinvl, options.checkpoint)
     params, report = convert(source, options.seed)
     print(format_report(report, source, verbose=options.verbose))
     provenance = {
@@ -56,6 +66,12 @@ def _convert(options: argparse.Namespace) -> None:
         "tensors": report_data(report, source),
         **source.details,
     }
+    if options.verify:
+        from convert.verification import verify_text_stream  # transformers is slow to import
+
+        verification = verify_text_stream(source, params)
+        print(f"verified: {verification}")
+        provenance["verified"] = verification._asdict()
     save_model_folder(
         options.output,
         params,

@@ -76,6 +76,7 @@ IGNORED = {
     r"bert\.pooler\.dense\.(weight|bias)": "pooler of [CLS]: ALADIN reads the outputs at all positions",
     r"classifier\.(weight|bias)": "classifier of (image, caption) pairs, which ALADIN replaces by its two heads",
     r"cls\.[\w.]+": "pre-training heads",
+    r"qa_outputs\.(weight|bias)": "question answering head",
     r"bert\.embeddings\.position_ids": "a buffer that counts 0, 1, 2, ...",
     r"(img|cap)_proj\.(weight|bias)": "a projection that the original makes and never applies",
     r"bert\.detic_to_oscar_img\.\d+\.(weight|bias)": "projection of another detector's (Detic) regions",

@@ -1,4 +1,7 @@
-"""What users have: a VinVL folder, alone or with an ALADIN checkpoint that was trained from it."""
+"""What users have: a VinVL folder, alone or with an ALADIN checkpoint that was trained from it.
+
+Plain BERT folders are read in `hugging_face.py`.
+"""
 
 from __future__ import annotations
 
@@ -25,6 +28,7 @@ _ONLY_SETTINGS = {
     "model.shared-transformer": True,
     "model.text-aggregation": "first",
     "model.image-aggregation": "first",
+    "model.depth-aggregation": False,
     "model.depth-aggregation-alignment": False,
     "model.depth-aggregation-matching": False,
     "model.exclude-stopwords": False,
@@ -73,7 +77,7 @@ def read_vinvl(folder: str | Path, checkpoint: str | Path | None = None) -> Sour
         raise ValueError(f"{folder}: no such folder; expected VinVL's config.json and pytorch_model.bin in it")
     config_file, arguments_file = folder / "config.json", folder / "training_args.bin"
     files, notes, details = [config_file], [], {}
-    values = _read_config(config_file)
+    values = read_config(config_file)
     arguments: dict[str, Any] = {}
     if arguments_file.is_file():
         files.append(arguments_file)
@@ -90,7 +94,7 @@ def read_vinvl(folder: str | Path, checkpoint: str | Path | None = None) -> Sour
     files += [vocabulary] if vocabulary else []
     if checkpoint is None:
         weights = folder / "pytorch_model.bin"
-        tensors, keys = _rename(load_state_dict(weights), lambda key: key, str(weights))
+        tensors, keys = rename_tensors(load_state_dict(weights), lambda key: key, str(weights))
         notes.append("the matching head is not part of a VinVL folder: it starts from fresh weights")
         head, fresh = MatchingHeadConfig(), ("matching_head/",)
     else:
@@ -99,7 +103,7 @@ def read_vinvl(folder: str | Path, checkpoint: str | Path | None = None) -> Sour
         if not isinstance(content, dict) or "model" not in content:
             raise ValueError(f"{weights}: not an ALADIN checkpoint: it has no entry 'model'")
         state = as_state_dict(content["model"], f"{weights}: model")
-        tensors, keys = _rename(state, lambda key: _ALADIN_PREFIX.sub("", key, count=1), str(weights))
+        tensors, keys = rename_tensors(state, lambda key: _ALADIN_PREFIX.sub("", key, count=1), str(weights))
         head = _read_head(content.get("config"), tensors, str(weights), notes)
         rest = {name: value for name, value in content.items() if name not in ("model", "optimizer", "scheduler")}
         details["checkpoint"] = plain(rest, str(weights))
@@ -160,7 +164,12 @@ def plain(value: Any, source: str) -> Any:
         raise ValueError(f"{source}: its settings are nested too deep") from error
 
 
-def _read_config(path: Path) -> dict[str, Any]:
+def read_config(path: Path) -> dict[str, Any]:
+    """Reads a config.json of BERT or VinVL.
+
+    Raises:
+        ValueError: it is missing, no JSON object, or lacks a size.
+    """
     if not path.is_file():
         raise ValueError(f"{path}: no such file")
     values = read_json(path)
@@ -171,10 +180,14 @@ def _read_config(path: Path) -> dict[str, Any]:
     return values
 
 
-def _rename(
+def rename_tensors(
     state: Mapping[str, torch.Tensor], rename: Callable[[str], str], source: str
 ) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
-    """Tensors by the table's names, and the file's own names for them."""
+    """Gives tensors the table's names, and the file's own name for each of them.
+
+    Raises:
+        ValueError: two tensors of the file get the same name.
+    """
     keys: dict[str, str] = {}
     for key in state:
         if (other := keys.setdefault(rename(key), key)) != key:

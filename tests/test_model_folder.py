@@ -94,6 +94,11 @@ def test_an_existing_folder_is_replaced_only_on_request(folder, params):
     assert sorted(p.name for p in folder.parent.iterdir()) == ["model", "words.txt"]
 
 
+def test_a_width_that_the_heads_cannot_share_is_refused():
+    with pytest.raises(ValueError, match=r"hidden_size 8 .* not a multiple of the matching head's 3"):
+        expected_shapes(CONFIG._replace(matching_head=MatchingHeadConfig(num_heads=3)))
+
+
 @pytest.mark.parametrize("path", ["mine", "mine/thesis.tex"])
 def test_what_is_no_model_folder_is_never_replaced(tmp_path, params, path):
     (tmp_path / "mine").mkdir()

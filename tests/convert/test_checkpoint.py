@@ -51,10 +51,11 @@ def test_a_golden_checkpoint_is_converted_bit_for_bit_and_every_tensor_accounted
 
 
 @pytest.mark.parametrize("golden", ["unit", "e2e"])
-def test_a_backbone_alone_leaves_the_matching_head_fresh_and_says_so(tmp_path, run, golden):
+def test_a_backbone_alone_is_verified_and_leaves_the_matching_head_fresh(tmp_path, run, golden):
     folder = GOLDEN / golden / "vinvl"
-    status, output, _ = run("--vinvl", folder, "--output", tmp_path / "out", "--seed", 5)
+    status, output, _ = run("--vinvl", folder, "--output", tmp_path / "out", "--seed", 5, "--verify")
     assert status == 0
+    assert "verified: text stream against transformers' BertModel" in output
     assert "the matching head is not part of a VinVL folder: it starts from fresh weights" in output
     params, config, vocabulary = load_model_folder(tmp_path / "out")
     original = torch.load(folder / "pytorch_model.bin", weights_only=True)

@@ -1,0 +1,127 @@
+"""Compares the converted text stream with `transformers`' own BERT in PyTorch, on sample sentences."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import torch
+from jaxtyping import Array, Int32
+from transformers import BertConfig, BertModel
+
+from aladin_jax.data.tokenization import CaptionTokenizer
+from aladin_jax.models.aladin import Params, bind
+from aladin_jax.models.backbone import BackboneConfig
+from convert.sources import Source
+
+TOLERANCE = 1e-4
+_MAX_LENGTH = 50
+SENTENCES = (
+    "a dog",
+    "Two children play chess on a wooden bench.",
+    "A red double-decker bus stands in front of an old brick station.",
+    "people",
+    "Black and white photograph of a crowded street market, 1960s; umbrellas, baskets of fruit and a bicycle.",
+    "The cat that slept on the windowsill all afternoon watches snow fall on the roofs, the parked cars, the empty "
+    "playground, the river behind it and, far away, the hills with their dark line of trees under a pale grey sky.",
+)
+
+
+class Verification(NamedTuple):
+    """Largest absolute differences, at real positions.
+
+    Attributes:
+        embeddings: of the hidden states before the first layer.
+        output: of the hidden states after the last.
+        tokens: how many were compared.
+        text: what they were tokens of.
+    """
+
+    embeddings: float
+    output: float
+    tokens: int
+    text: str
+
+    def __str__(self) -> str:
+        """One line for the report."""
+        return (
+            f"text stream against transformers' BertModel, {self.tokens} tokens of {self.text}: largest difference "
+            f"{self.embeddings:.1e} after the embeddings, {self.output:.1e} after the last layer "
+            f"(must be below {TOLERANCE:.0e})"
+        )
+
+
+def verify_text_stream(source: Source, params: Params) -> Verification:
+    """Runs the source's tensors in `transformers` and the parameters made of them here, both in float32.
+
+    Raises:
+        ValueError: a difference is `TOLERANCE` or more.
+    """
+    ids, lengths, text = _sample(source.vocabulary, source.model_config.backbone)
+    ours = _run_ours(source, params, ids, lengths)
+    theirs = _run_transformers(source, ids, lengths)
+    is_real = np.arange(ids.shape[1]) < lengths[:, None]
+    embeddings, output = (float(np.abs(a - b)[is_real].max()) for a, b in zip(ours, theirs, strict=True))
+    verification = Verification(embeddings, output, int(lengths.sum()), text)
+    if not max(embeddings, output) < TOLERANCE:  # NaN is refused too
+        raise ValueError(f"{source.files[-1]}: not verified: {verification}")
+    return verification
+
+
+def _sample(
+    vocabulary: Path | None, config: BackboneConfig
+) -> tuple[Int32[np.ndarray, "c w"], Int32[np.ndarray, " c"], str]:
+    length = min(_MAX_LENGTH, config.max_position_embeddings)
+    if vocabulary is not None:
+        tokenizer = CaptionTokenizer(vocabulary, max_caption_len=length, max_labels_len=3)
+        return *tokenizer.captions(SENTENCES), f"{len(SENTENCES)} sentences"
+    draw = np.random.default_rng(0)
+    lengths = np.array([1, length, length // 2 + 1, length], np.int32)
+    ids = draw.integers(0, config.vocab_size, (4, length), dtype=np.int32)
+    return np.where(np.arange(length) < lengths[:, None], ids, 0), lengths, "random ids (there is no vocab.txt)"
+
+
+def _run_ours(source: Source, params: Params, ids: np.ndarray, lengths: np.ndarray) -> list[np.ndarray]:
+    model = bind(*source.model_config)
+
+    @jax.jit
+    def run(params: Params) -> tuple[Array, Array]:
+        backbone = model(params).backbone
+        stream = backbone.embed_captions(jnp.asarray(ids), jnp.asarray(lengths), None)
+        [output] = backbone.encode([stream], key=None)
+        return stream.x, output
+
+    with jax.default_matmul_precision("highest"):
+        return [np.asarray(x) for x in run(params)]
+
+
+def _run_transformers(source: Source, ids: np.ndarray, lengths: np.ndarray) -> list[np.ndarray]:
+    config = source.model_config.backbone
+    bert = BertModel(
+        BertConfig(
+            vocab_size=config.vocab_size,
+            hidden_size=config.hidden_size,
+            num_hidden_layers=config.num_hidden_layers,
+            num_attention_heads=config.num_attention_heads,
+            intermediate_size=config.intermediate_size,
+            max_position_embeddings=config.max_position_embeddings,
+            type_vocab_size=config.type_vocab_size,
+            layer_norm_eps=config.layer_norm_eps,
+            hidden_act="gelu",
+        ),
+        add_pooling_layer=False,
+    ).eval()
+    # The file's tensors, not the table's: an error in the table must show.
+    state = {
+        name.removeprefix("bert."): tensor.float()
+        for name, tensor in source.tensors.items()
+        if name.startswith(("bert.embeddings.", "bert.encoder.")) and not name.endswith(".position_ids")
+    }
+    bert.load_state_dict(state)
+    mask = torch.arange(ids.shape[1]) < torch.from_numpy(lengths)[:, None]
+    with torch.inference_mode():
+        states = bert(torch.from_numpy(ids).long(), attention_mask=mask.long(), output_hidden_states=True).hidden_states
+    return [states[0].numpy(), states[-1].numpy()]
