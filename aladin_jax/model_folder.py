@@ -78,7 +78,7 @@ def save_model_folder(
         (unfinished / CHECKSUMS).write_text(_checksums(unfinished), encoding="utf-8")
         _write_json(unfinished / PROVENANCE, dict(provenance))
         write_description(unfinished, model_config, vocabulary)
-        _put_in_place(unfinished, path)
+        put_in_place(unfinished, path)
     finally:
         shutil.rmtree(unfinished, ignore_errors=True)
 
@@ -219,7 +219,8 @@ def check_output(path: str | Path, overwrite: bool) -> None:
         raise ValueError(f"{path}: is no model folder, so --overwrite does not replace it; choose another folder")
 
 
-def _put_in_place(finished: Path, path: Path) -> None:
+def put_in_place(finished: Path, path: Path) -> None:
+    """Gives a finished folder its name; an earlier one of that name is removed once the new one is there."""
     replaced = path.with_name(f".{path.name}.replaced")
     if path.exists():
         shutil.rmtree(replaced, ignore_errors=True)

@@ -16,11 +16,10 @@ import jax
 from aladin_jax.model_folder import check_output, save_model_folder
 from convert.conversion import convert
 from convert.hugging_face import read_bert
+from convert.messages import one_line
 from convert.report import format_report, report_data
 from convert.sources import read_vinvl
 from convert.torch_files import sha256
-
-_MAX_MESSAGE = 10_000
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -47,7 +46,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         with tempfile.TemporaryDirectory() as scratch:
             _convert(options, Path(scratch))
     except (ValueError, OSError) as error:
-        print(f"error: {_one_line(error)}", file=sys.stderr)
+        print(f"error: {one_line(error)}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         print("error: interrupted; nothing was written", file=sys.stderr)
@@ -81,12 +80,6 @@ def _convert(options: argparse.Namespace, scratch: Path) -> None:
         overwrite=options.overwrite,
     )
     print(f"\nwrote {options.output}")
-
-
-def _one_line(error: Exception) -> str:
-    """The message without line ends and escape sequences, which names in a file may hold."""
-    text = "".join(c if c.isprintable() else ascii(c)[1:-1] for c in str(error)[:_MAX_MESSAGE])
-    return text + ("..." if len(str(error)) > _MAX_MESSAGE else "")
 
 
 if __name__ == "__main__":
