@@ -1,16 +1,20 @@
-"""Random access to the rows of a .tsv file through the byte offsets in the .lineidx beside it."""
+"""Random access to the rows of a .tsv file, by the byte offsets in the .lineidx beside it or by those found in it."""
 
 import array
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any, Self
+
+import numpy as np
+from tqdm import tqdm
 
 from aladin_jax.data.errors import DataError, shown
 from aladin_jax.data.untrusted import COPY_AGAIN, check_image_id, require_file
 
 _INDEX_AGAIN = "make the .lineidx anew from the .tsv, or copy both again"
+_CHUNK_BYTES = 16 << 20
 
 
 class IndexedTsv:
@@ -19,6 +23,8 @@ class IndexedTsv:
     A row's length is checked before the row is read, so memory stays bounded. A context manager; reads from several
     threads do not disturb each other.
     """
+
+    _too_long = _INDEX_AGAIN
 
     def __init__(self, path: Path, image_of_row: Mapping[int, str]):
         """Opens the file and checks all offsets.
@@ -34,8 +40,7 @@ class IndexedTsv:
         require_file(path)
         self._file = open(path, "rb", buffering=0)  # noqa: SIM115  (closed by __exit__, or just below)
         try:
-            size = os.fstat(self._file.fileno()).st_size
-            self._offsets = _read_offsets(path, size, image_of_row)
+            self._offsets = self._find_offsets(os.fstat(self._file.fileno()).st_size, image_of_row)
         except BaseException:
             self._file.close()
             raise
@@ -52,13 +57,13 @@ class IndexedTsv:
         """The number of rows."""
         return len(self._offsets) - 1
 
-    def fields(self, row: int, image: str, *, count: int, max_bytes: int) -> list[bytes]:
+    def fields(self, row: int, image: str, *, counts: Collection[int], max_bytes: int) -> list[bytes]:
         """Reads one row.
 
         Args:
             row: its number, from 0.
             image: the id that its first field has to be.
-            count: how many fields it has to have.
+            counts: how many fields it may have.
             max_bytes: a longer row is refused before it is read.
 
         Raises:
@@ -67,7 +72,7 @@ class IndexedTsv:
         where: dict[str, Any] = {"path": self.path, "row": row, "image": image}
         length = self._offsets[row + 1] - self._offsets[row]
         if length > max_bytes:
-            raise DataError(f"{length:,} bytes, more than the {max_bytes:,} a row can take", _INDEX_AGAIN, **where)
+            raise DataError(f"{length:,} bytes, more than the {max_bytes:,} a row can take", self._too_long, **where)
         line = self._read(row, length)
         if len(line) != length:
             raise DataError(f"{length:,} bytes were expected, {len(line):,} are there", COPY_AGAIN, **where)
@@ -81,8 +86,9 @@ class IndexedTsv:
             raise DataError(
                 f"the row is that of {shown(fields[0])}", "take an index that belongs to this file", **where
             )
-        if len(fields) != count:
-            raise DataError(f"{len(fields)} tab-separated fields, expected {count}", COPY_AGAIN, **where)
+        if len(fields) not in counts:
+            expected = " or ".join(map(str, counts))
+            raise DataError(f"{len(fields)} tab-separated fields, expected {expected}", COPY_AGAIN, **where)
         return fields
 
     def rows_by_image(self) -> dict[str, int]:
@@ -102,9 +108,38 @@ class IndexedTsv:
             rows[image] = row
         return rows
 
+    def _find_offsets(self, size: int, image_of_row: Mapping[int, str]) -> "array.array[int]":
+        """Where each row begins, and the file's size last."""
+        return _read_offsets(self.path, size, image_of_row)
+
     def _read(self, row: int, most: int) -> bytes:
         start = self._offsets[row]
         return os.pread(self._file.fileno(), min(self._offsets[row + 1] - start, most), start)
+
+
+class ScannedTsv(IndexedTsv):
+    """The rows of a .tsv that has no .lineidx: where they begin is found by reading all of it once."""
+
+    _too_long = COPY_AGAIN
+
+    def __init__(self, path: Path):
+        """Opens the file and goes through it, with a progress bar if that takes long.
+
+        Raises:
+            DataError: there is no such file.
+        """
+        super().__init__(path, {})
+
+    def _find_offsets(self, size: int, image_of_row: Mapping[int, str]) -> "array.array[int]":
+        offsets = array.array("q", [0] if size else [])
+        with tqdm(desc=f"rows of {self.path.name}", total=size, unit="B", unit_scale=True, delay=2, leave=False) as bar:
+            for start in range(0, size, _CHUNK_BYTES):
+                chunk = os.pread(self._file.fileno(), _CHUNK_BYTES, start)
+                offsets.extend((np.flatnonzero(np.frombuffer(chunk, np.uint8) == ord("\n")) + start + 1).tolist())
+                bar.update(len(chunk))
+        if not offsets or offsets[-1] != size:
+            offsets.append(size)
+        return offsets
 
 
 def _read_offsets(tsv: Path, size: int, image_of_row: Mapping[int, str]) -> "array.array[int]":

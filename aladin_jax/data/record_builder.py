@@ -19,8 +19,8 @@ import numpy as np
 import tensorflow_datasets as tfds
 from absl import logging
 
+from aladin_jax.data.detections import Detections
 from aladin_jax.data.errors import DataError
-from aladin_jax.data.vinvl_files import Detections
 
 NAME = "coco_ir"
 VERSION = tfds.core.Version("1.0.0")
@@ -47,7 +47,7 @@ class ImageReader(Protocol):
 
 
 class RecordSource(Protocol):
-    """What a data set is made of. Pickles."""
+    """What a data set is made of."""
 
     def captions(self) -> Mapping[str, Mapping[str, list[str]]]:
         """Captions by split and image id, in the order that the records will have.

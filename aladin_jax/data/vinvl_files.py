@@ -10,14 +10,15 @@ import contextlib
 import os
 import re
 import warnings
-from collections.abc import Container, Iterable
+from collections.abc import Collection, Container, Iterable
 from pathlib import Path
-from typing import Any, NamedTuple, Self
+from typing import Any, Self
 
 import numpy as np
 from jaxtyping import Float
 from numpy.typing import DTypeLike
 
+from aladin_jax.data.detections import MAX_DETECTIONS_BYTES, Detections, parse_detections
 from aladin_jax.data.errors import DataError, shown
 from aladin_jax.data.indexed_tsv import IndexedTsv
 from aladin_jax.data.untrusted import (
@@ -25,7 +26,6 @@ from aladin_jax.data.untrusted import (
     MAX_TEXT_BYTES,
     check_image_id,
     check_text,
-    decode,
     parse_json,
     read_text,
     require_file,
@@ -34,17 +34,11 @@ from aladin_jax.data.untrusted import (
 FEATURE_DIM = 2054
 """Width of a VinVL region: 2048 detector features, then x1, y1, x2, y2, h, w scaled to [0, 1]."""
 
+MAX_FEATURE_DIM = 1 << 14
+"""Regions wider than this are taken for a damaged file."""
+
 MAX_REGIONS = 1000
 """More boxes than this in one image are taken for a damaged row; VinVL's detector gives at most 100."""
-
-_MAX_DETECTIONS_BYTES = 16 << 20
-
-
-class Detections(NamedTuple):
-    """What the detector found in one image: region vectors [r, f] and, in the same order, their classes' names."""
-
-    regions: Float[np.ndarray, "r f"]
-    tags: list[str]
 
 
 class VinvlFiles:
@@ -56,19 +50,24 @@ class VinvlFiles:
     """
 
     def __init__(
-        self, img_feat_file: str | os.PathLike[str], *, feature_dim: int = FEATURE_DIM, dtype: DTypeLike = np.float32
+        self,
+        img_feat_file: str | os.PathLike[str],
+        *,
+        feature_dim: int | None = FEATURE_DIM,
+        dtype: DTypeLike = np.float32,
     ):
         """Opens the files and checks their indices; of the rows, only the ids in predictions.tsv are read.
 
         Args:
             img_feat_file: path of features.tsv.
-            feature_dim: width of a region, the same in every row.
+            feature_dim: width of a region, the same in every row; None takes each row's.
             dtype: what regions are given as, float32 or float16.
 
         Raises:
             DataError: a file is missing or an index is wrong.
         """
         features = Path(img_feat_file)
+        self.path = features
         self._feature_dim = feature_dim
         self._dtype = np.dtype(dtype)
         self._index_path = features.with_name("imageid2idx.json")
@@ -98,6 +97,10 @@ class VinvlFiles:
     def close(self) -> None:
         """Closes the files."""
         self._stack.close()
+
+    def names(self) -> Collection[str]:
+        """The images that imageid2idx.json knows."""
+        return self._row_of_image.keys()
 
     def require(self, images: Iterable[str], wanted_by: str | os.PathLike[str]) -> None:
         """Checks that images have their rows, without reading them.
@@ -142,16 +145,18 @@ class VinvlFiles:
     def _regions(self, image: str) -> Float[np.ndarray, "r f"]:
         row = self._row_of_image[image]
         where: dict[str, Any] = {"path": self._features.path, "row": row, "image": image}
-        limit = 256 + MAX_REGIONS * self._feature_dim * 16 // 3  # a float32 takes 16/3 bytes of base64
-        _, count_text, content_text = self._features.fields(row, image, count=3, max_bytes=limit)
+        widest = self._feature_dim or MAX_FEATURE_DIM
+        limit = 256 + MAX_REGIONS * widest * 16 // 3  # a float32 takes 16/3 bytes of base64
+        _, count_text, content_text = self._features.fields(row, image, counts=(3,), max_bytes=limit)
         if not re.fullmatch(rb"[0-9]{1,9}", count_text) or (count := int(count_text)) > MAX_REGIONS:
             raise DataError(f"box count {shown(count_text)}, expected 0 to {MAX_REGIONS}", COPY_AGAIN, **where)
         try:
             content = base64.b64decode(content_text, validate=True)
         except binascii.Error as error:
             raise DataError(f"the features are not base64 ({error})", COPY_AGAIN, **where) from error
-        _check_size(len(content), count, self._feature_dim, where)
-        regions = np.frombuffer(content, "<f4").reshape(count, self._feature_dim)
+        feature_dim = self._feature_dim or len(content) // (4 * max(count, 1))
+        _check_size(len(content), count, feature_dim, where)
+        regions = np.frombuffer(content, "<f4").reshape(count, feature_dim)
         with np.errstate(over="ignore"):  # what float16 can't hold becomes infinite, and is refused below
             stored = regions.astype(self._dtype)
         if not np.isfinite(stored).all():
@@ -166,14 +171,8 @@ class VinvlFiles:
     def _tags(self, image: str) -> list[str]:
         row = self._prediction_row[image]
         where: dict[str, Any] = {"path": self._predictions.path, "row": row, "image": image}
-        _, text = self._predictions.fields(row, image, count=2, max_bytes=_MAX_DETECTIONS_BYTES)
-        found = parse_json(decode(text, **where), **where)
-        # Some rows hold the image's size too, and their detections one level down.
-        objects = found.get("objects") if isinstance(found, dict) else found
-        if not isinstance(objects, list):
-            raise DataError(f"detections are {shown(objects)}, expected a list of objects", COPY_AGAIN, **where)
-        names = [item.get("class") if isinstance(item, dict) else item for item in objects]
-        return [check_text(name, f"class of object {position}", **where) for position, name in enumerate(names)]
+        _, text = self._predictions.fields(row, image, counts=(2,), max_bytes=MAX_DETECTIONS_BYTES)
+        return parse_detections(text, **where).classes
 
 
 def read_captions(path: str | os.PathLike[str]) -> dict[str, list[str]]:
@@ -236,7 +235,7 @@ def _check_size(size: int, count: int, feature_dim: int, where: dict[str, Any]) 
     if size == count * feature_dim * 4:
         return
     found = f"box count {count} with {size:,} bytes of features"
-    boxes, rest = divmod(size, feature_dim * 4)
+    boxes, rest = divmod(size, max(feature_dim, 1) * 4)
     if not rest:
         raise DataError(f"{found}, which are {boxes} boxes of {feature_dim} float32", COPY_AGAIN, **where)
     if count and not size % (count * 4):

@@ -1,0 +1,103 @@
+"""Makes the data set of your own features and captions; docs/features.md has the formats.
+
+python -m convert.features --format npz --features DIR --captions dataset_coco.json --output DIR
+"""
+
+import argparse
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from aladin_jax.data.errors import DataError
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs the command; returns its exit code: 1 after an error that the user can mend, which is printed."""
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # TensorFlow, for TFDS, else speaks of the CPU it finds
+    from convert.importing.caption_files import CAPTION_FORMATS
+    from convert.importing.source import FEATURE_FORMATS
+
+    parser = argparse.ArgumentParser(
+        prog="python -m convert.features",
+        description="Features and captions in others' formats (docs/features.md) -> the data set that training reads. "
+        "Interrupted, it can be run again.",
+    )
+    parser.add_argument("--format", required=True, choices=FEATURE_FORMATS, help="of the features")
+    parser.add_argument("--features", required=True, nargs="+", type=Path, metavar="PATH", help="a folder, or files")
+    parser.add_argument("--labels", nargs="+", type=Path, default=[], metavar="FILE", help="classes, for oscar_*")
+    parser.add_argument("--class_names", type=Path, metavar="FILE", help="one a line, where classes are numbers")
+    parser.add_argument("--captions", required=True, nargs="+", metavar="[SPLIT=]FILE", help="of all splits")
+    parser.add_argument("--captions_format", choices=CAPTION_FORMATS, default="karpathy", help="(%(default)s)")
+    parser.add_argument(
+        "--split_list", nargs="+", default=[], metavar="SPLIT=FILE", help="lists of images that divide the captions"
+    )
+    parser.add_argument(
+        "--restval",
+        choices=("train", "leave_out"),
+        default="train",
+        help="what to do with Karpathy's restval (%(default)s)",
+    )
+    parser.add_argument("--skip_missing", action="store_true", help="leave out images that have no features")
+    parser.add_argument("--output", required=True, help="folder that the data set is written to")
+    parser.add_argument("--float16", action="store_true", help="store regions in half the space")
+    parser.add_argument("--overwrite", action="store_true", help="first remove a data set that is there already")
+    args = parser.parse_args(argv)
+    try:
+        _import(args)
+    except (ValueError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("interrupted; the same command starts again", file=sys.stderr)
+        return 130
+    return 0
+
+
+def _import(args: argparse.Namespace) -> None:
+    from aladin_jax.data.record_builder import RecordBuilder, prepare_records
+    from convert.importing.caption_files import CaptionFiles
+    from convert.importing.source import FeatureFiles, ImportedSource
+
+    captions = CaptionFiles(
+        args.captions_format,
+        tuple(_split_and_path(text) for text in args.captions),
+        dict(_with_split(text) for text in args.split_list),
+        restval=args.restval == "train",
+    )
+    features = FeatureFiles(args.format, tuple(args.features), tuple(args.labels), args.class_names)
+    with features.open() as reader:
+        source = ImportedSource(reader, captions, skip_missing=args.skip_missing)
+        feature_dim = source.feature_dim
+        for note in source.notes:
+            print(f"note: {note}", file=sys.stderr)
+
+        def make_builder(data_dir: str) -> RecordBuilder:
+            return RecordBuilder(source=source, feature_dim=feature_dim, float16=args.float16, data_dir=data_dir)
+
+        prepared = prepare_records(make_builder, args.output, overwrite=args.overwrite)
+    print(prepared)
+    print(f"regions have {feature_dim} numbers: the detector's features, then x1, y1, x2, y2, h, w")
+
+
+def _split_and_path(text: str) -> tuple[str | None, Path]:
+    """`SPLIT=PATH`, or a path alone."""
+    from aladin_jax.data.coco_ir import SPLITS
+
+    split, mark, path = text.partition("=")
+    if not mark or Path(text).exists():
+        return None, Path(text)
+    if split not in SPLITS:
+        raise DataError(f"{text}: {split!r} is no split", f"write one of {', '.join(SPLITS)} before the =")
+    return split, Path(path)
+
+
+def _with_split(text: str) -> tuple[str, Path]:
+    split, path = _split_and_path(text)
+    if split is None:
+        raise DataError(f"--split_list {text}: no split", "write SPLIT=FILE")
+    return split, path
+
+
+if __name__ == "__main__":
+    sys.exit(main())

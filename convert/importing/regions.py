@@ -1,0 +1,165 @@
+"""From what a detector found, boxes in pixels, to a record's regions and tags."""
+
+from collections.abc import Collection
+from pathlib import Path
+from typing import Any, NamedTuple, Protocol
+
+import numpy as np
+from jaxtyping import Float, Num
+from numpy.typing import DTypeLike
+
+from aladin_jax.data.box_encoding import BOX_DIM, encode_boxes
+from aladin_jax.data.detections import Detections
+from aladin_jax.data.errors import DataError, shown
+from aladin_jax.data.untrusted import check_text, read_text
+from aladin_jax.data.vinvl_files import MAX_FEATURE_DIM, MAX_REGIONS
+
+_MAX_CLASSES = 1 << 16
+
+
+class RegionReader(Protocol):
+    """Random access to the images of a file or folder of features. A context manager.
+
+    Attributes:
+        path: what a message names.
+        notes: what the user should know of the files, one line each.
+    """
+
+    path: Path
+    notes: list[str]
+
+    def names(self) -> Collection[str]:
+        """What the images are called there."""
+        ...
+
+    def detections(self, name: str) -> Detections:
+        """Reads one image.
+
+        Raises:
+            DataError: naming the file, the row and the image.
+        """
+        ...
+
+    def __enter__(self) -> "RegionReader":
+        """Opens what stays open."""
+        ...
+
+    def __exit__(self, *_: object) -> None:
+        """Closes it."""
+        ...
+
+
+class PixelRegions(NamedTuple):
+    """What a detector found in one image.
+
+    Attributes:
+        features: [r, f].
+        boxes: x1, y1, x2, y2 in pixels, [r, 4].
+        classes: a name for each region; None where the detector gives none.
+        scores: [r]; None where there are none.
+        width: of the picture.
+        height: of the picture.
+    """
+
+    features: Float[np.ndarray, "r f"]
+    boxes: Num[np.ndarray, "r 4"]
+    classes: list[str] | None
+    scores: Float[np.ndarray, "r"] | None
+    width: int
+    height: int
+
+
+def to_detections(found: PixelRegions, **where: Any) -> Detections:
+    """Makes a record's regions: features and the box's encoding, by falling score where there are scores.
+
+    Training keeps an image's first regions (34 of VinVL's), so the order matters.
+
+    Returns:
+        Regions [r, f + 6], float32, and the classes in their order.
+
+    Raises:
+        DataError: arrays do not belong together, or a number is not finite or a box impossible.
+    """
+    count = len(found.features)
+    if found.features.ndim != 2:
+        raise DataError(f"features have shape {list(found.features.shape)}, expected [regions, width]", **where)
+    if not count:
+        return Detections(np.zeros((0, found.features.shape[1] + BOX_DIM), np.float32), [])
+    if count > MAX_REGIONS or not 0 < found.features.shape[1] <= MAX_FEATURE_DIM:
+        raise DataError(
+            f"{count} regions of {found.features.shape[1]} features, expected at most {MAX_REGIONS} of "
+            f"1 to {MAX_FEATURE_DIM}",
+            **where,
+        )
+    others = {"boxes": found.boxes, "classes": found.classes, "scores": found.scores}
+    for name, values in others.items():
+        if values is not None and len(values) != count:
+            raise DataError(f"{len(values)} {name} for {count} regions", "each region has one", **where)
+    require_finite(found.features, "features", **where)
+    boxes = encode_boxes(found.boxes, found.width, found.height, **where)
+    regions = np.concatenate([found.features.astype(np.float32), boxes], 1)
+    tags = [check_text(name, f"class of region {k}", **where) for k, name in enumerate(found.classes or [])]
+    if found.scores is None:
+        return Detections(regions, tags)
+    if found.scores.ndim != 1:
+        raise DataError(f"scores have shape {list(found.scores.shape)}, expected [regions]", **where)
+    require_finite(found.scores[:, None], "scores", **where)
+    order = np.argsort(-found.scores.astype(np.float64), kind="stable")
+    return Detections(regions[order], [tags[k] for k in order] if tags else [])
+
+
+def require_finite(
+    values: Num[np.ndarray, "r f"], what: str, dtype: DTypeLike = np.float32, **where: Any
+) -> Float[np.ndarray, "r f"]:
+    """Gives numbers as a type, and refuses NaN, infinity, and what the type cannot hold.
+
+    Raises:
+        DataError: naming the first such region and column.
+    """
+    with np.errstate(over="ignore"):  # becomes infinite, and is refused below
+        stored = values.astype(dtype)
+    if np.isfinite(stored).all():
+        return stored
+    region, column = np.argwhere(~np.isfinite(stored))[0]
+    value = float(values[region, column])
+    found = f"{what}: {value:g} in region {region}, column {column}"
+    if np.isfinite(value):
+        raise DataError(f"{found} is too large for {np.dtype(dtype)}", "a larger type is needed", **where)
+    raise DataError(found, "extract its features again or leave the image out", **where)
+
+
+def read_class_names(path: Path) -> list[str]:
+    """Reads a detector's class names, one a line, such as objects_vocab.txt: class 0 first.
+
+    A line may have synonyms after a comma, as Visual Genome's list does: the first counts.
+
+    Raises:
+        DataError: there is no such file, or a line is blank.
+    """
+    lines = read_text(path).removesuffix("\n").split("\n")
+    if len(lines) > _MAX_CLASSES:
+        raise DataError(f"{len(lines)} lines, expected at most {_MAX_CLASSES} classes", path=path)
+    names = [line.split(",")[0].strip() for line in lines]
+    for row, name in enumerate(names):
+        if not name:
+            raise DataError("a blank line, expected the name of a class", path=path, row=row)
+    return names
+
+
+def name_classes(numbers: Num[np.ndarray, "r"], names: list[str] | None, **where: Any) -> list[str]:
+    """The names of classes that are given by number.
+
+    Raises:
+        DataError: there are no names, or a number is not that of one.
+    """
+    if names is None:
+        raise DataError("classes are numbers", "pass --class_names, a file with the detector's class names", **where)
+    known = (numbers >= 0) & (numbers < len(names)) & (numbers == np.floor(numbers))
+    if not known.all():
+        position = int(np.argmin(known))
+        raise DataError(
+            f"class of region {position} is {shown(numbers[position].item())}, but there are {len(names)} class names",
+            "take the list that belongs to the detector; its first line is class 0",
+            **where,
+        )
+    return [names[int(number)] for number in numbers]

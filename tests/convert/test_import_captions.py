@@ -1,0 +1,223 @@
+import json
+import logging
+
+import own_features
+import pytest
+
+from aladin_jax.data.errors import DataError
+from convert.importing.caption_files import CaptionFiles
+from convert.importing.captions import read_coco, read_flickr, read_karpathy, read_split_list
+
+CAPTIONS = own_features.captions()
+EVERY = {image: texts for some in CAPTIONS.values() for image, texts in some.items()}
+
+
+def texts(splits):
+    return {split: {key: image.captions for key, image in images.items()} for split, images in splits.items()}
+
+
+def read(caption_format, files, lists=None, **options):
+    return CaptionFiles(caption_format, files, lists or {}, **options).read()
+
+
+def test_karpathys_file_gives_the_three_splits(tmp_path):
+    path = own_features.write_karpathy(tmp_path / "dataset_coco.json", CAPTIONS)
+    splits = read("karpathy", [(None, path)])
+    assert texts(splits) == CAPTIONS
+    assert list(splits) == ["train", "minival", "test"]
+    assert splits["test"]["473681"].names == {
+        "the number": "473681",
+        "the picture's name": "COCO_val2014_000000473681",
+        "the number with 12 digits": "000000473681",
+    }
+
+
+def test_restval_is_trained_on_unless_it_is_left_out(tmp_path):
+    images = list(CAPTIONS["train"])
+    path = own_features.write_karpathy(
+        tmp_path / "dataset_coco.json",
+        {"train": CAPTIONS["train"]},
+        rename=lambda image: "train" if image in images[:4] else "restval",
+    )
+    assert list(read("karpathy", [(None, path)])["train"]) == images
+    assert list(read("karpathy", [(None, path)], restval=False)["train"]) == images[:4]
+
+
+def test_a_picture_without_a_number_goes_by_its_name(tmp_path):
+    content = {
+        "images": [{"filename": "1000092795.jpg", "split": "val", "sentences": [{"raw": "Two men ."}], "imgid": 0}]
+    }
+    path = tmp_path / "dataset_flickr30k.json"
+    path.write_text(json.dumps(content))
+    assert texts(read("karpathy", [(None, path)])) == {"minival": {"1000092795": ["Two men ."]}}
+
+
+@pytest.mark.parametrize(
+    ("change", "found"),
+    [
+        ({"split": "dev"}, "image 1: split 'dev', expected one of train, restval, val, test"),
+        ({"cocoid": "1"}, "image number 0: cocoid is '1', expected a whole number"),
+        ({"cocoid": -1}, "image number 0: cocoid is -1"),
+        ({"filename": None}, "image number 0: filename is a value of type NoneType, expected a text"),
+        ({"filename": "../1.jpg"}, "image number 0: '../1' is no image id"),
+        ({"sentences": []}, "image 1: no sentence"),
+        ({"sentences": {}}, "image 1: sentences is a value of type dict, expected a list"),
+        ({"sentences": [7]}, "image 1: found 7, expected a JSON object"),
+        ({"sentences": [{"tokens": ["a"]}]}, "image 1: the raw text of sentence 0 is a value of type NoneType"),
+        ({"sentences": [{"raw": "\ud800"}]}, "image 1: the raw text of sentence 0 has half of a surrogate pair"),
+    ],
+)
+def test_a_bad_image_in_karpathys_file_is_named(tmp_path, change, found):
+    image = {"filename": "1.jpg", "cocoid": 1, "split": "train", "sentences": [{"raw": "a"}]} | change
+    path = tmp_path / "dataset_coco.json"
+    path.write_text(json.dumps({"images": [image]}))
+    with pytest.raises(DataError) as caught:
+        read_karpathy(path, restval=True)
+    assert str(caught.value).startswith(f"{path}, {found}")
+
+
+@pytest.mark.parametrize(
+    ("text", "found"),
+    [
+        ("{", "not JSON that can be read"),
+        ("[" * 100_000, "nested too deeply"),
+        ("[]", "found a value of type list, expected a JSON object"),
+        ("{}", "images is a value of type NoneType, expected a list"),
+        ('{"images": []}', "no image; check that it is the right file"),
+        ('{"images": [1]}', "image number 0: found 1, expected a JSON object"),
+    ],
+)
+def test_a_file_that_is_not_karpathys_is_refused(tmp_path, text, found):
+    path = tmp_path / "dataset_coco.json"
+    path.write_text(text)
+    with pytest.raises(DataError) as caught:
+        read_karpathy(path, restval=True)
+    assert found in str(caught.value)
+
+
+def test_an_image_twice_in_karpathys_file_is_refused(tmp_path):
+    content = {"train": CAPTIONS["train"], "test": dict(list(CAPTIONS["train"].items())[:1])}
+    path = own_features.write_karpathy(tmp_path / "dataset_coco.json", content)
+    with pytest.raises(DataError, match=r"image \d+: image number 0 has this id too"):
+        read_karpathy(path, restval=True)
+
+
+def test_cocos_files_are_the_splits_that_the_command_says(tmp_path):
+    files = [(split, own_features.write_coco(tmp_path / f"{split}.json", some)) for split, some in CAPTIONS.items()]
+    assert texts(read("coco", files)) == CAPTIONS
+
+
+def test_an_image_in_two_splits_is_refused(tmp_path):
+    path = own_features.write_coco(tmp_path / "captions.json", CAPTIONS["test"])
+    with pytest.raises(DataError, match=r"captions\.json, image \d+: is in train too; an image has one split"):
+        read("coco", [("train", path), ("test", path)])
+
+
+def test_cocos_images_without_captions_are_left_out_and_counted(tmp_path, caplog):
+    content = dict(CAPTIONS["minival"])
+    content[next(iter(content))] = []
+    path = own_features.write_coco(tmp_path / "captions.json", content)
+    with caplog.at_level(logging.WARNING, "absl"):
+        assert len(read_coco(path)) == 3
+    assert "left out 1 images without captions" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("content", "found"),
+    [
+        ({"images": [{"id": 1, "file_name": "1.jpg"}], "annotations": [{"image_id": 2, "caption": "a"}]},
+         "annotation 0 is of image 2, which is not in the file"),
+        ({"images": [{"id": 1, "file_name": "1.jpg"}], "annotations": [{"image_id": 1, "category_id": 3}]},
+         "image 1: caption of annotation 0 is a value of type NoneType"),
+        ({"images": [{"id": 1, "file_name": "1.jpg"}] * 2, "annotations": []}, "image 1: the id comes twice"),
+        ({"images": [{"id": True, "file_name": "1.jpg"}], "annotations": []}, "image number 0: id is True"),
+        ({"images": [{"id": 1, "file_name": "1.jpg"}], "annotations": []}, "no image with a caption"),
+        ({"images": [{"id": 1, "file_name": "1.jpg"}]}, "annotations is a value of type NoneType, expected a list"),
+    ],
+)  # fmt: skip
+def test_a_bad_file_of_coco_is_refused(tmp_path, content, found):
+    path = tmp_path / "captions.json"
+    path.write_text(json.dumps(content))
+    with pytest.raises(DataError) as caught:
+        read_coco(path)
+    assert found in str(caught.value)
+
+
+@pytest.mark.parametrize("ending", ["", ".jpg"])
+def test_flickrs_token_file_is_divided_by_lists_of_images(tmp_path, caplog, ending):
+    path = own_features.write_flickr(tmp_path / "results.token", EVERY)
+    lists = {split: tmp_path / f"{split}.txt" for split in ("train", "test")}
+    for split, file in lists.items():
+        file.write_text("".join(f"{image}{ending}\n" for image in CAPTIONS[split]))
+    with caplog.at_level(logging.WARNING, "absl"):
+        splits = read("flickr", [(None, path)], lists)
+    assert texts(splits) == {split: CAPTIONS[split] for split in lists}
+    assert "4 images with captions are in no split" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("line", "found"),
+    [
+        ("a.jpg a caption", "'a.jpg a caption' is not name#number, a tab, and a caption"),
+        ("a.jpg\tcaption", "is not name#number"),
+        ("a.jpg#x\tcaption", "is not name#number"),
+        ("", "'' is not name#number"),
+        ("../a.jpg#0\tcaption", "'../a' is no image id"),
+        ("b.jpg#0\tagain", "image b: caption 0 comes twice"),
+    ],
+)
+def test_a_bad_line_of_a_token_file_is_named(tmp_path, line, found):
+    path = tmp_path / "results.token"
+    path.write_text(f"b.jpg#0\tone\nb.jpg#1\ttwo\n{line}\n")
+    with pytest.raises(DataError) as caught:
+        read_flickr(path)
+    assert str(caught.value).startswith(f"{path}, row 2 (line 3)")
+    assert found in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("lists", "found"),
+    [
+        ({"train": "a\nz\n"}, "train, row 1 (line 2), image z: has no captions in "),
+        ({"train": "a\nb\n", "test": "b\n"}, "test, row 0 (line 1), image b: is in train too"),
+        ({"train": "a\na.jpg\n"}, "train, image a: comes twice"),
+        ({"train": "a b\n"}, "train, row 0 (line 1): 'a b' is no image id"),
+    ],
+)
+def test_a_list_that_does_not_fit_the_captions_is_refused(tmp_path, lists, found):
+    path = own_features.write_flickr(tmp_path / "results.token", {"a": ["one"], "b": ["two"]})
+    files = {split: tmp_path / split for split in lists}
+    for split, text in lists.items():
+        files[split].write_text(text)
+    with pytest.raises(DataError) as caught:
+        read("flickr", [(None, path)], files)
+    assert found in str(caught.value)
+
+
+def test_lines_of_a_list_may_end_as_on_windows(tmp_path):
+    (tmp_path / "list").write_bytes(b"a.jpg\r\nb.png\r\n")
+    assert read_split_list(tmp_path / "list") == ["a", "b"]
+
+
+@pytest.mark.parametrize(
+    ("caption_format", "split", "lists", "found"),
+    [
+        ("coco", None, {}, "it is not said which split it is; write --captions SPLIT=captions.json"),
+        ("coco", "train", {"train": "list"}, "has a split, but there is --split_list too"),
+        (
+            "karpathy",
+            "train",
+            {},
+            "captions of the format karpathy are one path, and its file says what the splits are",
+        ),
+        ("coco_ir", None, {"train": "list"}, "captions of the format coco_ir are one path, and its folder says"),
+    ],
+)
+def test_splits_that_are_said_twice_or_not_at_all_are_refused(tmp_path, caption_format, split, lists, found):
+    path = own_features.write_coco(tmp_path / "captions.json", CAPTIONS["test"])
+    with pytest.raises(DataError, match=found):
+        read(caption_format, [(split, path)], {name: tmp_path / file for name, file in lists.items()})
+
+
+def test_vinvls_captions_are_read_from_their_folder():
+    assert texts(read("coco_ir", [(None, own_features.E2E / "coco_ir")])) == CAPTIONS
