@@ -57,7 +57,7 @@ def test_what_is_saved_comes_back_bit_for_bit(folder, params, vocabulary):
     loaded, config, loaded_vocabulary = load_model_folder(folder)
     assert config == CONFIG
     assert loaded_vocabulary == folder / "vocab.txt"
-    assert loaded_vocabulary.read_bytes() == vocabulary.read_bytes()
+    assert (folder / "vocab.txt").read_bytes() == vocabulary.read_bytes()
     assert read_provenance(folder) == {"from": "here"}
     assert jax.tree.structure(loaded) == jax.tree.structure(params)
     assert all(isinstance(x, np.ndarray) for x in jax.tree.leaves(loaded))

@@ -2,7 +2,6 @@ import json
 import shutil
 from pathlib import Path
 
-import jax
 import numpy as np
 import pytest
 import torch
@@ -86,7 +85,8 @@ def test_any_layout_of_a_bert_is_converted_bit_for_bit_and_verified(tmp_path, ru
     assert vocabulary is not None
     assert vocabulary.read_bytes() == VOCABULARY.read_bytes()
     verified = read_provenance(tmp_path / "out")["verified"]
-    assert 0 < verified["output"] < TOLERANCE
+    assert 0 < verified["first"] < TOLERANCE
+    assert 0 < verified["last"] < TOLERANCE
     assert set(read_provenance(tmp_path / "out")["tensors"]["fresh"]) == {
         name for name in flat if name.startswith(("backbone/region_", "matching_head/"))
     }
@@ -109,20 +109,14 @@ def test_what_transformers_saves_is_converted_with_the_vocabulary_in_its_tokeniz
     CaptionTokenizer(vocabulary, max_caption_len=9, max_labels_len=9)
 
 
-def test_parameters_that_compute_something_else_are_not_verified(tmp_path, folder, state):
+def test_parameters_in_the_wrong_order_are_not_verified(tmp_path, folder, state):
     save_file({name: tensor.clone() for name, tensor in state.items()}, folder / "model.safetensors")
     source = read_bert(folder, tmp_path)
     params, _ = convert(source, seed=0)
-    verify_text_stream(source, params)
-    layers = params["backbone"]["layers"]
-    for path, wrong in {
-        ("qkv", "kernel"): np.roll(layers["qkv"]["kernel"], 24, axis=2),  # value, query, key
-        ("output", "kernel"): layers["output"]["kernel"][::-1],  # layers in reverse
-    }.items():
-        changed = jax.tree.map(lambda x: x, params)
-        changed["backbone"]["layers"][path[0]][path[1]] = wrong
-        with pytest.raises(ValueError, match="not verified: text stream against transformers"):
-            verify_text_stream(source, changed)
+    qkv = params["backbone"]["layers"]["qkv"]
+    qkv["kernel"] = np.roll(qkv["kernel"], 24, axis=2)  # value, query, key
+    with pytest.raises(ValueError, match="not verified: text stream against transformers"):
+        verify_text_stream(source, params)
 
 
 def test_a_model_that_is_not_verified_is_not_written(tmp_path, run, folder, state):

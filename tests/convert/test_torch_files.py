@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from torch._utils import _rebuild_tensor_v2
 
 from convert.torch_files import TorchFileError, load_namespace, load_state_dict, load_torch_file, sha256
 
@@ -193,7 +194,7 @@ def test_a_tensor_larger_than_its_storage_is_refused_before_memory_is_taken(tmp_
 
     class Huge:
         def __reduce__(self):
-            return torch._utils._rebuild_tensor_v2, (storage, 0, size, strides, False, collections.OrderedDict())
+            return _rebuild_tensor_v2, (storage, 0, size, strides, False, collections.OrderedDict())
 
     path = save({"w": Huge()}, tmp_path / "a.bin", zipped=zipped)
     with pytest.raises(TorchFileError, match="damaged: a tensor"):
