@@ -11,7 +11,7 @@ from flax import nnx
 from jaxtyping import Array, Float, Int
 
 from aladin_jax.models.backbone import Backbone, BackboneConfig, positions_within
-from aladin_jax.models.bert import Stream, split_key
+from aladin_jax.models.bert import Stream, split_layer_keys
 from aladin_jax.models.heads import MatchingHead, MatchingHeadConfig
 
 Params = dict[str, Any]
@@ -61,49 +61,63 @@ class Aladin(nnx.Module):
             tokens_per_group: pack real tokens into flat arrays of this length, None to compute on padding too.
             groups: devices along the batch axis (tokens are packed within each one's examples).
         """
-        image_key, caption_key, backbone_key, image_head_key, caption_head_key = split_key(key, 5)
-        captions = self._embed_captions(batch, caption_key)
-        images = self._embed_images(batch, image_key)
-        caption_out, image_out = self.backbone.encode(
-            [captions, images], key=backbone_key, tokens_per_group=tokens_per_group, groups=groups
+        embedding_keys = backbone_keys = head_keys = None
+        if key is not None:  # one split for all: each costs compilation time
+            layers, head_layers = self.backbone.config.num_hidden_layers, self.matching_head.config.num_layers
+            keys = jax.random.split(key, 3 + 4 * (layers + head_layers))
+            embedding_keys, backbone_keys, head_keys = keys[:3], keys[3 : 3 + 4 * layers], keys[3 + 4 * layers :]
+            backbone_keys = split_layer_keys(backbone_keys, layers)
+            head_keys = split_layer_keys(head_keys, head_layers)
+        streams = [self._embed_captions(batch, embedding_keys), self._embed_images(batch, embedding_keys)]
+        tokens, out = self.backbone.encode(
+            streams, keys=backbone_keys, tokens_per_group=tokens_per_group, groups=groups
+        )
+        regions = _regions(out, batch)
+        caption_vector, image_vector = self.matching_head(
+            [_stream(tokens, batch["caption_len"]), _stream(regions, batch["region_len"])], head_keys
         )
         return (
-            self._finish_images(image_out, batch, image_head_key),
-            self._finish_captions(caption_out, batch, caption_head_key),
+            ImageEmbeddings(image_vector, regions.astype(jnp.float32), batch["region_len"]),
+            CaptionEmbeddings(caption_vector, tokens.astype(jnp.float32), batch["caption_len"]),
         )
 
     def encode_images(self, batch: Batch, *, tokens_per_group: int | None = None, groups: int = 1) -> ImageEmbeddings:
         """Encodes images alone, without dropout; arguments as in `__call__`, the caption fields left out."""
         stream = self._embed_images(batch, None)
-        [out] = self.backbone.encode([stream], key=None, tokens_per_group=tokens_per_group, groups=groups)
-        return self._finish_images(out, batch, None)
+        [out] = self.backbone.encode([stream], keys=None, tokens_per_group=tokens_per_group, groups=groups)
+        regions = _regions(out, batch)
+        [vector] = self.matching_head([_stream(regions, batch["region_len"])], None)
+        return ImageEmbeddings(vector, regions.astype(jnp.float32), batch["region_len"])
 
     def encode_captions(
         self, batch: Batch, *, tokens_per_group: int | None = None, groups: int = 1
     ) -> CaptionEmbeddings:
         """Encodes captions alone, without dropout; arguments as in `__call__`, the image fields left out."""
         stream = self._embed_captions(batch, None)
-        [out] = self.backbone.encode([stream], key=None, tokens_per_group=tokens_per_group, groups=groups)
-        return self._finish_captions(out, batch, None)
+        [tokens] = self.backbone.encode([stream], keys=None, tokens_per_group=tokens_per_group, groups=groups)
+        [vector] = self.matching_head([_stream(tokens, batch["caption_len"])], None)
+        return CaptionEmbeddings(vector, tokens.astype(jnp.float32), batch["caption_len"])
 
-    def _embed_captions(self, batch: Batch, key: Array | None) -> Stream:
+    def _embed_captions(self, batch: Batch, keys: Array | None) -> Stream:
+        key = None if keys is None else keys[0]
         return self.backbone.embed_captions(batch["caption_ids"], batch["caption_len"], key)
 
-    def _embed_images(self, batch: Batch, key: Array | None) -> Stream:
+    def _embed_images(self, batch: Batch, keys: Array | None) -> Stream:
         return self.backbone.embed_images(
-            batch["label_ids"], batch["label_len"], batch["region_features"], batch["region_len"], key
+            batch["label_ids"],
+            batch["label_len"],
+            batch["region_features"],
+            batch["region_len"],
+            None if keys is None else keys[1:],
         )
 
-    def _finish_images(self, out: Float[Array, "i s d"], batch: Batch, key: Array | None) -> ImageEmbeddings:
-        regions = out[:, batch["label_ids"].shape[1] :]  # outputs at tags are dropped
-        mask = positions_within(batch["region_len"], regions.shape[1])
-        vector = self.matching_head(Stream(regions, mask), key)
-        return ImageEmbeddings(vector, regions.astype(jnp.float32), batch["region_len"])
 
-    def _finish_captions(self, tokens: Float[Array, "c w d"], batch: Batch, key: Array | None) -> CaptionEmbeddings:
-        mask = positions_within(batch["caption_len"], tokens.shape[1])
-        vector = self.matching_head(Stream(tokens, mask), key)
-        return CaptionEmbeddings(vector, tokens.astype(jnp.float32), batch["caption_len"])
+def _regions(out: Float[Array, "i s d"], batch: Batch) -> Float[Array, "i r d"]:
+    return out[:, batch["label_ids"].shape[1] :]  # outputs at tags are dropped
+
+
+def _stream(x: Float[Array, "b s d"], length: Int[Array, " b"]) -> Stream:
+    return Stream(x, positions_within(length, x.shape[1]))
 
 
 def init_params(backbone: BackboneConfig, matching_head: MatchingHeadConfig, seed: int) -> Params:

@@ -14,12 +14,12 @@ from jaxtyping import Array, Float, Int
 
 from aladin_jax.models.bert import (
     LayerInitializers,
+    LayerKeys,
     Stream,
     TransformerLayer,
     dropout,
     encode_streams,
     layer_norm,
-    split_key,
     stack_layers,
 )
 
@@ -167,10 +167,10 @@ class Backbone(nnx.Module):
         label_len: Int[Array, " i"],
         features: Float[Array, "i r f"],
         region_len: Int[Array, " i"],
-        key: Array | None,
+        keys: Array | None,
     ) -> Stream:
-        """Tags (first position of token type 0, the rest 1), padding, then regions, which get no position."""
-        tag_key, region_key = split_key(key, 2)
+        """Tags (token type 0 at the first, 1 at the rest), padding, then regions, which get no position. Two `keys`."""
+        tag_key, region_key = (None, None) if keys is None else keys
         is_tag = positions_within(label_len, label_ids.shape[1])
         token_type = (is_tag & (jnp.arange(label_ids.shape[1]) > 0)).astype(jnp.int32)
         tags = self.embeddings(label_ids, token_type, tag_key)
@@ -185,7 +185,7 @@ class Backbone(nnx.Module):
         self,
         streams: list[Stream],
         *,
-        key: Array | None,
+        keys: LayerKeys | None,
         tokens_per_group: int | None = None,
         groups: int = 1,
     ) -> list[Float[Array, "b s d"]]:
@@ -195,7 +195,7 @@ class Backbone(nnx.Module):
             streams,
             num_heads=self.config.num_attention_heads,
             attention_dropout=self.config.attention_probs_dropout_prob,
-            key=key,
+            keys=keys,
             tokens_per_group=tokens_per_group,
             groups=groups,
         )

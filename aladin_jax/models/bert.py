@@ -12,7 +12,22 @@ from jaxtyping import Array, Bool, Float
 
 from aladin_jax.models.packing import pack, plan_packing, unpack
 
-Attend = Callable[[Array, Array | None], Array]
+
+class LayerKeys(NamedTuple):
+    """Random keys of a layer's dropout masks (of stacked layers: with a leading layer axis).
+
+    Attributes:
+        context: for what attention adds to the residual stream.
+        output: for what the feed-forward net adds.
+        attention: for the attention weights, one key per stream.
+    """
+
+    context: Array
+    output: Array
+    attention: Array
+
+
+Attend = Callable[[Array, LayerKeys | None], Array]
 
 
 class LayerInitializers(NamedTuple):
@@ -58,18 +73,18 @@ class TransformerLayer(nnx.Module):
         self.dropout_rate = dropout_rate
         self.dtype = dtype
 
-    def __call__(self, x: Float[Array, "t d"], attend: Attend, key: Array | None) -> Float[Array, "t d"]:
-        """Applies the layer; `key` draws the dropout masks, None means no dropout."""
-        attend_key, finish_key = split_key(key, 2)
-        return self.finish(x, attend(self.qkv(x), attend_key), finish_key)
+    def __call__(self, x: Float[Array, "t d"], attend: Attend, keys: LayerKeys | None) -> Float[Array, "t d"]:
+        """Applies the layer, with dropout if there are keys."""
+        return self.finish(x, attend(self.qkv(x), keys), keys)
 
-    def finish(self, x: Float[Array, "t d"], context: Float[Array, "t d"], key: Array | None) -> Float[Array, "t d"]:
+    def finish(
+        self, x: Float[Array, "t d"], context: Float[Array, "t d"], keys: LayerKeys | None
+    ) -> Float[Array, "t d"]:
         """Applies all that follows attention, position by position."""
-        attention_key, output_key = split_key(key, 2)
-        context = dropout(self.attention_output(context), self.dropout_rate, attention_key)
+        context = dropout(self.attention_output(context), self.dropout_rate, keys and keys.context)
         x = self.attention_norm(x + context).astype(self.dtype)
-        h = self.output(self.activation(self.intermediate(x)))
-        return self.output_norm(x + dropout(h, self.dropout_rate, output_key)).astype(self.dtype)
+        h = dropout(self.output(self.activation(self.intermediate(x))), self.dropout_rate, keys and keys.output)
+        return self.output_norm(x + h).astype(self.dtype)
 
 
 class Stream(NamedTuple):
@@ -91,16 +106,14 @@ def stack_layers(create: Callable[[nnx.Rngs], TransformerLayer], num_layers: int
 
 
 def run_layers(
-    layers: TransformerLayer, x: Float[Array, "t d"], attend: Attend, key: Array | None
+    layers: TransformerLayer, x: Float[Array, "t d"], attend: Attend, keys: LayerKeys | None
 ) -> Float[Array, "t d"]:
     """Applies stacked layers one after the other."""
     graphdef, params = nnx.split(layers)
-    num_layers = jax.tree.leaves(params)[0].shape[0]
-    keys = None if key is None else jax.random.split(key, num_layers)
 
     def apply(x, layer):
-        params, key = layer
-        return nnx.merge(graphdef, params)(x, attend, key), None
+        params, keys = layer
+        return nnx.merge(graphdef, params)(x, attend, keys), None
 
     return jax.lax.scan(apply, x, (params, keys))[0]
 
@@ -111,7 +124,7 @@ def encode_streams(
     *,
     num_heads: int,
     attention_dropout: float,
-    key: Array | None,
+    keys: LayerKeys | None,
     tokens_per_group: int | None = None,
     groups: int = 1,
 ) -> list[Float[Array, "b s d"]]:
@@ -122,7 +135,7 @@ def encode_streams(
         streams: each [b, s_k, d]; attention stays within a stream.
         num_heads: attention heads; divides d.
         attention_dropout: rate on attention weights.
-        key: draws dropout masks; None turns dropout off.
+        keys: of the dropout masks; None turns dropout off.
         tokens_per_group: length of a group's flat array (see `packing.plan_packing`); None keeps padding in it.
         groups: groups of examples that are packed apart, one per device on the batch axis.
 
@@ -145,16 +158,20 @@ def encode_streams(
     def split(padded):
         return [padded[:, start : start + length] for start, length in zip(starts, lengths, strict=True)]
 
-    def attend(qkv, key):
+    def attend(qkv, keys):
         contexts = [
-            attention(part, stream.mask, num_heads=num_heads, dropout_rate=attention_dropout, key=stream_key)
-            for part, stream, stream_key in zip(
-                split(to_padded(qkv)), streams, split_key(key, len(streams)), strict=True
+            attention(
+                part,
+                stream.mask,
+                num_heads=num_heads,
+                dropout_rate=attention_dropout,
+                key=None if keys is None else keys.attention[k],
             )
+            for k, (part, stream) in enumerate(zip(split(to_padded(qkv)), streams, strict=True))
         ]
         return to_flat(jnp.concatenate(contexts, axis=1))
 
-    return split(to_padded(run_layers(layers, to_flat(x), attend, key)))
+    return split(to_padded(run_layers(layers, to_flat(x), attend, keys)))
 
 
 def attention(
@@ -180,17 +197,23 @@ def attention(
 def dropout(x: Float[Array, "*s"], rate: float, key: Array | None) -> Float[Array, "*s"]:
     """Zeroes entries with probability `rate` (to 1 in 65,536) and scales up the rest; None as key leaves x alone.
 
-    16 random bits an entry are half of what `jax.random.bernoulli` draws; drawing is a visible part of a CPU step.
+    Drawing is a visible part of a step on a CPU, and of its compilation: each 32 random bits decide on two entries,
+    and they are drawn in one dimension, where the generator's counter is cheap (a four-dimensional draw takes eight
+    times as long to compile).
     """
     if key is None or rate == 0:
         return x
-    keep = jax.random.bits(key, x.shape, jnp.uint16) >= round(rate * 2**16)
-    return jnp.where(keep, x / (1 - rate), 0).astype(x.dtype)
+    words = jax.random.bits(key, ((x.size + 1) // 2,), jnp.uint32)
+    halves = jax.lax.bitcast_convert_type(words, jnp.uint16).reshape(-1)[: x.size].reshape(x.shape)
+    return jnp.where(halves >= round(rate * 2**16), x / (1 - rate), 0).astype(x.dtype)
 
 
-def split_key(key: Array | None, n: int) -> Sequence[Array | None]:
-    """Splits a key, or passes on that there is none."""
-    return [None] * n if key is None else list(jax.random.split(key, n))
+def split_layer_keys(keys: Array | None, num_layers: int) -> LayerKeys | None:
+    """Deals out [num_layers * (2 + streams)] keys to stacked layers."""
+    if keys is None:
+        return None
+    keys = keys.reshape(num_layers, -1)
+    return LayerKeys(keys[:, 0], keys[:, 1], keys[:, 2:])
 
 
 def layer_norm(size: int, eps: float, rngs: nnx.Rngs) -> nnx.LayerNorm:

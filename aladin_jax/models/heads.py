@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
@@ -11,11 +12,11 @@ from jaxtyping import Array, Float
 
 from aladin_jax.models.bert import (
     LayerInitializers,
+    LayerKeys,
     Stream,
     TransformerLayer,
     attention,
     encode_streams,
-    split_key,
     stack_layers,
 )
 
@@ -65,33 +66,37 @@ class MatchingHead(nnx.Module):
         )
         self.config = config
 
-    def __call__(self, stream: Stream, key: Array | None) -> Float[Array, "b d"]:
-        """Embeds region outputs or caption outputs.
+    def __call__(self, streams: Sequence[Stream], keys: LayerKeys | None) -> list[Float[Array, "b d"]]:
+        """Embeds region outputs, caption outputs, or both (of as many images as captions) at once.
 
         Only position 0 of the last layer is used, so only it is computed there: queries, feed-forward and all.
         """
-        body_key, attend_key, finish_key = split_key(key, 3)
         graphdef, params = nnx.split(self.layers)
         first = nnx.merge(graphdef, jax.tree.map(lambda p: p[:-1], params))
         last = nnx.merge(graphdef, jax.tree.map(lambda p: p[-1], params))
-        [x] = encode_streams(
+        first_keys = last_keys = None
+        if keys is not None:
+            first_keys, last_keys = jax.tree.map(lambda k: k[:-1], keys), jax.tree.map(lambda k: k[-1], keys)
+        outputs = encode_streams(
             first,
-            [stream],
+            streams,
             num_heads=self.config.num_heads,
             attention_dropout=self.config.dropout,
-            key=body_key,
+            keys=first_keys,
         )
-        qkv = last.qkv(x.reshape(-1, x.shape[-1])).reshape(*x.shape[:2], -1)
-        context = attention(
-            qkv,
-            stream.mask,
-            num_heads=self.config.num_heads,
-            dropout_rate=self.config.dropout,
-            key=attend_key,
-            num_queries=1,
-        )
-        pooled = last.finish(x[:, 0], context[:, 0], finish_key).astype(jnp.float32)
-        return normalize(pooled)
+        contexts = [
+            attention(
+                last.qkv(x),
+                stream.mask,
+                num_heads=self.config.num_heads,
+                dropout_rate=self.config.dropout,
+                key=None if last_keys is None else last_keys.attention[k],
+                num_queries=1,
+            )[:, 0]
+            for k, (x, stream) in enumerate(zip(outputs, streams, strict=True))
+        ]
+        pooled = last.finish(jnp.concatenate([x[:, 0] for x in outputs]), jnp.concatenate(contexts), last_keys)
+        return jnp.split(normalize(pooled.astype(jnp.float32)), len(streams))
 
 
 def normalize(x: Float[Array, "*b d"]) -> Float[Array, "*b d"]:
