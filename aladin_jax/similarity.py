@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
+from aladin_jax.maxsim import maxsim
 from aladin_jax.models.heads import normalize
 
 Pooling = Literal["MrSw", "MrAVGw", "MwSr", "symm", "sum", "mean", "scan-sentences"]
@@ -97,6 +98,15 @@ def alignment_scores(
 
 def alignment_scores_of_sides(images: Side, captions: Side, *, pooling: Pooling = "MrSw") -> Float[Array, "i c"]:
     """Scores of all pairs: the same function as `alignment_scores`, from its two sides."""
+    match pooling:
+        case "MrSw":
+            return _sum_of_best(images, captions)
+        case "MrAVGw":
+            return _sum_of_best(images, captions) / jnp.maximum(captions.real.sum(-1), 1)
+        case "MwSr":
+            return _sum_of_best(captions, images).T
+        case "symm":
+            return _sum_of_best(images, captions) + _sum_of_best(captions, images).T
     (i, r, d), (c, w, _) = images.x.shape, captions.x.shape
     # One GEMM over all regions and words; batched small products are several times slower.
     similarity = jnp.matmul(
@@ -109,6 +119,11 @@ def alignment_scores_of_sides(images: Side, captions: Side, *, pooling: Pooling 
         jax.tree.map(lambda leaf: jnp.expand_dims(leaf, 0), captions),
         pooling,
     )
+
+
+def _sum_of_best(searched: Side, queries: Side) -> Float[Array, "s q"]:
+    floored = searched.shorter | ~searched.real.any(-1)
+    return maxsim(searched.x, searched.real, floored, queries.x, queries.real)
 
 
 def alignment_pair_scores(images: Side, captions: Side, *, pooling: Pooling = "MrSw") -> Float[Array, " p"]:
