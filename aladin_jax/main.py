@@ -11,6 +11,7 @@ from absl import app, flags, logging
 from ml_collections import config_flags
 
 from aladin_jax.evaluate import evaluate
+from aladin_jax.reporting.logs import show_our_messages
 from aladin_jax.train import train
 
 _CONFIG = config_flags.DEFINE_config_file(
@@ -27,7 +28,7 @@ def main(argv: list[str]) -> None:
     """Runs the mode; what the user can mend ends in one line on stderr and exit code 1."""
     if len(argv) > 1:
         raise app.UsageError(f"unknown argument {argv[1]!r}")
-    logging.set_verbosity(logging.INFO)
+    show_our_messages()
     tf.config.set_visible_devices([], "GPU")  # the accelerator is JAX's
     try:
         MODES[_MODE.value](_CONFIG.value, Path(str(_WORKDIR.value)))
