@@ -145,10 +145,13 @@ def newest_step(folder: Path) -> int | None:
 
 def _restore_host(item: Path) -> Any:
     """Restores arrays as NumPy, whatever devices they were saved from."""
-    with ocp.PyTreeCheckpointer() as checkpointer:
-        metadata = checkpointer.metadata(item).item_metadata.tree
-        restore_args = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), metadata)
-        return checkpointer.restore(item, restore_args=restore_args)
+    try:
+        with ocp.PyTreeCheckpointer() as checkpointer:
+            metadata = checkpointer.metadata(item).item_metadata.tree
+            restore_args = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), metadata)
+            return checkpointer.restore(item, restore_args=restore_args)
+    except Exception as error:  # Orbax and TensorStore raise all kinds for damaged files
+        raise ValueError(f"{item}: damaged, or not a checkpoint ({str(error).partition(chr(10))[0][:200]})") from error
 
 
 def check_config(workdir: Path, config: Mapping[str, Any]) -> None:

@@ -32,8 +32,12 @@ class InitialModel(NamedTuple):
     vocabulary: Path
 
 
-def initial_model(config: Config) -> InitialModel:
+def initial_model(config: Config, feature_dim: int) -> InitialModel:
     """Reads `init_from`, or makes random weights of the sizes under `model`.
+
+    Args:
+        config: the configuration.
+        feature_dim: width of the data's region vectors; where `init_from` projects another, the projection starts anew.
 
     Raises:
         ValueError: there is nothing to start from, no vocabulary, or a frozen backbone with random weights.
@@ -43,7 +47,8 @@ def initial_model(config: Config) -> InitialModel:
         logging.info("Weights: %s", source)
         if vocabulary is None:
             raise ValueError(f"{config.init_from}: no vocab.txt in it; put the vocabulary of the model there")
-        return InitialModel(params, with_dropout(model, config), vocabulary)
+        params, model = _fit_projection(params, with_dropout(model, config), config, feature_dim)
+        return InitialModel(params, model, vocabulary)
     if not config.model.vocabulary:
         raise ValueError(
             "init_from is empty: name a converted checkpoint (python -m convert.checkpoint), or, for random weights, "
@@ -51,16 +56,33 @@ def initial_model(config: Config) -> InitialModel:
         )
     if "backbone" in config.frozen:
         raise ValueError("frozen has 'backbone', whose weights would be random; set init_from")
+    sizes = {"img_feature_dim": feature_dim, **config.model.backbone.to_dict()}
     head = {"num_layers": config.model.num_layers, "num_heads": config.model.num_heads}
     model = with_dropout(
         ModelConfig(
-            BackboneConfig.from_dict(config.model.backbone.to_dict(), "config.model.backbone"),
-            matching_head_config(head, "config.model"),
+            BackboneConfig.from_dict(sizes, "config.model.backbone"), matching_head_config(head, "config.model")
         ),
         config,
     )
     logging.info("Weights: random, seed %d", config.seed)
     return InitialModel(init_params(*model, seed=config.seed), model, Path(config.model.vocabulary))
+
+
+def _fit_projection(params: Params, model: ModelConfig, config: Config, feature_dim: int) -> tuple[Params, ModelConfig]:
+    """Replaces the region projection by a random one where the data's regions have another width."""
+    before = model.backbone.img_feature_dim
+    if before == feature_dim:
+        return params, model
+    if "backbone" in config.frozen:
+        raise ValueError(
+            f"{config.init_from}: takes regions of {before} features, the data has {feature_dim}; with a frozen "
+            "backbone its projection cannot be trained anew"
+        )
+    model = model._replace(backbone=dataclasses.replace(model.backbone, img_feature_dim=feature_dim))
+    fresh = init_params(*model, seed=config.seed)["backbone"]["region_projection"]
+    logging.warning("Regions have %d features, %s takes %d: their projection starts anew from random weights",
+                    feature_dim, config.init_from, before)  # fmt: skip
+    return {**params, "backbone": {**params["backbone"], "region_projection": fresh}}, model
 
 
 def with_dropout(model: ModelConfig, config: Config) -> ModelConfig:
