@@ -82,7 +82,7 @@ def _import(args: argparse.Namespace) -> None:
 
 def _split_and_path(text: str) -> tuple[str | None, Path]:
     """`SPLIT=PATH`, or a path alone."""
-    from aladin_jax.data.coco_ir import SPLITS
+    from aladin_jax.data.split_captions import SPLITS
 
     split, mark, path = text.partition("=")
     if not mark or Path(text).exists():

@@ -42,8 +42,6 @@ def encode_boxes(boxes: Num[np.ndarray, "r 4"], width: int, height: int, **where
     """
     if not (0 < width <= _MAX_SIDE and 0 < height <= _MAX_SIDE):
         raise DataError(f"a picture of {width} x {height} pixels", "give its width and height in pixels", **where)
-    if boxes.ndim != 2 or boxes.shape[1] != 4:
-        raise DataError(f"boxes have shape {list(boxes.shape)}, expected [regions, 4]", **where)
     corners = boxes.astype(np.float64)
     size = np.array([width, height, width, height], np.float64)
 

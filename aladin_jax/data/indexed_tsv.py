@@ -3,9 +3,9 @@
 import array
 import os
 import re
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
 import numpy as np
 from tqdm import tqdm
@@ -45,7 +45,7 @@ class IndexedTsv:
             self._file.close()
             raise
 
-    def __enter__(self) -> Self:
+    def __enter__(self) -> "IndexedTsv":
         """Nothing to do: the file is open from the start."""
         return self
 
@@ -132,7 +132,7 @@ class ScannedTsv(IndexedTsv):
 
     def _find_offsets(self, size: int, image_of_row: Mapping[int, str]) -> "array.array[int]":
         offsets = array.array("q", [0] if size else [])
-        with tqdm(desc=f"rows of {self.path.name}", total=size, unit="B", unit_scale=True, delay=2, leave=False) as bar:
+        with _byte_bar(f"rows of {self.path.name}", size) as bar:
             for start in range(0, size, _CHUNK_BYTES):
                 chunk = os.pread(self._file.fileno(), _CHUNK_BYTES, start)
                 offsets.extend((np.flatnonzero(np.frombuffer(chunk, np.uint8) == ord("\n")) + start + 1).tolist())
@@ -140,6 +140,43 @@ class ScannedTsv(IndexedTsv):
         if not offsets or offsets[-1] != size:
             offsets.append(size)
         return offsets
+
+
+def stream_rows(path: Path, max_bytes: int) -> Iterator[tuple[int, bytes | None]]:
+    """Reads a .tsv from its first row to its last, with a progress bar if that takes long.
+
+    Args:
+        path: the .tsv.
+        max_bytes: a longer row is passed over.
+
+    Yields:
+        Where a row begins, and its bytes without the line end; None for a row that is too long.
+
+    Raises:
+        DataError: there is no such file.
+    """
+    require_file(path)
+    size = path.stat().st_size
+    with (
+        open(path, "rb", buffering=1 << 20) as file,
+        _byte_bar(path.name, size) as bar,
+    ):
+        start = 0
+        while line := file.readline(max_bytes + 1):
+            too_long = len(line) > max_bytes
+            end = start + len(line)
+            part = line
+            while too_long and part and not part.endswith(b"\n"):
+                part = file.readline(max_bytes)
+                end += len(part)
+            yield start, None if too_long else line.removesuffix(b"\n").removesuffix(b"\r")
+            bar.update(end - start)
+            start = end
+
+
+def _byte_bar(what: str, size: int) -> tqdm:
+    """A progress bar, if it takes long, that leaves nothing behind."""
+    return tqdm(desc=what, total=size, unit="B", unit_scale=True, delay=2, mininterval=1, leave=False)
 
 
 def _read_offsets(tsv: Path, size: int, image_of_row: Mapping[int, str]) -> "array.array[int]":

@@ -4,21 +4,27 @@ Nothing that a file says is trusted: what is wrong ends in one `DataError`. Rows
 so memory stays bounded however large the features are (about 50 GB for COCO).
 """
 
-import base64
-import binascii
 import contextlib
 import os
 import re
 import warnings
 from collections.abc import Collection, Container, Iterable
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
 import numpy as np
 from jaxtyping import Float
 from numpy.typing import DTypeLike
 
-from aladin_jax.data.detections import MAX_DETECTIONS_BYTES, Detections, parse_detections
+from aladin_jax.data.detections import (
+    FEATURE_DIM,
+    MAX_DETECTIONS_BYTES,
+    MAX_FEATURE_DIM,
+    MAX_REGIONS,
+    Detections,
+    decode_regions,
+    parse_detections,
+)
 from aladin_jax.data.errors import DataError, shown
 from aladin_jax.data.indexed_tsv import IndexedTsv
 from aladin_jax.data.untrusted import (
@@ -30,15 +36,6 @@ from aladin_jax.data.untrusted import (
     read_text,
     require_file,
 )
-
-FEATURE_DIM = 2054
-"""Width of a VinVL region: 2048 detector features, then x1, y1, x2, y2, h, w scaled to [0, 1]."""
-
-MAX_FEATURE_DIM = 1 << 14
-"""Regions wider than this are taken for a damaged file."""
-
-MAX_REGIONS = 1000
-"""More boxes than this in one image are taken for a damaged row; VinVL's detector gives at most 100."""
 
 
 class VinvlFiles:
@@ -86,7 +83,7 @@ class VinvlFiles:
             self._prediction_row = self._predictions.rows_by_image()
             self._stack = stack.pop_all()
 
-    def __enter__(self) -> Self:
+    def __enter__(self) -> "VinvlFiles":
         """Nothing to do: the files are open from the start."""
         return self
 
@@ -148,15 +145,7 @@ class VinvlFiles:
         widest = self._feature_dim or MAX_FEATURE_DIM
         limit = 256 + MAX_REGIONS * widest * 16 // 3  # a float32 takes 16/3 bytes of base64
         _, count_text, content_text = self._features.fields(row, image, counts=(3,), max_bytes=limit)
-        if not re.fullmatch(rb"[0-9]{1,9}", count_text) or (count := int(count_text)) > MAX_REGIONS:
-            raise DataError(f"box count {shown(count_text)}, expected 0 to {MAX_REGIONS}", COPY_AGAIN, **where)
-        try:
-            content = base64.b64decode(content_text, validate=True)
-        except binascii.Error as error:
-            raise DataError(f"the features are not base64 ({error})", COPY_AGAIN, **where) from error
-        feature_dim = self._feature_dim or len(content) // (4 * max(count, 1))
-        _check_size(len(content), count, feature_dim, where)
-        regions = np.frombuffer(content, "<f4").reshape(count, feature_dim)
+        regions = decode_regions(count_text, content_text, self._feature_dim, **where)
         with np.errstate(over="ignore"):  # what float16 can't hold becomes infinite, and is refused below
             stored = regions.astype(self._dtype)
         if not np.isfinite(stored).all():
@@ -228,21 +217,6 @@ def check_image_keys(path: str | os.PathLike[str], known: Container[str]) -> Non
     for row, image in enumerate(read_image_keys(path)):
         if image not in known:
             raise DataError("an image without captions", "remove the line", path=path, row=row, image=image)
-
-
-def _check_size(size: int, count: int, feature_dim: int, where: dict[str, Any]) -> None:
-    """Checks that a row's features are as many bytes as its box count says, and else says what is the likely cause."""
-    if size == count * feature_dim * 4:
-        return
-    found = f"box count {count} with {size:,} bytes of features"
-    boxes, rest = divmod(size, max(feature_dim, 1) * 4)
-    if not rest:
-        raise DataError(f"{found}, which are {boxes} boxes of {feature_dim} float32", COPY_AGAIN, **where)
-    if count and not size % (count * 4):
-        width = size // (count * 4)
-        remedy = f"if all rows are so wide, pass --feature_dim {width}"
-        raise DataError(f"{found}: {width} features a box, expected {feature_dim}", remedy, **where)
-    raise DataError(f"{found}, expected {count * feature_dim * 4:,}", COPY_AGAIN, **where)
 
 
 def _read_image_index(path: Path) -> tuple[dict[str, int], dict[int, str]]:

@@ -10,14 +10,13 @@ import zipfile
 import zlib
 from collections.abc import Callable, Collection
 from pathlib import Path
-from typing import IO, Any, Self
+from typing import IO, Any
 
 import numpy as np
 
-from aladin_jax.data.detections import Detections
+from aladin_jax.data.detections import MAX_FEATURE_DIM, MAX_REGIONS, Detections
 from aladin_jax.data.errors import DataError
 from aladin_jax.data.untrusted import COPY_AGAIN, check_image_id
-from aladin_jax.data.vinvl_files import MAX_FEATURE_DIM, MAX_REGIONS
 from convert.importing.regions import PixelRegions, name_classes, to_detections
 
 _MAX_ARRAY_BYTES = MAX_REGIONS * MAX_FEATURE_DIM * 8
@@ -37,7 +36,7 @@ class _ArrayFiles:
         self._class_names = class_names
         self._optional: tuple[str, ...] | None = None
 
-    def __enter__(self) -> Self:
+    def __enter__(self) -> "_ArrayFiles":
         """Nothing to do: a file is open only while it is read."""
         return self
 

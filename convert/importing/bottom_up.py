@@ -6,15 +6,14 @@ import contextlib
 import re
 from collections.abc import Collection, Sequence
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
 import numpy as np
 
-from aladin_jax.data.detections import Detections
+from aladin_jax.data.detections import MAX_FEATURE_DIM, MAX_REGIONS, Detections
 from aladin_jax.data.errors import DataError, shown
-from aladin_jax.data.indexed_tsv import ScannedTsv
+from aladin_jax.data.indexed_tsv import IndexedTsv, ScannedTsv
 from aladin_jax.data.untrusted import COPY_AGAIN
-from aladin_jax.data.vinvl_files import MAX_FEATURE_DIM, MAX_REGIONS
 from convert.importing.regions import PixelRegions, name_classes, to_detections
 
 LAYOUTS = {
@@ -52,7 +51,7 @@ class TsvSet:
             DataError: there is no such file, or a row has no image id or that of an earlier one.
         """
         self.path = paths[0]
-        self._place: dict[str, tuple[ScannedTsv, int]] = {}
+        self._place: dict[str, tuple[IndexedTsv, int]] = {}
         with contextlib.ExitStack() as stack:
             for path in paths:
                 file = stack.enter_context(ScannedTsv(path))
@@ -105,7 +104,7 @@ class BottomUpTsv:
         self.notes: list[str] = []
         self._class_names = class_names
 
-    def __enter__(self) -> Self:
+    def __enter__(self) -> "BottomUpTsv":
         """Nothing to do: the files are open from the start."""
         return self
 

@@ -4,8 +4,8 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from aladin_jax.data.coco_ir import SPLITS
 from aladin_jax.data.errors import DataError
+from aladin_jax.data.split_captions import SPLITS
 from convert.importing.captions import Images, divide, read_coco, read_coco_ir, read_flickr, read_karpathy
 
 CAPTION_FORMATS = ("karpathy", "coco", "flickr", "coco_ir")

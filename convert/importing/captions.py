@@ -7,8 +7,8 @@ from typing import Any, NamedTuple
 
 from absl import logging
 
-from aladin_jax.data.coco_ir import read_split_captions
 from aladin_jax.data.errors import DataError, shown
+from aladin_jax.data.split_captions import read_split_captions
 from aladin_jax.data.untrusted import check_image_id, check_text, parse_json, read_text
 
 COCO_DIGITS = 12  # of the names of COCO's pictures

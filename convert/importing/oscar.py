@@ -10,16 +10,16 @@ import contextlib
 import json
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple, Self
+from typing import Any, NamedTuple
 
 import numpy as np
 from jaxtyping import Float
 
 from aladin_jax.data.box_encoding import HEIGHT_WIDTH, LayoutTally, explains, to_height_width
-from aladin_jax.data.detections import MAX_DETECTIONS_BYTES, Detections, parse_detections
+from aladin_jax.data.detections import MAX_DETECTIONS_BYTES, MAX_REGIONS, Detections, parse_detections
 from aladin_jax.data.errors import DataError, shown
 from aladin_jax.data.untrusted import COPY_AGAIN, check_image_id, check_text, decode, parse_json
-from aladin_jax.data.vinvl_files import MAX_REGIONS, VinvlFiles
+from aladin_jax.data.vinvl_files import VinvlFiles
 from convert.importing.bottom_up import TsvSet, decode_base64
 from convert.importing.regions import require_finite
 
@@ -35,7 +35,7 @@ class _EncodedReader(abc.ABC):
         self._layout = HEIGHT_WIDTH
         self._files = contextlib.ExitStack()
 
-    def __enter__(self) -> Self:
+    def __enter__(self) -> "_EncodedReader":
         """Nothing to do: files are open from the start."""
         return self
 

@@ -9,10 +9,9 @@ from jaxtyping import Float, Num
 from numpy.typing import DTypeLike
 
 from aladin_jax.data.box_encoding import BOX_DIM, encode_boxes
-from aladin_jax.data.detections import Detections
+from aladin_jax.data.detections import MAX_FEATURE_DIM, MAX_REGIONS, Detections
 from aladin_jax.data.errors import DataError, shown
 from aladin_jax.data.untrusted import check_text, read_text
-from aladin_jax.data.vinvl_files import MAX_FEATURE_DIM, MAX_REGIONS
 
 _MAX_CLASSES = 1 << 16
 
@@ -95,6 +94,8 @@ def to_detections(found: PixelRegions, **where: Any) -> Detections:
     for name, values in others.items():
         if values is not None and len(values) != count:
             raise DataError(f"{len(values)} {name} for {count} regions", "each region has one", **where)
+    if found.boxes.shape[1:] != (4,):
+        raise DataError(f"boxes have shape {list(found.boxes.shape)}, expected [regions, 4]", **where)
     require_finite(found.features, "features", **where)
     boxes = encode_boxes(found.boxes, found.width, found.height, **where)
     regions = np.concatenate([found.features.astype(np.float32), boxes], 1)

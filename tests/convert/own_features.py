@@ -148,3 +148,28 @@ def refusal(read, *arguments):
     message = str(caught.value)
     assert "\n" not in message
     return message
+
+
+def write_lines(folder, name, rows):
+    """A .tsv and its .lineidx."""
+    lines = ["\t".join(row) + "\n" for row in rows]
+    (folder / f"{name}.tsv").write_text("".join(lines))
+    offsets = np.cumsum([0, *(len(line.encode()) for line in lines)])[:-1]
+    (folder / f"{name}.lineidx").write_text("".join(f"{offset}\n" for offset in offsets))
+
+
+def write_vinvl(folder, images, *, index=None, predictions=None, sized=True):
+    """VinVL's folder of (image, regions, tags); `index` and `predictions` (image, JSON) stand in for right ones."""
+    folder.mkdir(parents=True, exist_ok=True)
+    write_lines(folder, "features", [[image, str(len(r)), base64_of(r)] for image, r, _ in images])
+    if predictions is None:
+        predictions = []
+        for image, regions, tags in images:
+            boxes = pixel_boxes(regions).tolist()
+            found = [{"class": tag, "rect": box, "conf": 0.5} for tag, box in zip(tags, boxes, strict=True)]
+            size = {"image_w": WIDTH, "image_h": HEIGHT}
+            predictions.append((image, json.dumps({"objects": found, **size} if sized else found)))
+    write_lines(folder, "predictions", predictions)
+    rows = {image: row for row, (image, _, _) in enumerate(images)} if index is None else index
+    (folder / "imageid2idx.json").write_text(json.dumps(rows))
+    return folder / "features.tsv"

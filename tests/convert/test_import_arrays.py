@@ -2,12 +2,12 @@ import io
 import zipfile
 
 import numpy as np
-import own_features as own
 import pytest
-from own_features import refusal
 
 from convert.importing.arrays import NpyFiles, NpzFiles
 from convert.importing.bottom_up import BottomUpTsv
+from tests.convert import own_features as own
+from tests.convert.own_features import refusal
 
 GOLDEN = own.all_golden()
 IMAGE = "473681"  # has 6 regions

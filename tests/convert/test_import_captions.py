@@ -1,12 +1,12 @@
 import json
 import logging
 
-import own_features
 import pytest
 
 from aladin_jax.data.errors import DataError
 from convert.importing.caption_files import CaptionFiles
 from convert.importing.captions import read_coco, read_flickr, read_karpathy, read_split_list
+from tests.convert import own_features
 
 CAPTIONS = own_features.captions()
 EVERY = {image: texts for some in CAPTIONS.values() for image, texts in some.items()}

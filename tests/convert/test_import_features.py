@@ -3,12 +3,12 @@ import subprocess
 import sys
 
 import numpy as np
-import own_features as own
 import pytest
 import torch
 
 from aladin_jax.data.records import Split, open_dataset
 from convert.features import main
+from tests.convert import own_features as own
 
 CAPTIONS = own.captions()
 GOLDEN = own.all_golden()

@@ -1,13 +1,13 @@
 from pathlib import Path
 
 import numpy as np
-import own_features as own
 import pytest
 import torch
-from own_features import refusal
 
 from convert.importing.bottom_up import BottomUpTsv
 from convert.importing.oscar import OscarPt, OscarTsv, VinvlReader
+from tests.convert import own_features as own
+from tests.convert.own_features import refusal
 
 GOLDEN = own.all_golden()
 IMAGE = "473681"  # has 6 regions

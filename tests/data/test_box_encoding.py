@@ -2,11 +2,11 @@ import json
 
 import numpy as np
 import pytest
-from raw_vinvl import GOLDEN_FEATURES, read_rows
 
 from aladin_jax.data.box_encoding import HEIGHT_WIDTH, WIDTH_HEIGHT, WIDTH_HEIGHT_AREA, LayoutTally, encode_boxes
 from aladin_jax.data.errors import DataError
 from aladin_jax.data.vinvl_files import VinvlFiles
+from tests.data.raw_vinvl import GOLDEN_FEATURES, read_rows
 
 BOXES = np.array([[10.0, 20.0, 60.0, 40.0], [0.0, 0.0, 200.0, 100.0]])
 

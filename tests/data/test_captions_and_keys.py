@@ -7,10 +7,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from raw_vinvl import E2E
 
 from aladin_jax.data.errors import DataError
 from aladin_jax.data.vinvl_files import check_image_keys, read_captions, read_image_keys
+from tests.data.raw_vinvl import E2E
 
 
 def save(path, content, legacy=True):

@@ -12,12 +12,12 @@ import numpy as np
 import pytest
 import tensorflow_datasets as tfds
 import torch
-from raw_vinvl import E2E
 from tensorflow_datasets.core import shuffle
 
 from aladin_jax.data.coco_ir import CocoIr, prepare
 from aladin_jax.data.errors import DataError
 from aladin_jax.data.vinvl_files import VinvlFiles, read_captions
+from tests.data.raw_vinvl import E2E
 
 SPLITS = {"train": 10, "minival": 4, "test": 56}
 

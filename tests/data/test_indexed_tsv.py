@@ -1,8 +1,8 @@
 import pytest
-from raw_vinvl import Raw, refusal
 
 from aladin_jax.data.errors import DataError
 from aladin_jax.data.vinvl_files import VinvlFiles
+from tests.data.raw_vinvl import Raw, refusal
 
 
 @pytest.fixture

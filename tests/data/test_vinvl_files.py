@@ -4,9 +4,9 @@ import sys
 
 import numpy as np
 import pytest
-from raw_vinvl import E2E, GOLDEN_FEATURES, Raw, read_rows, refusal
 
 from aladin_jax.data.vinvl_files import VinvlFiles
+from tests.data.raw_vinvl import E2E, GOLDEN_FEATURES, Raw, read_rows, refusal
 
 
 @pytest.fixture

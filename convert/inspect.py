@@ -1,0 +1,122 @@
+"""Shows what features, captions, a data set or a checkpoint hold, and what is wrong with them.
+
+python -m convert.inspect PATH [--against OTHER] [--vocab FILE] [--json]
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs the command; returns its exit code: 1 if there is nothing that can be read, whatever the problems in it."""
+    parser = argparse.ArgumentParser(
+        prog="python -m convert.inspect",
+        description="What a folder of features or captions, a data set or a checkpoint holds: counts, widths, box "
+        "encodings, NaN, ids that do not match, tokens that are cut off.",
+    )
+    parser.add_argument("path", type=Path, help="a folder or file, or a folder with several of them")
+    parser.add_argument(
+        "--against", type=Path, metavar="OTHER", help="compare features with features, or with captions"
+    )
+    parser.add_argument("--vocab", type=Path, help="a vocab.txt, or a folder with one, to count tokens")
+    parser.add_argument("--max_caption_len", type=int, default=50, help="as in the configuration (%(default)s)")
+    parser.add_argument("--max_labels_len", type=int, default=50, help="as in the configuration (%(default)s)")
+    parser.add_argument("--max_regions", type=int, default=34, help="as in the configuration (%(default)s)")
+    parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
+    args = parser.parse_args(argv)
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # TensorFlow, for TFDS, else speaks of the CPU it finds
+    os.environ.setdefault("JAX_PLATFORMS", "cpu")  # an accelerator has nothing to do here
+    try:
+        found = _inspect(args)
+    except (ValueError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return 130
+    if args.json:
+        print(json.dumps(found, indent=2, allow_nan=False))
+    else:
+        from convert.inspection.table import format_findings
+
+        print("\n\n".join(format_findings(item) for item in found))
+    return 0
+
+
+def _inspect(args: argparse.Namespace) -> list[dict[str, Any]]:
+    from convert.inspection import kinds
+    from convert.inspection.texts import open_tokens
+
+    things = kinds.identify(args.path)
+    if args.against is not None:
+        return [_compare(things, kinds.identify(args.against))]
+    tokens = open_tokens(args.vocab, args.max_caption_len, args.max_labels_len)
+    found = []
+    for thing in things:
+        try:
+            found.append(_inspect_one(thing, tokens, args.max_regions))
+        except ValueError as error:
+            if len(things) == 1:
+                raise
+            found.append({"kind": thing.kind, "path": str(thing.path), "problems": [str(error)]})
+    captions = [thing for thing in things if thing.kind == kinds.CAPTIONS]
+    features = [thing for thing in things if thing.kind == kinds.FEATURES]
+    return found + [_compare([one], [other]) for one in captions for other in features]
+
+
+def _inspect_one(thing: Any, tokens: Any, max_regions: int) -> dict[str, Any]:
+    # What is imported takes seconds, so that only what is needed is.
+    from convert.inspection import kinds
+
+    if thing.kind == kinds.FEATURES:
+        from convert.inspection.features_folder import inspect_features
+
+        return inspect_features(thing.path, tokens, max_regions)
+    if thing.kind == kinds.CAPTIONS:
+        from convert.inspection.captions_folder import inspect_captions
+
+        return inspect_captions(thing.path, tokens)
+    if thing.kind == kinds.DATA_SET:
+        from convert.inspection.data_set import inspect_data_set
+
+        return inspect_data_set(thing.path, tokens, max_regions)
+    from convert.inspection import checkpoints
+
+    return {
+        kinds.TORCH_FOLDER: checkpoints.inspect_torch_folder,
+        kinds.TORCH_FILE: checkpoints.inspect_aladin_checkpoint,
+        kinds.MODEL_FOLDER: checkpoints.inspect_model_folder,
+    }[thing.kind](thing.path)
+
+
+def _compare(first: list[Any], second: list[Any]) -> dict[str, Any]:
+    from aladin_jax.data.errors import DataError
+    from aladin_jax.data.split_captions import read_split_captions
+    from convert.inspection import kinds
+    from convert.inspection.differences import compare_features, compare_ids
+
+    comparable = (kinds.FEATURES, kinds.DATA_SET, kinds.CAPTIONS)
+    one, other = (
+        next((thing for thing in things if thing.kind in comparable), things[0]) for things in (first, second)
+    )
+    for thing in (one, other):
+        if thing.kind not in comparable:
+            raise DataError(f"a {thing.kind}", "features, data sets and captions can be compared", path=thing.path)
+    if kinds.CAPTIONS not in (one.kind, other.kind):
+        return compare_features(one, other)
+    captions, features = (one, other) if one.kind == kinds.CAPTIONS else (other, one)
+    if features.kind == kinds.CAPTIONS:
+        raise DataError("captions too", "compare captions with features", path=features.path)
+    ids = [image for images in read_split_captions(captions.path).values() for image in images]
+    return compare_ids(captions, ids, features)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

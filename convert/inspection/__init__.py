@@ -1,0 +1,1 @@
+"""What files hold: counts, widths, encodings, and what is wrong with them."""

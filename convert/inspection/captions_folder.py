@@ -1,0 +1,97 @@
+"""A folder of captions as VinVL's users have it: captions by split, and lists of images to evaluate."""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+from aladin_jax.data.errors import DataError
+from aladin_jax.data.split_captions import SPLITS, captions_file
+from aladin_jax.data.vinvl_files import read_captions, read_image_keys
+from convert.inspection.tallies import Problems
+from convert.inspection.texts import TextTally, Tokens
+
+
+def inspect_captions(folder: Path, tokens: Tokens | None) -> dict[str, Any]:
+    """Reads `{train,minival,test}_captions.pt` and `*_img_keys*.tsv`.
+
+    Args:
+        folder: where they are.
+        tokens: a vocabulary, if there is one.
+
+    Returns:
+        What was found, as plain data.
+    """
+    problems = Problems()
+    captions: dict[str, dict[str, list[str]]] = {}
+    found: dict[str, Any] = {}
+    for split in SPLITS:
+        path = captions_file(folder, split)
+        if not path.is_file():
+            found[split] = "no captions"
+            continue
+        try:
+            captions[split] = read_captions(path)
+        except DataError as error:
+            problems.add("files that cannot be read", str(error))
+            found[split] = "cannot be read"
+            continue
+        found[split] = describe_captions(captions[split], tokens, problems, split)
+    report_shared({split: captions[split].keys() for split in captions}, problems)
+    keys = {path.name: _inspect_keys(path, captions, problems) for path in sorted(folder.glob("*_img_keys*.tsv"))}
+    return {"kind": "captions", "path": str(folder), **found, "image keys": keys, "problems": problems.listed()}
+
+
+def describe_captions(
+    captions: dict[str, list[str]], tokens: Tokens | None, problems: Problems, split: str
+) -> dict[str, Any]:
+    """What the captions of a split are like, as plain data."""
+    text = TextTally(tokens.captions() if tokens else None)
+    for image, texts in captions.items():
+        for caption in texts:
+            text.add(caption)
+            if not caption.strip():
+                problems.add("blank captions", f"{split}, image {image}")
+        for caption, times in Counter(texts).items():
+            if times > 1:
+                problems.add("captions that an image has more than once", f"{split}, image {image}: {caption[:40]!a}")
+    counts = Counter(len(texts) for texts in captions.values())
+    return {
+        "images": len(captions),
+        "captions": sum(number * times for number, times in counts.items()),
+        "captions an image": {str(number): times for number, times in sorted(counts.items())},
+        **text.described(),
+    }
+
+
+def report_shared(ids: dict[str, Any], problems: Problems) -> None:
+    """Puts images that several splits have among the problems."""
+    splits = list(ids)
+    for position, first in enumerate(splits):
+        for second in splits[position + 1 :]:
+            for image in sorted(ids[first] & ids[second]):
+                problems.add("images in two splits", f"{image} in {first} and {second}")
+
+
+def _inspect_keys(path: Path, captions: dict[str, dict[str, list[str]]], problems: Problems) -> str:
+    try:
+        keys = read_image_keys(path)
+    except DataError as error:
+        problems.add("files that cannot be read", str(error))
+        return "cannot be read"
+    split = next((split for split in SPLITS if path.name.startswith(f"{split}_")), None)
+    if split not in captions:
+        return f"{len(keys):,} images, of a split without captions"
+    unknown = [key for key in keys if key not in captions[split]]
+    for key in unknown:
+        problems.add("image keys without captions", f"{key} in {path.name}")
+    return f"{len(keys):,} of the {len(captions[split]):,} images of {split}" + (
+        f"; {len(unknown)} have no captions there" if unknown else ""
+    )
+
+
+def has_captions(folder: Path) -> bool:
+    """Whether a folder has captions of any split."""
+    return any(os.path.exists(captions_file(folder, split)) for split in SPLITS)
