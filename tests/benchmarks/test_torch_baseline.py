@@ -1,0 +1,89 @@
+"""The baseline of the benchmarks computes what the original computes."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+torch = pytest.importorskip("torch")
+
+from aladin_jax.models.backbone import BackboneConfig  # noqa: E402
+from aladin_jax.models.heads import MatchingHeadConfig  # noqa: E402
+from benchmarks import torch_baseline  # noqa: E402
+
+GOLDEN = Path(__file__).parents[1] / "golden" / "unit"
+PREFIXES = ("img_txt_enc.oscar_model.", "img_txt_enc.")
+
+
+@pytest.fixture(autouse=True)
+def single_thread():
+    """Products this small only lose by being divided between threads."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+@pytest.fixture(scope="module")
+def expected():
+    with np.load(GOLDEN / "expected.npz") as data:
+        return dict(data)
+
+
+def load_batch(name: str) -> dict:
+    with np.load(GOLDEN / "batches.npz") as data:
+        batch = {key.split("/")[1]: torch.from_numpy(data[key]) for key in data.files if key.startswith(f"{name}/")}
+    tags = batch["label_ids"].shape[1]
+    return {**batch, "label_len": batch["image_mask"][:, :tags].sum(dim=1)}
+
+
+def load_model() -> torch_baseline.BaselineModel:
+    saved = torch.load(GOLDEN / "checkpoint.pth.tar", weights_only=False)["model"]
+    model = torch_baseline.BaselineModel(
+        BackboneConfig.from_json(GOLDEN / "vinvl" / "config.json"), MatchingHeadConfig(dropout=0.0)
+    )
+    weights = {}
+    for name, tensor in saved.items():
+        for prefix in PREFIXES:
+            name = name.removeprefix(prefix)
+        weights[name] = tensor
+    missing = set(model.state_dict()) - set(weights)
+    assert not missing
+    model.load_state_dict({name: weights[name] for name in model.state_dict()})
+    return model
+
+
+def test_evaluation_scores_equal_the_originals_in_both_directions():
+    with np.load(GOLDEN / "retrieval.npz") as data:
+        golden = dict(data)
+    images, captions = 10, 30
+    regions, tokens = (
+        torch_baseline.pad_for_evaluation(torch.from_numpy(golden[name][:n]))
+        for name, n in (("region_embeddings", images), ("token_embeddings", captions))
+    )
+    assert regions.shape[1] == tokens.shape[1] == 71
+    lengths = torch.from_numpy(golden["region_len"][:images]), torch.from_numpy(golden["caption_len"][:captions])
+    for scores in torch_baseline.evaluation_scores(regions, lengths[0], tokens, lengths[1]):
+        np.testing.assert_allclose(scores, golden["alignment_scores"][:images, :captions], atol=1e-5)
+
+
+def test_embeddings_scores_and_alignment_loss_equal_the_originals(expected):
+    model = load_model().eval()
+    with torch.no_grad():
+        out = model(load_batch("eval"))
+        scores = torch_baseline.alignment_scores(out.regions, out.region_len, out.tokens, out.caption_len)
+    np.testing.assert_allclose(out.image_vector, expected["forward/image_embedding"], atol=2e-5)
+    np.testing.assert_allclose(out.caption_vector, expected["forward/caption_embedding"], atol=2e-5)
+    np.testing.assert_allclose(scores, expected["alignment/MrSw/scores"], atol=1e-4)
+    np.testing.assert_allclose(torch_baseline.hinge_triplet(scores), expected["alignment/MrSw/loss"], rtol=1e-4)
+
+
+def test_three_training_steps_equal_the_originals(expected):
+    model = load_model().train()
+    step = torch_baseline.make_step(model, learning_rate=1e-4)
+    golden = {key.rsplit("/", 1)[1]: key for key in expected if key.startswith("train/alad-alignment-and-matching-dis")}
+    for number in range(3):
+        losses, norm = step(load_batch(str(number)))
+        for name, loss in losses.items():
+            np.testing.assert_allclose(loss, expected[golden[name]][number], rtol=2e-3)
+        np.testing.assert_allclose(norm, expected[golden["grad_norm"]][number], rtol=2e-3)
