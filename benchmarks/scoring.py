@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import time
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -27,14 +28,14 @@ BATCH_SIZE = 32
 CANDIDATES = 100
 
 
-def main() -> None:
+def main(arguments: Sequence[str] | None = None) -> None:
     """Measures, and prints a JSON line last."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--images", type=int, default=100, help="images that are scored, 5 captions each")
     parser.add_argument("--baseline_images", type=int, default=10, help="images that the original scores")
     parser.add_argument("--runs", type=int, default=5)
     parser.add_argument("--sizes", type=int, nargs="*", default=[], help="numbers of images to score once each, alone")
-    args = parser.parse_args()
+    args = parser.parse_args(arguments)
     rng = np.random.default_rng(0)
     lengths: dict[str, Any] = {}
     results = {

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import argparse
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -32,7 +32,7 @@ LEARNING_RATE, GRAD_CLIP = 1e-5, 2.0
 SLOTS = workload.MAX_CAPTION_LEN + workload.MAX_LABELS_LEN + workload.MAX_REGIONS
 
 
-def main() -> None:
+def main(arguments: Sequence[str] | None = None) -> None:
     """Measures, and prints a JSON line last."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--batch_size", type=int, default=32)
@@ -41,7 +41,7 @@ def main() -> None:
     parser.add_argument("--peak_tflops", type=float, help="of the device in that type, to report mfu")
     parser.add_argument("--runs", type=int, default=5)
     parser.add_argument("--sizes", type=int, nargs="*", default=[], help="batch sizes at which to time ours alone")
-    args = parser.parse_args()
+    args = parser.parse_args(arguments)
     backbone, head = BackboneConfig(num_hidden_layers=args.layers), MatchingHeadConfig()
     rng = np.random.default_rng(0)
     batch = workload.training_batch(rng, args.batch_size, backbone.vocab_size, backbone.img_feature_dim)

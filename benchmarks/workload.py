@@ -24,7 +24,12 @@ def label_lengths(rng: np.random.Generator, n: int) -> Int[np.ndarray, " n"]:
 
 def region_lengths(rng: np.random.Generator, n: int) -> Int[np.ndarray, " n"]:
     """Regions of an image: most have more than are kept."""
-    return np.clip(np.round(rng.normal(44, 12, n)), 10, MAX_REGIONS).astype(np.int32)
+    return np.minimum(detections(rng, n), MAX_REGIONS)
+
+
+def detections(rng: np.random.Generator, n: int) -> Int[np.ndarray, " n"]:
+    """Regions that a detector gives for images."""
+    return np.clip(np.round(rng.normal(44, 12, n)), 10, 100).astype(np.int32)
 
 
 def unit_vectors(rng: np.random.Generator, *shape: int) -> Float[np.ndarray, ...]:

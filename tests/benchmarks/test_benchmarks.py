@@ -1,0 +1,37 @@
+"""What every benchmark promises: turns that alternate, ratios within a turn, one JSON line last."""
+
+import json
+
+import jax.numpy as jnp
+import pytest
+
+pytest.importorskip("torch")
+
+from benchmarks import interleaved, scoring
+
+
+def test_ways_take_turns_after_one_untimed_run_each():
+    calls = []
+    seconds = interleaved.time_in_turns(
+        {"a": lambda: calls.append("a"), "b": lambda: (calls.append("b"), jnp.zeros(1))}, runs=2
+    )
+    assert calls == ["a", "b"] * 3
+    assert [len(values) for values in seconds.values()] == [2, 2]
+
+
+def test_ratios_compare_runs_of_the_same_turn():
+    assert interleaved.ratios([4.0, 10.0, 9.0], [2.0, 1.0, 3.0]) == {"min": 2.0, "median": 3.0, "max": 10.0}
+
+
+def test_scoring_ends_with_one_json_line_of_ratios_hardware_versions_and_lengths(capsys):
+    scoring.main(["--images", "3", "--baseline_images", "1", "--runs", "2", "--sizes", "2"])
+    report = json.loads(capsys.readouterr().out.splitlines()[-1])
+    assert report["lengths"]["all_pairs"]["captions"] == 15
+    assert report["hardware"]["cores"] >= 1
+    assert {"jax", "numpy", "torch"} <= report["versions"].keys()
+    pairs = report["all_pairs"]["pairs_per_second"]
+    assert pairs["original"]["min"] <= pairs["original"]["median"] <= pairs["original"]["max"]
+    for results, name in (("all_pairs", "ratio"), ("all_pairs", "gemm_fraction"), ("alignment_loss", "ratio")):
+        assert report[results][name]["median"] > 0
+    assert [row["captions"] for row in report["growth"]] == [10]
+    assert report["growth"][0]["peak_memory_bytes"] > 10_000_000
