@@ -1,0 +1,73 @@
+"""What all tests share: quick compilation, exact matrix products, checked shapes, and how far the golden data was."""
+
+# ruff: noqa: E402
+import os
+import pkgutil
+from pathlib import Path
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # before TensorFlow is imported: it speaks of the CPU it finds
+# Before JAX meets its devices. Most of the time of these tests would go into making small programs a little faster;
+# so compiled, a training step is ready in a quarter of the time, and gives the same numbers.
+AS_USERS_COMPILE = os.environ.get("XLA_FLAGS", "")
+os.environ["XLA_FLAGS"] = f"{AS_USERS_COMPILE} --xla_backend_optimization_level=0 --xla_cpu_use_fusion_emitters=false"
+
+import jax
+import jaxtyping
+import pytest
+
+PACKAGE = Path(__file__).parents[1] / "aladin_jax"
+
+# What beartype cannot take as it stands: `-> Self`, a protocol, whole numbers where floats are asked for, jnp.float32
+# where a jnp.dtype is.
+UNCHECKED = {
+    "aladin_jax.data.indexed_tsv",
+    "aladin_jax.data.record_builder",
+    "aladin_jax.data.scenes",
+    "aladin_jax.data.vinvl_files",
+    "aladin_jax.models.aladin",
+    "aladin_jax.models.backbone",
+    "aladin_jax.models.bert",
+    "aladin_jax.models.heads",
+}
+DIFFERENCES = pytest.StashKey()
+
+
+def pytest_configure(config):
+    """Runs before any test module, and so before any module of the package, is imported."""
+    jaxtyping.install_import_hook(sorted(_modules() - UNCHECKED), "beartype.beartype")
+    jax.config.update("jax_default_matmul_precision", "highest")
+    jax.config.update("jax_compilation_cache_dir", str(config.cache.mkdir("compiled")))
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
+
+
+def _modules():
+    """Names of the package's modules, two levels deep; a folder on the second level stands for all in it."""
+    names = set()
+    for module in pkgutil.iter_modules([str(PACKAGE)]):
+        inner = pkgutil.iter_modules([str(PACKAGE / module.name)]) if module.ispkg else ()
+        names |= {f"aladin_jax.{module.name}.{name}" for _, name, _ in inner} or {f"aladin_jax.{module.name}"}
+    return names
+
+
+def pytest_terminal_summary(terminalreporter, config):
+    """Shows how close the golden numbers were."""
+    if differences := config.stash.get(DIFFERENCES, None):
+        terminalreporter.section("largest differences from the golden data")
+        for line in differences.table():
+            terminalreporter.line(line)
+
+
+@pytest.fixture(scope="session")
+def differences(request):
+    """Compares with the golden data; the largest differences are shown at the end."""
+    from tests.golden_data import Differences
+
+    return request.config.stash.setdefault(DIFFERENCES, Differences())
+
+
+@pytest.fixture
+def unchecked():
+    """Turns type checks off, for tests that give what the annotations forbid: a user's program has no checks either."""
+    jaxtyping.config.update("jaxtyping_disable", True)
+    yield
+    jaxtyping.config.update("jaxtyping_disable", False)
