@@ -1,0 +1,51 @@
+"""Search your own pictures: index them, ask with words or with a picture, keep the index, serve it.
+
+python -m aladin_jax.search index --checkpoint W --data DIR [--split test] [--images DIR] --output INDEX
+python -m aladin_jax.search query --index INDEX "two dogs on a red sofa"
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import os
+import sys
+
+os.environ.setdefault(
+    "TF_CPP_MIN_LOG_LEVEL", "2"
+)  # before the import: TensorFlow, for TFDS, speaks of the CPU it finds
+
+COMMANDS = {
+    "index": "make an index of a data set's split; run again after a kill, it goes on",
+    "query": "pictures for words, or captions for a picture",
+    "add": "append a split to an index",
+    "delete": "take images out of all results",
+    "merge": "join segments, and drop what is deleted",
+    "verify": "check sums, counts and vectors",
+    "info": "say what an index holds",
+    "tradeoff": "recall and latency against re-ranking depth",
+    "serve": "answer on a web page and a JSON API",
+}
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Runs the command; returns its exit status."""
+    commands = importlib.import_module("aladin_jax.search.commands")
+    parser = argparse.ArgumentParser(
+        prog="python -m aladin_jax.search", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    chosen = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    for name, about in COMMANDS.items():
+        if name not in commands.FLAGS:
+            continue
+        commands.FLAGS[name](chosen.add_parser(name, help=about, description=about.capitalize() + "."))
+    options = parser.parse_args(arguments)
+    try:
+        return commands.RUN[options.command](options)
+    except (ValueError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

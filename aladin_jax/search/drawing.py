@@ -1,0 +1,96 @@
+"""Draws results: the pictures, and on them the regions that answered the words."""
+
+from __future__ import annotations
+
+import io
+import os
+import textwrap
+
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
+from PIL import Image
+
+from aladin_jax.reporting.figures import COLOURS, GREY, INK
+from aladin_jax.reporting.files import write_whole
+from aladin_jax.search.index import Index
+from aladin_jax.search.query import Hit, Results
+
+MAX_DRAWN = 20
+_COLUMNS = 4
+_PLAIN = "#f0f0f0"
+
+
+def save_results(results: Results, index: Index, title: str, path: str | os.PathLike[str]) -> None:
+    """Draws the first pictures of a text query as a PNG, each with the regions that answered its words.
+
+    Args:
+        results: of `Searcher.find_images`.
+        index: that was searched; an image without a picture is drawn as a plain square.
+        title: the query.
+        path: the PNG file; an earlier one is replaced.
+    """
+    pictures = [(hit, index.picture(hit.row)) for hit in results.hits[:MAX_DRAWN]]
+    _save([(hit, picture, _scores_line(rank, hit)) for rank, (hit, picture) in enumerate(pictures, 1)], title, path)
+
+
+def save_captions(results: Results, picture: bytes, title: str, path: str | os.PathLike[str]) -> None:
+    """Draws a picture once for each of the first captions found for it, with the regions that answered the words."""
+    drawn = [
+        (hit, picture, f"{_scores_line(rank, hit)}\n{textwrap.shorten(hit.caption or '', 120)}")
+        for rank, hit in enumerate(results.hits[:MAX_DRAWN], 1)
+    ]
+    _save(drawn, title, path)
+
+
+def _save(drawn: list[tuple[Hit, bytes, str]], title: str, path: str | os.PathLike[str]) -> None:
+    rows = -(-len(drawn) // _COLUMNS)
+    figure = Figure(figsize=(3.4 * _COLUMNS, 0.6 + 4.1 * rows), facecolor="white")
+    figure.set_layout_engine("constrained")
+    FigureCanvasAgg(figure)
+    figure.suptitle(_plain(title), x=0.01, ha="left", fontsize=13, weight="bold", color=INK)
+    panels = figure.subplots(rows, _COLUMNS, squeeze=False).reshape(-1)
+    for panel in panels:
+        panel.set_axis_off()
+    for panel, (hit, picture, text) in zip(panels, drawn, strict=False):
+        _draw_hit(panel, hit, picture, text)
+    image = io.BytesIO()
+    figure.savefig(image, format="png", dpi=130)
+    write_whole(path, image.getvalue())
+
+
+def _draw_hit(panel: Axes, hit: Hit, picture: bytes, text: str) -> None:
+    image = Image.open(io.BytesIO(picture)) if picture else Image.new("RGB", (160, 160), _PLAIN)
+    width, height = image.size
+    panel.imshow(image, interpolation="lanczos")
+    words: dict[tuple[float, ...], list[str]] = {}  # by box: a region may answer several words
+    for answer in hit.why:
+        if answer.region is not None and answer.region.box is not None:
+            words.setdefault(answer.region.box, []).append(f"{answer.word} {answer.score:.2f}")
+    for number, ((x1, y1, x2, y2), lines) in enumerate(words.items()):
+        colour = COLOURS[number % len(COLOURS)]
+        corner = (x1 * width, y1 * height)
+        panel.add_patch(
+            Rectangle(corner, (x2 - x1) * width, (y2 - y1) * height, fill=False, edgecolor=colour, linewidth=1.8)
+        )
+        panel.text(
+            *corner,
+            _plain("\n".join(lines)),
+            va="top",
+            fontsize=6,
+            color="white",
+            bbox={"facecolor": colour, "edgecolor": "none", "pad": 1.2, "alpha": 0.85},
+            clip_on=True,
+        )
+    panel.set_title(_plain(textwrap.fill(text, 42, replace_whitespace=False)), loc="left", fontsize=8, color=GREY)
+
+
+def _scores_line(rank: int, hit: Hit) -> str:
+    alignment = "" if hit.alignment is None else f"  alignment {hit.alignment:.3f}"
+    return f"{rank}. {hit.id}  matching {hit.matching:.3f}{alignment}"
+
+
+def _plain(text: str) -> str:
+    """Text that Matplotlib does not take for a formula."""
+    return text.replace("$", r"\$")

@@ -1,0 +1,230 @@
+"""Reads an index: one open index sees one generation, whatever writers do meanwhile."""
+
+from __future__ import annotations
+
+import functools
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from jaxtyping import Bool, Float, Int
+
+from aladin_jax.encoding import Encoded
+from aladin_jax.packed_vectors import Packed, concatenate
+from aladin_jax.search.manifest import MODEL, SegmentEntry, read_manifest
+from aladin_jax.search.segment import Segment, read_segment
+from aladin_jax.search.settings import SearchModel
+
+_ATTEMPTS = 5
+
+
+class Side:
+    """The images, or the captions, of all segments as one run of rows; deleted rows keep their place.
+
+    Attributes:
+        alive: [n] rows that are not deleted.
+    """
+
+    def __init__(self, pieces: list[Encoded], alive: Bool[np.ndarray, " n"]):
+        """Takes one piece a segment."""
+        self.alive = alive
+        self._pieces = pieces
+        self._starts = np.cumsum([0, *(len(piece.vectors) for piece in pieces)])
+
+    def __len__(self) -> int:
+        """Rows, deleted ones included."""
+        return len(self.alive)
+
+    @functools.cached_property
+    def live_rows(self) -> Int[np.ndarray, " k"]:
+        """Rows that are not deleted, in order."""
+        return np.flatnonzero(self.alive)
+
+    @property
+    def vectors(self) -> list[Float[np.ndarray, "k d"]]:
+        """The matching head's vectors, segment by segment."""
+        return [piece.vectors for piece in self._pieces]
+
+    def vector(self, row: int) -> Float[np.ndarray, " d"]:
+        """One row's vector."""
+        piece, first = self._place(row)
+        return np.asarray(piece.vectors[row - first])
+
+    def parts(self, row: int) -> Float[np.ndarray, "n d"]:
+        """One row's unit vectors, in float32."""
+        piece, first = self._place(row)
+        start, stop = piece.parts.offsets[row - first : row - first + 2]
+        return np.asarray(piece.parts.vectors[start:stop], np.float32)
+
+    def packed(self, rows: Int[np.ndarray, " k"]) -> Packed:
+        """Unit vectors of some rows, in the order given."""
+        where = np.searchsorted(self._starts, rows, side="right") - 1
+        found, order = [], []
+        for number in np.unique(where):
+            chosen = np.flatnonzero(where == number)
+            found.append(self._pieces[number].parts.take(rows[chosen] - self._starts[number]))
+            order.append(chosen)
+        if len(found) == 1:
+            return found[0]
+        if not found:
+            return Packed(self._pieces[0].parts.vectors[:0], np.zeros(1, np.int64))
+        return concatenate(found).take(np.argsort(np.concatenate(order)))
+
+    def _place(self, row: int) -> tuple[Encoded, int]:
+        number = int(np.searchsorted(self._starts, row, side="right")) - 1
+        return self._pieces[number], int(self._starts[number])
+
+
+class Region(NamedTuple):
+    """A region that takes part in alignment.
+
+    Attributes:
+        number: its place among the image's regions as they were given, from 0.
+        box: x1, y1, x2, y2 as shares of the picture's width and height, if known.
+        tag: the detected class, if known.
+    """
+
+    number: int
+    box: tuple[float, float, float, float] | None
+    tag: str | None
+
+
+class Index:
+    """An open index; memory-mapped, so that opening costs little and processes share it.
+
+    Attributes:
+        path: its folder.
+        manifest: of the generation that was opened.
+        images: vectors of images.
+        captions: vectors of captions.
+        caption_image: [c] the image row of each caption.
+    """
+
+    def __init__(self, path: str | Path):
+        """Opens the newest generation.
+
+        Raises:
+            ValueError: there is no index, it is unfinished, or it is damaged.
+        """
+        self.path = Path(path)
+        for attempt in range(_ATTEMPTS):
+            self.manifest = read_manifest(self.path)
+            try:
+                self._segments = [read_segment(self.path / entry.name) for entry in self.manifest.segments]
+                alive = [_alive(self.path, entry) for entry in self.manifest.segments]
+                break
+            except FileNotFoundError as error:  # merged away between the two reads, or really missing
+                if attempt == _ATTEMPTS - 1 or read_manifest(self.path).generation == self.manifest.generation:
+                    raise ValueError(f"{error.filename}: missing; restore it, or index the data again") from error
+        if not self._segments:
+            raise ValueError(f"{self.path}: the manifest lists no segment; index the data again")
+        self._check_counts()
+        self._image_starts = np.cumsum([0, *(s.image_table.num_rows for s in self._segments)])
+        self._caption_starts = np.cumsum([0, *(s.caption_table.num_rows for s in self._segments)])
+        live = np.concatenate(alive)
+        self.images = Side([s.images for s in self._segments], live)
+        self.caption_image = np.concatenate(
+            [s.caption_images + first for s, first in zip(self._segments, self._image_starts[:-1], strict=True)]
+        ).astype(np.int64)
+        self.captions = Side([s.captions for s in self._segments], live[self.caption_image])
+
+    def model(self) -> SearchModel:
+        """Loads the model that the index was made with.
+
+        Raises:
+            ValueError: it is damaged, or another one than the index's vectors are of.
+        """
+        model = SearchModel(self.path / MODEL, self.manifest.settings)
+        if model.fingerprint != self.manifest.fingerprint:
+            raise ValueError(
+                f"{self.path}: holds vectors of model {self.manifest.fingerprint}, but {MODEL}/ is model "
+                f"{model.fingerprint}; put the right one there, or index the data again"
+            )
+        return model
+
+    @functools.cached_property
+    def ids(self) -> list[str]:
+        """The id of each image row, deleted ones included."""
+        return [image_id for s in self._segments for image_id in s.image_table["id"].to_pylist()]
+
+    @functools.cached_property
+    def row_of_id(self) -> dict[str, int]:
+        """The row of each image that is not deleted."""
+        return {self.ids[row]: int(row) for row in self.images.live_rows}
+
+    @functools.cached_property
+    def captions_of_image(self) -> list[np.ndarray]:
+        """The caption rows of each image row."""
+        order = np.argsort(self.caption_image, kind="stable")
+        bounds = np.cumsum(np.bincount(self.caption_image, minlength=len(self.images)))
+        return np.split(order, bounds[:-1])
+
+    def row(self, image_id: str) -> int:
+        """The row of an image.
+
+        Raises:
+            ValueError: there is no such image, or it is deleted.
+        """
+        if image_id not in self.row_of_id:
+            raise ValueError(f"{self.path}: no image {image_id[:128]!r} in the index")
+        return self.row_of_id[image_id]
+
+    def caption(self, row: int) -> str:
+        """The text of a caption."""
+        segment, at = self._find(self._caption_starts, row)
+        return segment.caption_table["text"][at].as_py()
+
+    def tags(self, row: int) -> list[str]:
+        """The detected class names of an image."""
+        segment, at = self._find(self._image_starts, row)
+        return segment.image_table["tags"][at].as_py()
+
+    def picture(self, row: int) -> bytes:
+        """An image's picture, a JPEG file; empty where there is none."""
+        segment, at = self._find(self._image_starts, row)
+        return segment.picture(at)
+
+    def regions(self, row: int) -> list[Region]:
+        """What is known of an image's regions, in the order of `images.parts(row)` (without the first: see there)."""
+        segment, at = self._find(self._image_starts, row)
+        boxes = np.asarray(segment.image_table["boxes"][at].as_py(), np.float32).reshape(-1, 4)
+        offsets = segment.images.parts.offsets
+        return describe_regions(int(offsets[at + 1] - offsets[at]), boxes, self.tags(row))
+
+    def _find(self, starts: np.ndarray, row: int) -> tuple[Segment, int]:
+        number = int(np.searchsorted(starts, row, side="right")) - 1
+        return self._segments[number], row - int(starts[number])
+
+    def _check_counts(self) -> None:
+        for entry, segment in zip(self.manifest.segments, self._segments, strict=True):
+            found = (segment.image_table.num_rows, segment.caption_table.num_rows, segment.images.vectors.shape[1])
+            expected = (entry.images, entry.captions, self.manifest.width)
+            if found != expected:
+                raise ValueError(
+                    f"{self.path / entry.name}: (images, captions, width) are {found}, the manifest says {expected}; "
+                    "restore it, or index the data again"
+                )
+
+
+def describe_regions(count: int, boxes: np.ndarray, tags: list[str]) -> list[Region]:
+    """Describes the `count` regions of an image that take part in alignment.
+
+    Region 0 takes no part (`similarity.region_side`). A tag is known to be a region's only where there are as many
+    tags as regions, for a data set gives the two lists apart.
+    """
+    paired: list[Any] = tags if len(boxes) and len(tags) == len(boxes) else [None] * (count + 1)
+    known: list[Any] = [tuple(box) for box in boxes.tolist()] if len(boxes) > count else [None] * (count + 1)
+    return [Region(number, known[number], paired[number]) for number in range(1, count + 1)]
+
+
+def _alive(path: Path, entry: SegmentEntry) -> Bool[np.ndarray, " n"]:
+    alive = np.ones(entry.images, bool)
+    if entry.deleted:
+        file = path / entry.name / entry.deleted
+        rows = np.load(file, allow_pickle=False)
+        if rows.dtype != np.int64 or rows.ndim != 1 or len(rows) != entry.deleted_images:
+            raise ValueError(f"{file}: not the {entry.deleted_images} rows that the manifest says")
+        if len(rows) and not (rows.min() >= 0 and rows.max() < entry.images):
+            raise ValueError(f"{file}: names a row outside the segment")
+        alive[rows] = False
+    return alive

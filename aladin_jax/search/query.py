@@ -1,0 +1,322 @@
+"""Asks an index: pictures for words, captions for a picture."""
+
+from __future__ import annotations
+
+import dataclasses
+import io
+import math
+import threading
+import time
+import zipfile
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
+
+from aladin_jax.data.records import Record, Split
+from aladin_jax.encoding import Encoded
+from aladin_jax.search import ranking, why
+from aladin_jax.search.index import Index, Region, describe_regions
+from aladin_jax.search.pictures import boxes_of_regions, read_bounded
+from aladin_jax.search.ranking import ExactFinder, Finder, Ranked
+from aladin_jax.search.settings import SearchModel
+
+MAX_QUERY_CHARACTERS = 1000
+MAX_K = 1000
+MAX_RECORD_BYTES = 64 << 20
+ALL: Literal["all"] = "all"
+Depth = int | Literal["all"]
+
+
+class Subject(NamedTuple):
+    """What is asked for, as both heads see it.
+
+    Attributes:
+        vector: [d] the matching head's.
+        parts: [n, d] unit vectors of words or regions, float32.
+        names: what they are: word pieces, or regions.
+    """
+
+    vector: np.ndarray
+    parts: np.ndarray
+    names: Any
+
+
+@dataclasses.dataclass(frozen=True)
+class Hit:
+    """One result.
+
+    Attributes:
+        id: of the image.
+        matching: the matching head's score.
+        alignment: the alignment head's; None if it was not re-ranked.
+        caption: its text, where captions were asked for.
+        tags: the image's detected classes, where pictures were asked for.
+        why: the region that answered each word.
+        row: in the index.
+    """
+
+    id: str
+    matching: float
+    alignment: float | None
+    caption: str | None
+    tags: list[str]
+    why: list[why.Answer]
+    row: int
+
+    def to_json(self, rank: int) -> dict[str, Any]:
+        """As the command line and the web page give it; `rank` counts from 1."""
+        found: dict[str, Any] = {"rank": rank, "id": self.id, "matching": self.matching, "alignment": self.alignment}
+        found |= {"tags": self.tags} if self.caption is None else {"caption": self.caption}
+        return found | {"why": [answer.to_json() for answer in self.why]}
+
+
+@dataclasses.dataclass(frozen=True)
+class Results:
+    """Results by falling score.
+
+    Attributes:
+        hits: them.
+        rerank: how many candidates were re-ranked.
+        milliseconds: how long each stage took: encode, match, rerank, explain.
+    """
+
+    hits: list[Hit]
+    rerank: int
+    milliseconds: dict[str, float]
+
+    def to_json(self) -> dict[str, Any]:
+        """As the command line and the web page give it."""
+        return {
+            "rerank": self.rerank,
+            "milliseconds": {name: round(value, 2) for name, value in self.milliseconds.items()},
+            "results": [hit.to_json(rank) for rank, hit in enumerate(self.hits, 1)],
+        }
+
+
+class Searcher:
+    """Answers queries on one open index; may be called from several threads."""
+
+    def __init__(self, index: Index, model: SearchModel | None = None, images: Finder | None = None):
+        """Loads the model and the matching vectors.
+
+        Args:
+            index: to search.
+            model: the index's, if it is loaded already.
+            images: finds candidates among images; None compares with all.
+        """
+        self.index = index
+        self.model = index.model() if model is None else model
+        self._settings = index.manifest.settings
+        self._encoder, self._params = self.model.encoder(single=True)
+        self._images = ExactFinder(index.images, self._settings.measure) if images is None else images
+        self._lock = threading.Lock()
+        self._captions: Finder | None = None
+
+    def find_images(self, text: str, *, k: int = 10, rerank: Depth = 100, explain: bool = True) -> Results:
+        """Pictures for words.
+
+        Args:
+            text: what the picture shows.
+            k: how many results.
+            rerank: how many candidates of the matching head the alignment head re-ranks; 0 none, "all" every image.
+            explain: also say which region answered each word.
+
+        Raises:
+            ValueError: an argument is outside its bounds.
+        """
+        clock = _Clock()
+        subject = self.encode_text(text)
+        clock.lap("encode")
+        ranked, depth = self.rank_images(subject, k=k, rerank=rerank, clock=clock)
+        hits = []
+        for row, matching, alignment in zip(*ranked, strict=True):
+            row = int(row)
+            answers = []
+            if explain:
+                answers = why.explain(
+                    subject.names, subject.parts, self.index.regions(row), self.index.images.parts(row)
+                )
+            hits.append(
+                Hit(self.index.ids[row], *_scores(matching, alignment), None, self.index.tags(row), answers, row)
+            )
+        clock.lap("explain")
+        return Results(hits, depth, clock.milliseconds)
+
+    def find_captions(self, subject: Subject, *, k: int = 10, rerank: Depth = 100, explain: bool = True) -> Results:
+        """Captions for a picture.
+
+        Args:
+            subject: from `subject_of_image` or `encode_record`.
+            k: how many results.
+            rerank: as in `find_images`.
+            explain: also say which region answered each word.
+
+        Raises:
+            ValueError: an argument is outside its bounds, or the index has no captions.
+        """
+        index, captions = self.index, self.index.captions
+        clock = _Clock()
+        depth, count = _sizes(k, rerank, len(captions.live_rows), "captions")
+        with self._lock:
+            if self._captions is None:
+                self._captions = ExactFinder(captions, self._settings.measure, captions=True)
+        candidates = self._captions.find(subject.vector, count)
+        clock.lap("match")
+        align = ranking.align_captions(subject.parts, captions, self._settings.pooling)
+        ranked = _first(ranking.rank(candidates, depth, align), k)
+        clock.lap("rerank")
+        hits = []
+        for row, matching, alignment in zip(*ranked, strict=True):
+            text = index.caption(int(row))
+            answers = []
+            if explain:
+                words = self.model.words(text)
+                answers = why.explain(words, captions.parts(int(row)), subject.names, subject.parts)
+            image_id = index.ids[int(index.caption_image[row])]
+            hits.append(Hit(image_id, *_scores(matching, alignment), text, [], answers, int(row)))
+        clock.lap("explain")
+        return Results(hits, depth, clock.milliseconds)
+
+    def rank_images(
+        self, subject: Subject, *, k: int, rerank: Depth, clock: _Clock | None = None
+    ) -> tuple[Ranked, int]:
+        """The two stages alone: rows and scores of the first k images, and how many were re-ranked."""
+        clock = _Clock() if clock is None else clock
+        images = self.index.images
+        depth, count = _sizes(k, rerank, len(images.live_rows), "images")
+        candidates = self._images.find(subject.vector, count)
+        clock.lap("match")
+        align = ranking.align_images(subject.parts, images, self._settings.pooling)
+        ranked = _first(ranking.rank(candidates, depth, align), k)
+        clock.lap("rerank")
+        return ranked, depth
+
+    def encode_text(self, text: str) -> Subject:
+        """Encodes words.
+
+        Raises:
+            ValueError: an empty or overlong text.
+        """
+        text = check_query(text)
+        ids, lengths = self.model.tokenizer.captions([text])
+        encoded = self._encoder.encode_tokens(self._params, {"caption_ids": ids, "caption_len": lengths}, "query")
+        return Subject(encoded.vectors[0], encoded.parts.vectors, self.model.words(text))
+
+    def subject_of_image(self, row: int) -> Subject:
+        """A picture of the index, as a query."""
+        images = self.index.images
+        return Subject(images.vector(row), images.parts(row), self.index.regions(row))
+
+    def encode_record(self, record: Record) -> Subject:
+        """A picture that is not in the index, from its regions and tags.
+
+        Raises:
+            ValueError: its regions are not of the width that the model takes.
+        """
+        split = _OneRecord(record, self.model.feature_dim)
+        encoded: Encoded = self._encoder.encode_images(self._params, split, np.zeros(1, np.int64))
+        boxes = boxes_of_regions(record.regions)
+        regions: list[Region] = describe_regions(
+            len(encoded.parts.vectors), np.zeros((0, 4)) if boxes is None else boxes, record.tags
+        )
+        return Subject(encoded.vectors[0], encoded.parts.vectors, regions)
+
+
+class _OneRecord(Split):
+    """A split of one image that is in no data set."""
+
+    def __init__(self, record: Record, feature_dim: int):
+        self.name, self.feature_dim, self._record = "query", feature_dim, record
+
+    def read(self, index: int) -> Record:
+        return self._record
+
+
+class _Clock:
+    def __init__(self):
+        self.milliseconds: dict[str, float] = {}
+        self._last = time.perf_counter()
+
+    def lap(self, name: str) -> None:
+        now = time.perf_counter()
+        self.milliseconds[name] = 1e3 * (now - self._last)
+        self._last = now
+
+
+def check_query(text: str) -> str:
+    """Checks a text query.
+
+    Raises:
+        ValueError: it is empty, too long, or not text.
+    """
+    stripped = text.strip()
+    if not stripped:
+        raise ValueError("the query is empty; say what the picture shows")
+    if len(stripped) > MAX_QUERY_CHARACTERS:
+        raise ValueError(f"the query has {len(stripped)} characters; at most {MAX_QUERY_CHARACTERS} are allowed")
+    if any((ord(c) < 32 and c not in "\t\n\r") or 0xD800 <= ord(c) < 0xE000 for c in stripped):
+        raise ValueError("the query holds control characters or half of a surrogate pair; give plain text")
+    return stripped
+
+
+def check_depth(rerank: str | int) -> Depth:
+    """Reads a re-ranking depth: a count from 0, or "all".
+
+    Raises:
+        ValueError: it is neither.
+    """
+    if rerank == ALL:
+        return ALL
+    if isinstance(rerank, str) and rerank.isascii() and rerank.isdigit() and len(rerank) <= 9:
+        return int(rerank)
+    if isinstance(rerank, int) and not isinstance(rerank, bool) and rerank >= 0:
+        return rerank
+    raise ValueError(f"rerank is {str(rerank)[:20]!r}; expected a count from 0, or all")
+
+
+def read_record(path: Path, feature_dim: int) -> Record:
+    """Reads a picture's regions from a NumPy file: `regions` [n, feature_dim], and `tags` [m] texts, optional.
+
+    Raises:
+        ValueError: naming the file and what is wrong with it.
+    """
+    if not path.is_file():
+        raise ValueError(f"{path}: no such file")
+    try:
+        content = io.BytesIO(read_bounded(path))
+        with zipfile.ZipFile(content) as archive:
+            if sum(member.file_size for member in archive.infolist()) > MAX_RECORD_BYTES:
+                raise ValueError(f"more than {MAX_RECORD_BYTES:,} bytes unpacked")
+        with np.load(content, allow_pickle=False) as arrays:
+            found = {name: arrays[name] for name in arrays.files if name in ("regions", "tags")}
+    except (ValueError, OSError, EOFError, zipfile.BadZipFile, AttributeError, TypeError) as error:
+        raise ValueError(f"{path}: not a .npz file that can be read ({str(error)[:100]})") from error
+    regions = found.get("regions")
+    if regions is None or regions.ndim != 2 or regions.shape[1] != feature_dim or regions.dtype.kind != "f":
+        shape = "missing" if regions is None else f"{regions.dtype}{list(regions.shape)}"
+        raise ValueError(f"{path}: regions is {shape}; expected float32[n, {feature_dim}]")
+    if not len(regions) or not np.isfinite(regions).all():
+        raise ValueError(f"{path}: regions must be at least one, and finite")
+    tags = found.get("tags", np.zeros(0, "U1"))
+    if tags.ndim != 1 or tags.dtype.kind != "U":
+        raise ValueError(f"{path}: tags is {tags.dtype}{list(tags.shape)}; expected texts [m]")
+    return Record(path.stem, regions.astype(np.float32), [str(tag) for tag in tags], [])
+
+
+def _sizes(k: int, rerank: Depth, total: int, what: str) -> tuple[int, int]:
+    """How many to re-rank, and how many candidates that takes."""
+    if not 1 <= k <= MAX_K:
+        raise ValueError(f"k is {k}; expected 1 to {MAX_K}")
+    if not total:
+        raise ValueError(f"the index has no {what}")
+    depth = total if rerank == ALL else min(int(check_depth(rerank)), total)
+    return depth, min(max(k, depth), total)
+
+
+def _first(ranked: Ranked, k: int) -> Ranked:
+    return Ranked(*(array[:k] for array in ranked))
+
+
+def _scores(matching: Any, alignment: Any) -> tuple[float, float | None]:
+    return float(matching), None if math.isnan(alignment) else float(alignment)

@@ -1,0 +1,147 @@
+"""The two stages: candidates by the matching head, order by the alignment head.
+
+Order of equal scores, in both stages: the later row first, as in `evaluators.recall`.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from typing import NamedTuple, Protocol, runtime_checkable
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Float, Int
+
+from aladin_jax.scoring import scores_of_caption, scores_of_image
+from aladin_jax.search.index import Side
+from aladin_jax.similarity import Measure, Pooling, matching_scores
+
+# Candidates gathered at once: of BERT-base's regions in float32, 200 MB.
+_CHUNK = 2048
+
+
+class Candidates(NamedTuple):
+    """Rows by falling score of the matching head."""
+
+    rows: Int[np.ndarray, " k"]
+    scores: Float[np.ndarray, " k"]
+
+
+class Ranked(NamedTuple):
+    """Rows in their final order.
+
+    Attributes:
+        rows: [k].
+        matching: [k] the matching head's scores.
+        alignment: [k] the alignment head's scores, NaN for rows that were not re-ranked.
+    """
+
+    rows: Int[np.ndarray, " k"]
+    matching: Float[np.ndarray, " k"]
+    alignment: Float[np.ndarray, " k"]
+
+
+@runtime_checkable
+class Finder(Protocol):
+    """Finds candidates for a vector."""
+
+    def find(self, vector: Float[np.ndarray, " d"], count: int) -> Candidates:
+        """The best `count` rows that are not deleted (all, if there are fewer), or nearly the best."""
+        ...
+
+
+class ExactFinder:
+    """Compares with every row: one matrix product a segment, right up to about a million vectors."""
+
+    def __init__(self, side: Side, measure: Measure, *, captions: bool = False):
+        """Puts the vectors on the device, 4 bytes a number.
+
+        Args:
+            side: what is searched.
+            measure: see `similarity.matching_scores`.
+            captions: the rows are captions (`order` compares them with images, not images with them).
+        """
+        self._dead = None if side.alive.all() else ~side.alive
+        self._live = len(side.live_rows)
+        self._vectors = [jnp.asarray(np.asarray(piece)) for piece in side.vectors]
+        self._scores = jax.jit(
+            functools.partial(_scores_of_captions if captions else _scores_of_images, measure=measure)
+        )
+
+    def scores(self, vector: Float[np.ndarray, " d"]) -> Float[np.ndarray, " n"]:
+        """The score of every row; minus infinity for deleted ones."""
+        found = np.concatenate([np.asarray(self._scores(piece, vector)) for piece in self._vectors])
+        if self._dead is not None:
+            found[self._dead] = -np.inf
+        return found
+
+    def find(self, vector: Float[np.ndarray, " d"], count: int) -> Candidates:
+        """The best `count` rows that are not deleted."""
+        scores = self.scores(vector)
+        rows = best(scores, min(count, self._live))
+        return Candidates(rows, scores[rows])
+
+
+@functools.partial(jax.jit, static_argnames="measure")
+def _scores_of_images(rows: jax.Array, vector: jax.Array, *, measure: Measure) -> jax.Array:
+    return matching_scores(rows, vector[None], measure=measure)[:, 0]
+
+
+@functools.partial(jax.jit, static_argnames="measure")
+def _scores_of_captions(rows: jax.Array, vector: jax.Array, *, measure: Measure) -> jax.Array:
+    return matching_scores(vector[None], rows, measure=measure)[0]
+
+
+def best(scores: Float[np.ndarray, " n"], count: int) -> Int[np.ndarray, " k"]:
+    """The rows of the `count` largest scores, largest first, the later row first among equals."""
+    if count <= 0:
+        return np.zeros(0, np.int64)
+    if count >= len(scores):
+        return np.argsort(scores, kind="stable")[::-1]
+    least = np.partition(scores, len(scores) - count)[len(scores) - count]
+    rows = np.flatnonzero(scores >= least)
+    return rows[np.argsort(scores[rows], kind="stable")[::-1]][:count]
+
+
+def rank(
+    candidates: Candidates, depth: int, align: Callable[[Int[np.ndarray, " k"]], Float[np.ndarray, " k"]]
+) -> Ranked:
+    """Puts the first `depth` candidates in the order of the alignment head; the others follow as they were.
+
+    Args:
+        candidates: by the matching head.
+        depth: how many to re-rank.
+        align: gives the alignment scores of rows.
+    """
+    rows, matching = candidates
+    alignment = np.full(len(rows), np.nan, np.float32)
+    if depth:
+        ascending = np.argsort(rows[:depth])  # so that the later row comes first among equals
+        aligned = np.concatenate(
+            [align(rows[ascending[start : start + _CHUNK]]) for start in range(0, len(ascending), _CHUNK)]
+        )
+        order = ascending[np.argsort(aligned, kind="stable")[::-1]]
+        alignment[: len(order)] = np.sort(aligned, kind="stable")[::-1]
+        order = np.concatenate([order, np.arange(len(order), len(rows))])
+        rows, matching = rows[order], matching[order]
+    return Ranked(rows, matching, alignment)
+
+
+def align_images(words: Float[np.ndarray, "w d"], images: Side, pooling: Pooling) -> Callable:
+    """Alignment scores of a caption with images: the function that evaluation scores all pairs with, on few."""
+
+    def align(rows: Int[np.ndarray, " k"]) -> Float[np.ndarray, " k"]:
+        return scores_of_caption(words, images.packed(rows), np.arange(len(rows)), pooling=pooling)
+
+    return align
+
+
+def align_captions(regions: Float[np.ndarray, "r d"], captions: Side, pooling: Pooling) -> Callable:
+    """Alignment scores of an image with captions."""
+
+    def align(rows: Int[np.ndarray, " k"]) -> Float[np.ndarray, " k"]:
+        return scores_of_image(regions, captions.packed(rows), np.arange(len(rows)), pooling=pooling)
+
+    return align

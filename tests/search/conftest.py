@@ -1,0 +1,78 @@
+"""An index of the golden end-to-end data, and one of drawn scenes; both with a small model."""
+
+import shutil
+from pathlib import Path
+
+import pytest
+
+from aladin_jax import model_folder
+from aladin_jax.data.scenes import builder
+from aladin_jax.models.aladin import init_params
+from aladin_jax.models.backbone import BackboneConfig
+from aladin_jax.models.heads import MatchingHeadConfig
+from aladin_jax.search.build import Source, create_index
+from aladin_jax.search.settings import SearchModel, Settings
+from convert import checkpoint, coco_ir
+
+GOLDEN = Path(__file__).parents[1] / "golden" / "e2e"
+
+
+@pytest.fixture(scope="session")
+def golden_folder(tmp_path_factory):
+    """`model` and `data`, converted from the golden files."""
+    folder = tmp_path_factory.mktemp("golden")
+    model = ["--vinvl", GOLDEN / "vinvl", "--checkpoint", GOLDEN / "checkpoint.pth.tar", "--output", folder / "model"]
+    assert checkpoint.main([str(argument) for argument in model]) == 0
+    features = GOLDEN / "model_0060000" / "features.tsv"
+    data = ["--data_dir", GOLDEN / "coco_ir", "--img_feat_file", features, "--output", folder / "data"]
+    assert coco_ir.main([str(argument) for argument in data]) == 0
+    return folder
+
+
+@pytest.fixture(scope="session")
+def golden_model(golden_folder):
+    return SearchModel(golden_folder / "model", Settings())
+
+
+@pytest.fixture(scope="session")
+def golden_index(golden_folder, golden_model):
+    """The test split's index; tests that change it take a copy (`changing`)."""
+    path = golden_folder / "index"
+    create_index(path, golden_model, Source(golden_folder / "data", "test"))
+    return path
+
+
+@pytest.fixture
+def changing(golden_index, tmp_path):
+    return shutil.copytree(golden_index, tmp_path / "index")
+
+
+@pytest.fixture(scope="session")
+def scenes_folder(tmp_path_factory):
+    """`data`: drawn scenes, with pictures and boxes; `model`: one with random weights for them."""
+    folder = tmp_path_factory.mktemp("scenes")
+    builder.prepare(folder / "data", {"train": 8, "minival": 8, "test": 24}, seed=88)
+    vocabulary = folder / "data" / "vocab.txt"
+    backbone = BackboneConfig(
+        vocab_size=len(vocabulary.read_text().split()),
+        hidden_size=32,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        intermediate_size=64,
+        max_position_embeddings=32,
+        img_feature_dim=builder.REGION_DIM,
+    )
+    config = model_folder.ModelConfig(backbone, MatchingHeadConfig())
+    model_folder.save_model_folder(folder / "model", init_params(*config, seed=1), config, vocabulary, {})
+    return folder
+
+
+SCENES_SETTINGS = Settings(max_caption_len=24, max_labels_len=16, max_regions=10)
+
+
+@pytest.fixture(scope="session")
+def scenes_index(scenes_folder):
+    path = scenes_folder / "index"
+    model = SearchModel(scenes_folder / "model", SCENES_SETTINGS)
+    create_index(path, model, Source(scenes_folder / "data", "test"))
+    return path
