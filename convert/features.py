@@ -8,14 +8,18 @@ import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from aladin_jax.data.errors import DataError
+
+if TYPE_CHECKING:
+    from convert.importing.caption_files import CaptionFiles
+    from convert.importing.source import ImportedSource
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs the command; returns its exit code: 1 after an error that the user can mend, which is printed."""
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # TensorFlow, for TFDS, else speaks of the CPU it finds
-    from convert.importing.caption_files import CAPTION_FORMATS
     from convert.importing.source import FEATURE_FORMATS
 
     parser = argparse.ArgumentParser(
@@ -27,19 +31,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--features", required=True, nargs="+", type=Path, metavar="PATH", help="a folder, or files")
     parser.add_argument("--labels", nargs="+", type=Path, default=[], metavar="FILE", help="classes, for oscar_*")
     parser.add_argument("--class_names", type=Path, metavar="FILE", help="one a line, where classes are numbers")
-    parser.add_argument("--captions", required=True, nargs="+", metavar="[SPLIT=]FILE", help="of all splits")
-    parser.add_argument("--captions_format", choices=CAPTION_FORMATS, default="karpathy", help="(%(default)s)")
-    parser.add_argument(
-        "--split_list", nargs="+", default=[], metavar="SPLIT=FILE", help="lists of images that divide the captions"
-    )
-    parser.add_argument(
-        "--restval",
-        choices=("train", "leave_out"),
-        default="train",
-        help="what to do with Karpathy's restval (%(default)s)",
-    )
-    parser.add_argument("--skip_missing", action="store_true", help="leave out images that have no features")
-    parser.add_argument("--output", required=True, help="folder that the data set is written to")
+    add_caption_arguments(parser, required=True)
+    parser.add_argument("--output", required=True, type=Path, help="folder that the data set is written to")
     parser.add_argument("--float16", action="store_true", help="store regions in half the space")
     parser.add_argument("--overwrite", action="store_true", help="first remove a data set that is there already")
     args = parser.parse_args(argv)
@@ -54,30 +47,67 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 0
 
 
-def _import(args: argparse.Namespace) -> None:
-    from aladin_jax.data.record_builder import RecordBuilder, prepare_records
-    from convert.importing.caption_files import CaptionFiles
-    from convert.importing.source import FeatureFiles, ImportedSource
+def add_caption_arguments(parser: argparse.ArgumentParser, *, required: bool) -> None:
+    """Adds what says where captions are; `caption_files` reads it."""
+    from convert.importing.caption_files import CAPTION_FORMATS
 
-    captions = CaptionFiles(
+    parser.add_argument("--captions", required=required, nargs="+", metavar="[SPLIT=]FILE", help="of all splits")
+    parser.add_argument("--captions_format", choices=CAPTION_FORMATS, default="karpathy", help="(%(default)s)")
+    parser.add_argument(
+        "--split_list", nargs="+", default=[], metavar="SPLIT=FILE", help="lists of images that divide the captions"
+    )
+    parser.add_argument(
+        "--restval",
+        choices=("train", "leave_out"),
+        default="train",
+        help="what to do with Karpathy's restval (%(default)s)",
+    )
+    parser.add_argument("--skip_missing", action="store_true", help="leave out captions of images that are not there")
+
+
+def caption_files(args: argparse.Namespace) -> "CaptionFiles":
+    """The captions that the arguments of `add_caption_arguments` name.
+
+    Raises:
+        DataError: a split has another name than one of the three, or is missing.
+    """
+    from convert.importing.caption_files import CaptionFiles
+
+    return CaptionFiles(
         args.captions_format,
         tuple(_split_and_path(text) for text in args.captions),
         dict(_with_split(text) for text in args.split_list),
         restval=args.restval == "train",
     )
+
+
+def prepare_imported(source: "ImportedSource", output: Path, *, float16: bool, overwrite: bool) -> None:
+    """Builds the data set and prints what it is.
+
+    Raises:
+        DataError: a file is not what it should be.
+    """
+    from aladin_jax.data.record_builder import RecordBuilder, prepare_records
+
+    feature_dim = source.feature_dim
+    for note in source.notes:
+        print(f"note: {note}", file=sys.stderr)
+
+    def make_builder(data_dir: str) -> RecordBuilder:
+        return RecordBuilder(source=source, feature_dim=feature_dim, float16=float16, data_dir=data_dir)
+
+    print(prepare_records(make_builder, output, overwrite=overwrite))
+    print(f"regions have {feature_dim} numbers: the detector's features, then x1, y1, x2, y2, h, w")
+
+
+def _import(args: argparse.Namespace) -> None:
+    from convert.importing.source import FeatureFiles, ImportedSource
+
+    captions = caption_files(args)
     features = FeatureFiles(args.format, tuple(args.features), tuple(args.labels), args.class_names)
     with features.open() as reader:
         source = ImportedSource(reader, captions, skip_missing=args.skip_missing)
-        feature_dim = source.feature_dim
-        for note in source.notes:
-            print(f"note: {note}", file=sys.stderr)
-
-        def make_builder(data_dir: str) -> RecordBuilder:
-            return RecordBuilder(source=source, feature_dim=feature_dim, float16=args.float16, data_dir=data_dir)
-
-        prepared = prepare_records(make_builder, args.output, overwrite=args.overwrite)
-    print(prepared)
-    print(f"regions have {feature_dim} numbers: the detector's features, then x1, y1, x2, y2, h, w")
+        prepare_imported(source, args.output, float16=args.float16, overwrite=args.overwrite)
 
 
 def _split_and_path(text: str) -> tuple[str | None, Path]:

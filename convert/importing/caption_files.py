@@ -6,7 +6,15 @@ from pathlib import Path
 
 from aladin_jax.data.errors import DataError
 from aladin_jax.data.split_captions import SPLITS
-from convert.importing.captions import Images, divide, read_coco, read_coco_ir, read_flickr, read_karpathy
+from convert.importing.captions import (
+    CaptionedImage,
+    Images,
+    divide,
+    read_coco,
+    read_coco_ir,
+    read_flickr,
+    read_karpathy,
+)
 
 CAPTION_FORMATS = ("karpathy", "coco", "flickr", "coco_ir")
 
@@ -68,6 +76,31 @@ class CaptionFiles:
                     raise DataError(f"is in {other} too", "an image has one split", path=path, image=min(both))
             _add(splits[split], images, path)
         return splits
+
+
+@dataclasses.dataclass(frozen=True)
+class Uncaptioned:
+    """Images that nothing is said of, as one split: to be searched, not trained on.
+
+    Attributes:
+        split: which one.
+        path: where the images are from.
+        ids: of the images.
+    """
+
+    split: str
+    path: Path
+    ids: Sequence[str]
+
+    def read(self) -> dict[str, Images]:
+        """The images, without captions."""
+        kind = "the picture's name"
+        return {self.split: {image: CaptionedImage(image, {kind: image}, []) for image in self.ids}}
+
+    def origin(self, split: str) -> Path:
+        """Where the images are from."""
+        del split
+        return self.path
 
 
 def _add(images: Images, more: Images, path: Path) -> None:

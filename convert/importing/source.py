@@ -12,7 +12,7 @@ from aladin_jax.data.detections import Detections
 from aladin_jax.data.errors import DataError
 from convert.importing.arrays import NpyFiles, NpzFiles
 from convert.importing.bottom_up import BottomUpTsv
-from convert.importing.caption_files import CaptionFiles
+from convert.importing.caption_files import CaptionFiles, Uncaptioned
 from convert.importing.captions import CaptionedImage
 from convert.importing.oscar import OscarPt, OscarTsv, VinvlReader
 from convert.importing.regions import RegionReader, read_class_names, require_finite
@@ -70,7 +70,7 @@ class ImportedSource:
         notes: what the user should know, one line each.
     """
 
-    def __init__(self, reader: RegionReader, captions: CaptionFiles, *, skip_missing: bool):
+    def __init__(self, reader: RegionReader, captions: CaptionFiles | Uncaptioned, *, skip_missing: bool):
         """Reads the captions and finds each image's features.
 
         Args:
@@ -85,7 +85,7 @@ class ImportedSource:
         self._captions = captions
         splits = captions.read()
         if not splits:
-            raise DataError("no image in any split", "check the captions", path=captions.files[0][1])
+            raise DataError("no image in any split", "check the captions", path=captions.origin("train"))
         self._kind = _kind_of_name(reader, [image for images in splits.values() for image in images.values()])
         self._images: dict[str, dict[str, CaptionedImage]] = {}
         self._own_notes = [f"features are found by {self._kind}"]
@@ -112,6 +112,10 @@ class ImportedSource:
             if len(regions):
                 return regions.shape[1]
         raise DataError("nothing was detected in any of the images", path=self._reader.path)
+
+    def names(self) -> list[str]:
+        """What the features of the images are called, in the order of the records."""
+        return list(self._name_of.values())
 
     def captions(self) -> dict[str, dict[str, list[str]]]:
         """Captions by split and image id."""

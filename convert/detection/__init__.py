@@ -1,0 +1,1 @@
+"""Regions of one's own pictures, by a detector of one's own."""

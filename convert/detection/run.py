@@ -1,0 +1,216 @@
+"""Goes through pictures with a detector, and keeps what it finds in files that a restart finds again."""
+
+import hashlib
+import json
+import os
+from collections import defaultdict
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from tqdm import tqdm
+
+from aladin_jax.data.detections import Detections
+from aladin_jax.data.errors import DataError
+from aladin_jax.model_folder import read_json
+from convert.detection.detector import Detector, Found, Prepared
+from convert.detection.pictures import UnreadableError, read_picture
+from convert.importing.arrays import NpzFiles
+
+SETTINGS = "settings.json"
+UNREADABLE = "unreadable.txt"
+
+_BATCHES_WAITING = 4  # pictures of other shapes than the batch's that wait for their own, in batches
+
+
+class Settings(NamedTuple):
+    """All that decides what is found in a picture.
+
+    Attributes:
+        detector: a checksum of its files.
+        threshold: regions with a lower score are left out.
+        max_regions: regions kept of a picture.
+    """
+
+    detector: str
+    threshold: float
+    max_regions: int
+
+
+class FoundFiles:
+    """What was found, one .npz a picture (docs/features.md), in a folder that also says by which settings.
+
+    A `RegionReader`: pictures that could not be read have no regions.
+
+    Attributes:
+        path: the folder.
+        notes: nothing.
+        unreadable: pictures that could not be read, and why.
+    """
+
+    def __init__(self, folder: Path, pictures: Mapping[str, Path]):
+        """Reads nothing yet.
+
+        Args:
+            folder: of the files, made if need be.
+            pictures: by id.
+        """
+        self.path = folder
+        self.notes: list[str] = []
+        self._pictures = pictures
+        self.unreadable: dict[str, str] = {}
+        self._files: NpzFiles | None = None
+
+    def __enter__(self) -> "FoundFiles":
+        """Nothing to do: a file is open only while it is read."""
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Nothing to do."""
+
+    def names(self) -> Collection[str]:
+        """Ids of all pictures, whether anything was found in them yet or not."""
+        return self._pictures.keys()
+
+    def detections(self, name: str) -> Detections:
+        """Reads what was found in a picture.
+
+        Raises:
+            DataError: its file is damaged.
+        """
+        if name in self.unreadable:
+            return Detections(np.zeros((0, 0), np.float32), [])
+        self._files = self._files or NpzFiles(self.path)
+        return self._files.detections(name)
+
+    def begin(self, settings: Settings, *, overwrite: bool) -> None:
+        """Makes the folder, or takes up one of an earlier run with the same settings.
+
+        Args:
+            settings: of this run.
+            overwrite: whether to remove what was found with other settings.
+
+        Raises:
+            DataError: the folder is of other settings, or is something else.
+        """
+        told = self.path / SETTINGS
+        now = json.loads(json.dumps(settings._asdict()))
+        if self.path.exists() and any(self.path.iterdir()):
+            if not told.is_file():
+                raise DataError("there, but not of a detector's run", "choose another --output", path=self.path)
+            before = read_json(told)
+            other = [
+                f"{name} was {before.get(name)}, is {value}" for name, value in now.items() if before.get(name) != value
+            ]
+            if other and not overwrite:
+                remedy = "pass --overwrite to detect anew, or choose another --output"
+                raise DataError(f"made with other settings ({'; '.join(other)})", remedy, path=self.path)
+            if other:
+                for file in self.path.glob("*.npz"):
+                    file.unlink()
+        self.path.mkdir(parents=True, exist_ok=True)
+        for file in self.path.glob("*.unfinished"):
+            file.unlink()
+        self._write(SETTINGS, json.dumps(now, indent=2).encode() + b"\n")
+
+    def missing(self, names: Iterable[str]) -> list[str]:
+        """Those pictures that have no file yet, or have changed since."""
+        times = {entry.name: entry.stat().st_mtime for entry in os.scandir(self.path)}
+        return [name for name in names if times.get(f"{name}.npz", -1.0) < self._pictures[name].stat().st_mtime]
+
+    def add(self, name: str, found: Found, size: tuple[int, int]) -> None:
+        """Writes what was found in a picture, complete or not at all."""
+        unfinished = self.path / f"{name}.unfinished"
+        with open(unfinished, "wb") as file:
+            np.savez(
+                file,
+                features=found.features.astype(np.float32),
+                boxes=found.boxes.astype(np.float32),
+                classes=np.array(found.classes, np.str_),
+                scores=found.scores.astype(np.float32),
+                width=size[0],
+                height=size[1],
+            )
+        os.replace(unfinished, self.path / f"{name}.npz")
+
+    def set_unreadable(self, unreadable: Mapping[str, str]) -> None:
+        """Writes the list of pictures that could not be read, with the causes."""
+        self.unreadable = dict(unreadable)
+        text = "".join(f"{cause}\n" for cause in unreadable.values())
+        self._write(UNREADABLE, text.encode("utf-8", "surrogateescape"))
+
+    def _write(self, name: str, content: bytes) -> None:
+        unfinished = self.path / f"{name}.unfinished"
+        unfinished.write_bytes(content)
+        os.replace(unfinished, self.path / name)
+
+
+def checksum(folder: Path) -> str:
+    """The SHA-256 over the files of a detector's folder that decide what it finds.
+
+    Raises:
+        DataError: there is no such folder.
+    """
+    if not folder.is_dir():
+        raise DataError("no such folder", "check --detector", path=folder)
+    digest = hashlib.sha256()
+    for path in sorted(folder.iterdir()):
+        if path.suffix in (".json", ".safetensors", ".bin") and path.is_file():
+            with open(path, "rb") as file:
+                digest.update(f"{path.name} {hashlib.file_digest(file, 'sha256').hexdigest()}\n".encode())
+    return digest.hexdigest()
+
+
+def detect_pictures(
+    detector: Detector, pictures: Mapping[str, Path], names: list[str], files: FoundFiles, *, batch_size: int
+) -> None:
+    """Detects in pictures and adds what is found to `files`; those that cannot be read are listed there.
+
+    Args:
+        detector: what detects.
+        pictures: by id.
+        names: ids of those to go through; those that have their file are passed over.
+        files: begun.
+        batch_size: pictures of one shape that are detected in at once.
+
+    Raises:
+        DataError: the detector's outputs are not those of its family.
+    """
+    settings = read_json(files.path / SETTINGS)
+    limits: dict[str, Any] = {name: settings[name] for name in ("threshold", "max_regions")}
+    unreadable: dict[str, str] = {}
+    todo = files.missing(names)
+    with tqdm(desc="detecting", total=len(names), initial=len(names) - len(todo), unit="picture", mininterval=1) as bar:
+        for batch in _batches(_prepared(detector, pictures, todo, unreadable, bar), batch_size):
+            for (name, prepared), found in zip(
+                batch, detector.detect([prepared for _, prepared in batch], **limits), strict=True
+            ):
+                files.add(name, found, (prepared.width, prepared.height))
+            bar.update(len(batch))
+    files.set_unreadable(unreadable)
+
+
+def _prepared(
+    detector: Detector, pictures: Mapping[str, Path], names: list[str], unreadable: dict[str, str], bar: tqdm
+) -> Iterator[tuple[str, Prepared]]:
+    for name in names:
+        try:
+            image = read_picture(pictures[name])
+        except UnreadableError as error:
+            unreadable[name] = str(error)
+            bar.update()
+            continue
+        yield name, detector.prepare(image)
+
+
+def _batches(pictures: Iterable[tuple[str, Prepared]], batch_size: int) -> Iterator[list[tuple[str, Prepared]]]:
+    """Gathers pictures of one shape; those of rarer shapes wait, but not without end."""
+    waiting: defaultdict[tuple[int, ...], list[tuple[str, Prepared]]] = defaultdict(list)
+    for name, prepared in pictures:
+        waiting[prepared.shape].append((name, prepared))
+        if len(waiting[prepared.shape]) == batch_size:
+            yield waiting.pop(prepared.shape)
+        elif sum(map(len, waiting.values())) > _BATCHES_WAITING * batch_size:
+            yield waiting.pop(max(waiting, key=lambda shape: len(waiting[shape])))
+    yield from waiting.values()
