@@ -19,7 +19,7 @@ import jax
 import numpy as np
 import orbax.checkpoint as ocp
 
-from aladin_jax import model_folder
+from aladin_jax import model_folder, sharding
 from aladin_jax.models.aladin import Params
 from aladin_jax.reporting.files import write_whole
 from aladin_jax.train_step import TrainState
@@ -43,6 +43,12 @@ FREE_FIELDS = (
 )
 
 
+def _options(name: str, **options: Any) -> ocp.CheckpointManagerOptions:
+    """Written in the background; barriers between processes carry the name, since both kinds may save one step."""
+    barriers = ocp.options.MultiprocessingOptions(barrier_sync_key_prefix=name)
+    return ocp.CheckpointManagerOptions(enable_async_checkpointing=True, multiprocessing_options=barriers, **options)
+
+
 class RunCheckpoints:
     """The checkpoints of a workdir that is being trained in."""
 
@@ -50,15 +56,10 @@ class RunCheckpoints:
         """Opens both kinds, making the folders."""
         workdir = workdir.absolute()
         self._latest = ocp.CheckpointManager(
-            workdir / LATEST,
-            options=ocp.CheckpointManagerOptions(max_to_keep=2, enable_async_checkpointing=True),
-            item_names=("state", "data"),
+            workdir / LATEST, options=_options(LATEST, max_to_keep=2), item_names=("state", "data")
         )
         self._best = ocp.CheckpointManager(
-            workdir / BEST,
-            options=ocp.CheckpointManagerOptions(
-                max_to_keep=1, best_fn=lambda metrics: metrics["rsum"], enable_async_checkpointing=True
-            ),
+            workdir / BEST, options=_options(BEST, max_to_keep=1, best_fn=lambda metrics: metrics["rsum"])
         )
 
     @property
@@ -162,8 +163,11 @@ def check_config(workdir: Path, config: Mapping[str, Any]) -> None:
     """
     file = workdir / CONFIG_JSON
     now = json.loads(json.dumps(config))
-    if not file.exists():
-        write_whole(file, json.dumps(now, indent=2).encode() + b"\n")
+    started = file.exists()
+    sharding.wait_for_processes("looked for config.json")
+    if not started:
+        if jax.process_index() == 0:
+            write_whole(file, json.dumps(now, indent=2).encode() + b"\n")
         return
     before = _flatten(model_folder.read_json(file))
     after = _flatten(now)

@@ -63,8 +63,10 @@ class Encoder:
         def encode_captions(params: Params, batch: Batch, tokens: int):
             return model(params).encode_captions(batch, tokens_per_group=tokens, groups=mesh.size)
 
-        self._encode_images = jax.jit(encode_images, static_argnums=2)
-        self._encode_captions = jax.jit(encode_captions, static_argnums=2)
+        # Replicated, so that every process has all of it.
+        everywhere = sharding.replicated(mesh)
+        self._encode_images = jax.jit(encode_images, static_argnums=2, out_shardings=everywhere)
+        self._encode_captions = jax.jit(encode_captions, static_argnums=2, out_shardings=everywhere)
 
     def encode_images(self, params: Params, split: Split, images: np.ndarray) -> Encoded:
         """Encodes images of a split, in the given order; `params` are on the devices of the mesh."""

@@ -57,6 +57,8 @@ def evaluate(config: Config, workdir: Path) -> dict[str, dict[str, dict[str, flo
         reports[f"{split.name}, {folds} folds of {size}"] = {
             head: recall.fold_reports(s, image_of_caption, folds, size) for head, s in scores.items()
         }
+    if jax.process_index() > 0:
+        return reports
     workdir.mkdir(parents=True, exist_ok=True)
     table.write_report(reports, workdir / "report.json")
     figures.save_recall_figure(reports, workdir / "report.png")

@@ -8,7 +8,10 @@ import signal
 from collections.abc import Iterator
 
 import jax
+import numpy as np
 from absl import logging
+
+from aladin_jax import sharding
 
 
 class Interruption:
@@ -16,7 +19,11 @@ class Interruption:
 
     def __init__(self):
         """Not yet."""
-        self.signal: int | None = None
+        self.signal = 0
+
+    def agreed(self) -> int:
+        """The signal's number, if it came to any of the processes; 0 if not."""
+        return int(sharding.largest_of_processes(np.asarray(self.signal)))
 
     @contextlib.contextmanager
     def caught(self) -> Iterator[Interruption]:

@@ -6,6 +6,7 @@ from pathlib import Path
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # before the import: TensorFlow only writes event files here
 
+import jax
 import tensorflow as tf
 from absl import app, flags, logging
 from ml_collections import config_flags
@@ -19,6 +20,12 @@ _CONFIG = config_flags.DEFINE_config_file(
 )
 _WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the run: checkpoints, TensorBoard files, reports.")
 _MODE = flags.DEFINE_enum("mode", "train", ["train", "evaluate"], "What to do.")
+_COORDINATOR = flags.DEFINE_string(
+    "coordinator", None, "HOST:PORT of the first of several processes; with --num_processes and --process_id."
+)
+_NUM_PROCESSES = flags.DEFINE_integer("num_processes", None, "How many processes train together.", lower_bound=1)
+_PROCESS_ID = flags.DEFINE_integer("process_id", None, "Which of them this one is, from 0.", lower_bound=0)
+_DISTRIBUTED = flags.DEFINE_bool("distributed", False, "Find the other processes from the cluster's environment.")
 flags.mark_flags_as_required(["config", "workdir"])
 
 MODES = {"train": train, "evaluate": evaluate}
@@ -30,6 +37,9 @@ def main(argv: list[str]) -> None:
         raise app.UsageError(f"unknown argument {argv[1]!r}")
     show_our_messages()
     tf.config.set_visible_devices([], "GPU")  # the accelerator is JAX's
+    if _COORDINATOR.value or _DISTRIBUTED.value:
+        jax.config.update("jax_cpu_collectives_implementation", "gloo")  # for processes without accelerators
+        jax.distributed.initialize(_COORDINATOR.value, _NUM_PROCESSES.value, _PROCESS_ID.value)
     try:
         MODES[_MODE.value](_CONFIG.value, Path(str(_WORKDIR.value)))
     except (ValueError, FloatingPointError) as error:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
+import numpy as np
 from absl import logging
 from jax.sharding import Mesh
 
@@ -97,8 +98,11 @@ def prepare(config: Config, workdir: Path, checkpoints: checkpoint.RunCheckpoint
     def shape_of(batch: pipeline.Batch, epoch: int) -> StepShape:
         waiting = ("distillation",) if epoch < config.activate_distillation_after else ()
         active = tuple(name for name in objective.losses if name not in waiting)
-        tokens = tokens_per_group(batch.tokens, slots=slots, groups=mesh.size) if config.pack_tokens else None
-        return StepShape(active, batch.num_pairs, tokens)
+        if not config.pack_tokens:
+            return StepShape(active, batch.num_pairs)
+        own_groups = mesh.size // jax.process_count()
+        tokens = np.asarray(tokens_per_group(batch.tokens, slots=slots, groups=own_groups))
+        return StepShape(active, batch.num_pairs, int(sharding.largest_of_processes(tokens)))
 
     return Run(
         state,
@@ -118,7 +122,9 @@ def _load_model(
     params = None
     if checkpoints.latest_step is None:
         params, model_config, vocabulary = configuration.initial_model(config, feature_dim)
-        write_description(workdir, model_config, vocabulary)
+        if jax.process_index() == 0:
+            write_description(workdir, model_config, vocabulary)
+        sharding.wait_for_processes("model.json")
     model_config, vocabulary = read_description(workdir)
     return params, model_config, configuration.tokenizer(config, model_config, vocabulary, workdir)
 
@@ -148,10 +154,12 @@ class CompiledSteps:
         self._jitted = jitted
         self._executables: dict[StepShape, jax.stages.Compiled] = {}
 
+    def __contains__(self, shape: StepShape) -> bool:
+        """Whether a shape is compiled."""
+        return shape in self._executables
+
     def compile(self, state: TrainState, arrays: pipeline.Arrays, shape: StepShape) -> None:
-        """Compiles for a shape, or finds it done."""
-        if shape in self._executables:
-            return
+        """Compiles for a shape."""
         started = time.perf_counter()
         self._executables[shape] = self._jitted.lower(state, arrays, shape).compile()
         logging.info("Compiled %s in %.1f s", shape, time.perf_counter() - started)

@@ -11,6 +11,7 @@ from typing import Any
 
 import jax
 import numpy as np
+from jax.experimental import multihost_utils
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 BATCH_AXES = ("data", "fsdp")
@@ -58,3 +59,16 @@ def state_sharding(state: Any, mesh: Mesh) -> Any:
         return NamedSharding(mesh, PartitionSpec(*[None] * longest, "fsdp"))
 
     return jax.tree_util.tree_map_with_path(sharding, state)
+
+
+def largest_of_processes(values: np.ndarray) -> np.ndarray:
+    """The element-wise maximum over all processes, which they then agree on; with one process, what it gave."""
+    if jax.process_count() == 1:
+        return values
+    return np.asarray(multihost_utils.process_allgather(values)).max(axis=0)
+
+
+def wait_for_processes(place: str) -> None:
+    """Waits until every process has come to this place, e.g. past a file that only the first one writes."""
+    if jax.process_count() > 1:
+        multihost_utils.sync_global_devices(place)
