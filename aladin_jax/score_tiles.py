@@ -73,9 +73,9 @@ def tiling_of_all_pairs(images: Packed, captions: Packed, pooling: Pooling) -> T
 
 
 def tiling_of_few(images: Packed, captions: Packed) -> Tiling:
-    """Tiles whose sizes are powers of two, for small problems of ever new sizes: few shapes are ever compiled."""
+    """Tiles of coarsely rounded sizes, for small problems of ever new ones: few shapes are ever compiled."""
     num_images, num_captions = len(images.lengths), len(captions.lengths)
-    regions = _power_of_two(int(images.lengths.max(initial=1)), 8)
+    regions = _round_up(int(images.lengths.max(initial=1)), 8)
     level = ImageLevel(np.arange(num_images), regions, min(_power_of_two(num_images, 1), MAX_TILE_IMAGES))
     longest = _power_of_two(int(captions.lengths.max(initial=1)), 16)
     room = max(min(_power_of_two(int(captions.lengths.sum()) + 1, 16), MRSW_TILE[0]), 2 * longest)
@@ -92,6 +92,16 @@ def score_blocks(
     Raises:
         ValueError: unknown pooling, or vectors of different sizes.
     """
+    check_sides(images, captions, pooling)
+    return _generate_blocks(images, captions, tiling, pooling, dtype)
+
+
+def check_sides(images: Packed, captions: Packed, pooling: Pooling) -> None:
+    """Checks that both sides can be compared.
+
+    Raises:
+        ValueError: unknown pooling, or vectors of different sizes.
+    """
     if pooling not in similarity.POOLINGS:
         raise ValueError(f"pooling is {pooling!r}; choose one of {', '.join(similarity.POOLINGS)}")
     if images.vectors.shape[1] != captions.vectors.shape[1]:
@@ -99,7 +109,6 @@ def score_blocks(
             f"image vectors have {images.vectors.shape[1]} features, caption vectors {captions.vectors.shape[1]}; "
             "both must come from one model"
         )
-    return _generate_blocks(images, captions, tiling, pooling, dtype)
 
 
 def _image_levels(lengths: np.ndarray, max_columns: int) -> list[ImageLevel]:
@@ -113,7 +122,7 @@ def _image_levels(lengths: np.ndarray, max_columns: int) -> list[ImageLevel]:
         stop = int(np.searchsorted(negative, negative[stop - 1], side="right"))
         regions, count = max(most, 1), stop - start
         tiles = -(-count // min(max(max_columns // regions, 1), MAX_TILE_IMAGES))
-        levels.append(ImageLevel(order[start:stop], regions, _round_up(-(-count // tiles), 4)))
+        levels.append(ImageLevel(order[start:stop], regions, -(-count // tiles)))
         start = stop
     return levels
 

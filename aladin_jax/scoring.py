@@ -15,7 +15,7 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from aladin_jax.packed_vectors import Packed, concatenate, pack_one, pack_regions, pack_words
-from aladin_jax.score_tiles import ScoreBlock, score_blocks, tiling_of_all_pairs, tiling_of_few
+from aladin_jax.score_tiles import ScoreBlock, check_sides, score_blocks, tiling_of_all_pairs, tiling_of_few
 from aladin_jax.similarity import Pooling
 
 __all__ = [
@@ -97,21 +97,19 @@ def scores_of_caption(
     chosen: Int[np.ndarray, " k"],
     *,
     pooling: Pooling = "MrSw",
-    dtype: Any = jnp.float32,
 ) -> Float[np.ndarray, " k"]:
-    """Scores one caption with chosen images, for re-ranking; sizes are padded to powers of two, to compile few.
+    """Scores one caption with chosen images, for re-ranking; new lengths compile nothing (`MrSw`) or little.
 
     Args:
         words: unit vectors of the caption's words, as `pack_words` gives them.
         images: all images.
         chosen: which of them, in the order wanted.
         pooling: as in `similarity.alignment_scores`.
-        dtype: as in `all_alignment_scores`.
 
     Raises:
         ValueError: unknown pooling, or vectors of different sizes.
     """
-    return _score_few(images.take(chosen), pack_one(words), pooling, dtype)[:, 0]
+    return _score_few(images.take(chosen), pack_one(words), pooling)[:, 0]
 
 
 def scores_of_image(
@@ -120,7 +118,6 @@ def scores_of_image(
     chosen: Int[np.ndarray, " k"],
     *,
     pooling: Pooling = "MrSw",
-    dtype: Any = jnp.float32,
 ) -> Float[np.ndarray, " k"]:
     """Scores one image with chosen captions: `scores_of_caption` the other way round.
 
@@ -129,16 +126,34 @@ def scores_of_image(
         captions: all captions.
         chosen: which of them, in the order wanted.
         pooling: as in `similarity.alignment_scores`.
-        dtype: as in `all_alignment_scores`.
 
     Raises:
         ValueError: unknown pooling, or vectors of different sizes.
     """
-    return _score_few(pack_one(regions), captions.take(chosen), pooling, dtype)[0]
+    return _score_few(pack_one(regions), captions.take(chosen), pooling)[0]
 
 
-def _score_few(images: Packed, captions: Packed, pooling: Pooling, dtype: Any) -> np.ndarray:
+def _score_few(images: Packed, captions: Packed, pooling: Pooling) -> np.ndarray:
+    if pooling == "MrSw":
+        return _mrsw_on_host(images, captions)
     scores = np.zeros((len(images.lengths), len(captions.lengths)), np.float32)
-    for block in score_blocks(images, captions, tiling_of_few(images, captions), pooling=pooling, dtype=dtype):
+    tiling = tiling_of_few(images, captions)
+    for block in score_blocks(images, captions, tiling, pooling=pooling, dtype=jnp.float32):
         scores[block.images, block.captions] = block.scores
+    return scores
+
+
+def _mrsw_on_host(images: Packed, captions: Packed) -> np.ndarray:
+    """The same scores without tiles: for a query's candidates, padding and moving them takes longer than the product.
+
+    Nothing is compiled, so that a query of any length is answered as fast.
+    """
+    check_sides(images, captions, "MrSw")
+    scores = np.zeros((len(images.lengths), len(captions.lengths)), np.float32)
+    with_regions, with_words = np.flatnonzero(images.lengths), np.flatnonzero(captions.lengths)
+    if len(with_regions) and len(with_words):
+        similarity = images.vectors.astype(np.float32) @ captions.vectors.astype(np.float32).T
+        best = np.maximum.reduceat(similarity, images.offsets[with_regions], axis=0)
+        sums = np.add.reduceat(np.maximum(best, 0), captions.offsets[with_words], axis=1)
+        scores[np.ix_(with_regions, with_words)] = sums
     return scores

@@ -8,12 +8,6 @@ import pytest
 from aladin_jax.maxsim import maxsim
 
 
-@pytest.fixture(autouse=True)
-def exact_products():
-    with jax.default_matmul_precision("highest"):
-        yield
-
-
 def plain(regions, is_region, floored, words, is_word):
     similarity = jnp.einsum("ird,cwd->icrw", regions, words)
     best = jnp.where(is_region[:, None, :, None], similarity, -jnp.inf).max(axis=2)

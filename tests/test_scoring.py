@@ -1,8 +1,11 @@
 """All-pairs and re-ranking scores on packed vectors, against the golden scores and against `similarity`."""
 
+import os
+import subprocess
+import sys
 from pathlib import Path
 
-import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -52,15 +55,14 @@ def test_all_pairs_equal_the_originals_evaluation(golden, packed):
 @pytest.mark.parametrize("pooling", similarity.POOLINGS)
 def test_every_pooling_equals_the_padded_scores(golden, packed, pooling):
     images, captions = np.arange(12), np.arange(50)
-    with jax.default_matmul_precision("highest"):
-        padded = similarity.alignment_scores(
-            golden["region_embeddings"][images],
-            golden["region_len"][images],
-            golden["token_embeddings"][captions],
-            golden["caption_len"][captions],
-            pooling=pooling,
-            floor="always",
-        )
+    padded = similarity.alignment_scores(
+        jnp.asarray(golden["region_embeddings"][images]),
+        jnp.asarray(golden["region_len"][images]),
+        jnp.asarray(golden["token_embeddings"][captions]),
+        jnp.asarray(golden["caption_len"][captions]),
+        pooling=pooling,
+        floor="always",
+    )
     scores = scoring.all_alignment_scores(packed[0].take(images), packed[1].take(captions), pooling=pooling)
     np.testing.assert_allclose(scores, padded, atol=2e-5)
 
@@ -105,19 +107,34 @@ def test_a_word_unlike_all_regions_counts_as_zero_even_for_the_longest_image():
     np.testing.assert_allclose(scores, [[0.6]], rtol=1e-6)
 
 
-@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
-def test_equal_images_and_equal_captions_tie_to_the_last_bit_wherever_they_stand(dtype):
-    rng = np.random.default_rng(3)
-    unique_images = random_packed(rng.integers(0, 35, 45), 768)
-    unique_captions = random_packed(rng.integers(0, 24, 120), 768, seed=1)
-    image_copies, caption_copies = rng.permutation(np.arange(3 * 45) % 45), rng.permutation(np.arange(3 * 120) % 120)
-    scores = scoring.all_alignment_scores(
-        unique_images.take(image_copies), unique_captions.take(caption_copies), dtype=dtype
-    )
+COPIES = """
+import numpy as np
+from aladin_jax import scoring
+from tests.test_scoring import random_packed
+
+rng = np.random.default_rng(3)
+images, captions = random_packed(rng.integers(0, 35, 45), 768), random_packed(rng.integers(0, 24, 120), 768, seed=1)
+image_copies, caption_copies = rng.permutation(np.arange(3 * 45) % 45), rng.permutation(np.arange(3 * 120) % 120)
+for dtype in ("float32", "bfloat16"):
+    scores = scoring.all_alignment_scores(images.take(image_copies), captions.take(caption_copies), dtype=dtype)
     by_image = np.argsort(image_copies, kind="stable").reshape(45, 3)
     by_caption = np.argsort(caption_copies, kind="stable").reshape(120, 3)
     grouped = scores[by_image[:, :, None, None], by_caption[None, None]]  # [45, 3, 120, 3]
-    np.testing.assert_array_equal(grouped, np.broadcast_to(grouped[:, :1, :, :1], grouped.shape))
+    print(dtype, np.count_nonzero(grouped != grouped[:, :1, :, :1]))
+"""
+
+
+def test_equal_images_and_equal_captions_tie_to_the_last_bit_wherever_they_stand():
+    # In a process of its own, for programs compiled as users' are: not quickly, as in these tests.
+    process = subprocess.run(
+        [sys.executable, "-c", COPIES],
+        cwd=Path(__file__).parents[1],
+        env=os.environ | {"XLA_FLAGS": ""},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert process.stdout.splitlines() == ["float32 0", "bfloat16 0"], process.stderr
 
 
 def test_blocks_cover_every_pair_once_and_progress_ends_at_all_pairs():
@@ -167,17 +184,33 @@ def test_candidates_of_one_query_score_as_among_all_pairs_in_the_order_chosen(go
     )
 
 
-def test_re_ranking_compiles_for_few_lengths_and_numbers_of_candidates():
-    images = random_packed([20 + k % 14 for k in range(300)], 24)
+def test_candidates_without_words_or_regions_score_zero():
+    images, captions = random_packed([0, 5, 0, 0, 3, 0], 16), random_packed([0, 2, 0, 4], 16, seed=1)
+    expected = plain_scores(images, captions)
+    for caption in range(4):
+        words = captions.take(np.array([caption])).vectors
+        scores = scoring.scores_of_caption(words, images, np.arange(6))
+        np.testing.assert_allclose(scores, expected[:, caption], atol=1e-6)
+    for image in range(6):
+        scores = scoring.scores_of_image(images.take(np.array([image])).vectors, captions, np.arange(4))
+        np.testing.assert_allclose(scores, expected[image], atol=1e-6)
+
+
+@pytest.mark.parametrize(("pooling", "programs"), [("MrSw", 0), ("symm", 2)])
+def test_re_ranking_compiles_little_for_ever_new_lengths_and_numbers_of_candidates(pooling, programs):
+    images = random_packed([20 + k % 4 for k in range(300)], 24)
     before = score_tiles.score_tile._cache_size()
-    for words in range(1, 17):
-        scoring.scores_of_caption(random_packed([words], 24).vectors, images, np.arange(100 + words))
-    assert score_tiles.score_tile._cache_size() <= before + 2
+    for words in range(1, 17, 5):
+        query = random_packed([words], 24).vectors
+        scoring.scores_of_caption(query, images, np.arange(100 + 2 * words), pooling=pooling)
+    assert score_tiles.score_tile._cache_size() <= before + programs
 
 
-def test_unknown_pooling_and_vectors_of_two_models_are_refused(packed):
+def test_unknown_pooling_and_vectors_of_two_models_are_refused(packed, unchecked):
     images, captions = packed
     with pytest.raises(ValueError, match="pooling is 'max'; choose one of MrSw"):
         scoring.all_alignment_scores(images, captions, pooling="max")
     with pytest.raises(ValueError, match="image vectors have 32 features, caption vectors 8"):
         scoring.all_alignment_scores(images, random_packed([3], 8))
+    with pytest.raises(ValueError, match="image vectors have 32 features, caption vectors 8"):
+        scoring.scores_of_caption(random_packed([3], 8).vectors, images, np.arange(3))
