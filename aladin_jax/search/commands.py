@@ -11,8 +11,9 @@ from typing import Any
 from aladin_jax import configuration, similarity
 from aladin_jax.search import build, maintain
 from aladin_jax.search.index import Index
+from aladin_jax.search.inputs import check_depth, read_record
 from aladin_jax.search.manifest import PARTS_DTYPES, read_manifest
-from aladin_jax.search.query import Results, Searcher, Subject, check_depth, read_record
+from aladin_jax.search.query import Results, Searcher, Subject
 from aladin_jax.search.settings import SearchModel, Settings
 
 _SETTINGS = ("max_caption_len", "max_labels_len", "max_regions", "pooling", "measure")
@@ -215,6 +216,26 @@ def _depth(text: str) -> int | str:
         raise argparse.ArgumentTypeError(str(error)) from None
 
 
+def tradeoff_flags(parser: argparse.ArgumentParser) -> None:
+    """Flags of `tradeoff`."""
+    _index_flag(parser)
+    parser.add_argument("--queries", type=int, metavar="N", help="captions to ask with, spread evenly (default: all)")
+    parser.add_argument("--json", action="store_true", help="as JSON")
+    parser.add_argument("--plot", type=Path, metavar="FILE.png", help="draw efficiency against effectiveness")
+
+
+def run_tradeoff(options: argparse.Namespace) -> int:
+    """Measures recall and latency."""
+    from aladin_jax.search import tradeoff  # Matplotlib, only where it is used
+
+    configuration.enable_compilation_cache("")
+    rows = tradeoff.measure(Searcher(Index(options.index)), queries=options.queries)
+    if options.plot:
+        tradeoff.save_figure(rows, options.plot)
+    print(json.dumps({"rows": rows}, indent=2) if options.json else tradeoff.table(rows))
+    return 0
+
+
 FLAGS = {
     "index": index_flags,
     "add": add_flags,
@@ -223,6 +244,7 @@ FLAGS = {
     "verify": _index_flag,
     "info": info_flags,
     "query": query_flags,
+    "tradeoff": tradeoff_flags,
 }
 RUN = {
     "index": run_index,
@@ -232,4 +254,5 @@ RUN = {
     "verify": run_verify,
     "info": run_info,
     "query": run_query,
+    "tradeoff": run_tradeoff,
 }

@@ -17,6 +17,7 @@ from aladin_jax.data.tokenization import CaptionTokenizer, check_vocabulary, rea
 from aladin_jax.encoding import Encoder
 from aladin_jax.models import aladin
 from aladin_jax.models.aladin import Params
+from aladin_jax.search.query_encoder import QueryEncoder
 
 MAX_LENGTH = 512
 # As evaluation's: vectors then come out of the same batches, so recalls are equal to the last rank.
@@ -123,19 +124,29 @@ class SearchModel:
         self._bound = aladin.bind(*self.config, dtype=configuration.DTYPES[settings.dtype])
         self._tokens = list(read_vocabulary(vocabulary))
 
-    @functools.cache  # noqa: B019  (there are few models, and an encoder is compiled once)
-    def encoder(self, *, single: bool = False) -> tuple[Encoder, Params]:
-        """An encoder and the parameters to give it: for building, on all devices; `single` for one query at a time."""
-        mesh = sharding.make_mesh(devices=jax.devices()[:1] if single else None)
+    def encoder(self) -> tuple[Encoder, Params]:
+        """An encoder of batches, on all devices, and the parameters to give it."""
+        mesh = sharding.make_mesh()
         params = {group: self.params[group] for group in ("backbone", "matching_head")}
-        encoder = Encoder(
+        return self._encoder, jax.device_put(params, sharding.state_sharding(params, mesh))
+
+    @functools.cached_property
+    def _encoder(self) -> Encoder:
+        """Kept, since it compiles what it runs."""
+        return Encoder(
             self._bound,
             self.tokenizer,
             max_regions=self.settings.max_regions,
-            batch_size=1 if single else ENCODING_BATCH,
-            mesh=mesh,
+            batch_size=ENCODING_BATCH,
+            mesh=sharding.make_mesh(),
         )
-        return encoder, jax.device_put(params, sharding.state_sharding(params, mesh))
+
+    @functools.cached_property
+    def query_encoder(self) -> QueryEncoder:
+        """An encoder of single queries, on the first device."""
+        params = {group: self.params[group] for group in ("backbone", "matching_head")}
+        params = jax.device_put(params, jax.devices()[0])
+        return QueryEncoder(self._bound, params, self.tokenizer, self.settings.max_regions)
 
     def words(self, text: str) -> list[str]:
         """The word pieces of a text that take part in alignment (`similarity.word_side`)."""

@@ -10,7 +10,8 @@ from aladin_jax.search import ranking
 from aladin_jax.search.__main__ import main
 from aladin_jax.search.build import Source, create_index
 from aladin_jax.search.index import Index
-from aladin_jax.search.query import Searcher, Subject, check_depth, check_query, read_record
+from aladin_jax.search.inputs import check_depth, check_query, read_record
+from aladin_jax.search.query import Searcher, Subject
 from aladin_jax.search.ranking import Candidates, best
 
 EXPECTED = json.loads((Path(__file__).parents[1] / "golden" / "e2e" / "expected.json").read_text())["evaluate"]["test"]

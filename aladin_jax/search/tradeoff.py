@@ -1,0 +1,157 @@
+"""What re-ranking costs and gives: recall and latency of text queries against depth, on an index's own captions.
+
+Recalls are those of all pairs, scored as evaluation scores them, so that depth 0 gives the matching head's and "all"
+the alignment head's. Latencies are of single queries, one after the other, from the text to ten ids.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+import time
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Float, Int
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from tqdm import tqdm
+
+from aladin_jax.reporting.figures import COLOURS, FAINT, GREY, INK
+from aladin_jax.reporting.files import write_whole
+from aladin_jax.scoring import all_alignment_scores
+from aladin_jax.search.index import Index
+from aladin_jax.search.inputs import ALL, Depth
+from aladin_jax.search.query import Searcher
+from aladin_jax.search.ranking import best
+from aladin_jax.similarity import matching_scores
+
+DEPTHS: tuple[Depth, ...] = (0, 10, 30, 100, 300, ALL)
+CUTOFFS = (1, 5, 10)
+_BLOCK_SCORES = 1 << 26  # a block of either head's scores takes 256 MB
+_TIMED, _LEAST_TIMED, _SECONDS = 100, 5, 30.0
+
+
+def measure(searcher: Searcher, *, queries: int | None = None) -> list[dict[str, Any]]:
+    """Measures every depth.
+
+    Args:
+        searcher: of the index.
+        queries: how many captions to ask with, spread evenly over the index; None for all.
+
+    Returns:
+        For each depth {"rerank", "t2i/R@1", "t2i/R@5", "t2i/R@10" (percent), "p50_ms", "p90_ms", and the medians of
+        the stages: "encode_ms", "match_ms", "rerank_ms"; "queries", "timed"}.
+
+    Raises:
+        ValueError: the index has no captions, or `queries` is below 1.
+    """
+    captions = searcher.index.captions.live_rows
+    if not len(captions):
+        raise ValueError(f"{searcher.index.path}: has no captions to ask with")
+    if queries is not None:
+        if queries < 1:
+            raise ValueError(f"queries is {queries}; expected at least 1")
+        captions = captions[np.linspace(0, len(captions) - 1, min(queries, len(captions))).astype(int)]
+    ranks = ranks_by_depth(searcher.index, captions)
+    rows = []
+    for depth, of_depth in zip(DEPTHS, ranks, strict=True):
+        recalls = {f"t2i/R@{k}": 100.0 * int(np.count_nonzero(of_depth < k)) / len(of_depth) for k in CUTOFFS}
+        rows.append({"rerank": depth, **recalls, **_latency(searcher, captions, depth), "queries": len(captions)})
+    return rows
+
+
+def ranks_by_depth(index: Index, captions: Int[np.ndarray, " c"]) -> Int[np.ndarray, "depths c"]:
+    """The rank, from 0, of each caption's own image at each of `DEPTHS`; equal scores as in `ranking`."""
+    settings, images = index.manifest.settings, index.images.live_rows
+    vectors = jnp.asarray(np.concatenate([np.asarray(piece) for piece in index.images.vectors])[images])
+    regions = index.images.packed(images)
+    ranks = np.zeros((len(DEPTHS), len(captions)), np.int64)
+    own = np.searchsorted(images, index.caption_image[captions])
+    block = max(_BLOCK_SCORES // len(images), 1)
+    for start in tqdm(range(0, len(captions), block), desc="scoring all pairs", unit="block", disable=None):
+        rows = captions[start : start + block]
+        asked = jnp.asarray(np.stack([index.captions.vector(int(row)) for row in rows]))
+        matching = np.asarray(matching_scores(vectors, asked, measure=settings.measure))
+        alignment = all_alignment_scores(regions, index.captions.packed(rows), pooling=settings.pooling)
+        for at in range(len(rows)):
+            found = _ranks(matching[:, at], alignment[:, at], int(own[start + at]))
+            ranks[:, start + at] = found
+    return ranks
+
+
+def _ranks(matching: Float[np.ndarray, " i"], alignment: Float[np.ndarray, " i"], own: int) -> list[int]:
+    """The place of one image at each depth."""
+    order = best(matching, len(matching))
+    first = int(np.flatnonzero(order == own)[0])
+    found = []
+    for depth in DEPTHS:
+        count = len(order) if depth == ALL else int(depth)
+        if first >= count:
+            found.append(first)
+            continue
+        candidates = order[:count]
+        scores, score = alignment[candidates], alignment[own]
+        found.append(int(np.count_nonzero((scores > score) | ((scores == score) & (candidates > own)))))
+    return found
+
+
+def _latency(searcher: Searcher, captions: Int[np.ndarray, " c"], depth: Depth) -> dict[str, Any]:
+    """Times queries until there are enough, or half a minute is over."""
+    texts = [searcher.index.caption(int(row)) for row in captions[: _TIMED + 1]]
+    for text in texts[-2:]:  # compiles
+        searcher.find_images(text, rerank=depth, explain=False)
+    stages: list[dict[str, float]] = []
+    start = time.perf_counter()
+    for text in texts[:_TIMED]:
+        stages.append(searcher.find_images(text, rerank=depth, explain=False).milliseconds)
+        if time.perf_counter() - start > _SECONDS and len(stages) >= _LEAST_TIMED:
+            break
+    totals = [sum(times.values()) for times in stages]
+    medians = {f"{name}_ms": float(np.median([times[name] for times in stages])) for name in stages[0]}
+    medians.pop("explain_ms", None)
+    p50, p90 = np.percentile(totals, [50, 90])
+    rounded = {"p50_ms": float(p50), "p90_ms": float(p90), **medians}
+    return {name: round(value, 3) for name, value in rounded.items()} | {"timed": len(stages)}
+
+
+def table(rows: list[dict[str, Any]]) -> str:
+    """The rows as text."""
+    names = ("rerank", "t2i/R@1", "t2i/R@5", "t2i/R@10", "p50_ms", "p90_ms", "encode_ms", "match_ms", "rerank_ms")
+    lines = ["  ".join(f"{name:>9}" for name in names)]
+    for row in rows:
+        values = (f"{row[name]:.2f}" if isinstance(row[name], float) else str(row[name]) for name in names)
+        lines.append("  ".join(f"{value:>9}" for value in values))
+    return "\n".join(lines)
+
+
+def save_figure(rows: list[dict[str, Any]], path: str | os.PathLike[str]) -> None:
+    """Draws recall against median latency, a point a depth, as a PNG."""
+    figure = Figure(figsize=(7.2, 4.4), facecolor="white")
+    figure.set_layout_engine("constrained")
+    FigureCanvasAgg(figure)
+    panel = figure.subplots()
+    times = [row["p50_ms"] for row in rows]
+    for cutoff, colour in zip(CUTOFFS, COLOURS, strict=False):
+        recalls = [row[f"t2i/R@{cutoff}"] for row in rows]
+        panel.plot(times, recalls, "o-", color=colour, linewidth=1.2, markersize=5)
+        panel.annotate(
+            f"R@{cutoff}", (times[-1], recalls[-1]), (8, 0), textcoords="offset points", va="center", color=colour
+        )
+    for row, time_ in zip(rows, times, strict=True):
+        label = "matching head" if row["rerank"] == 0 else str(row["rerank"])
+        panel.annotate(
+            label, (time_, row["t2i/R@1"]), (0, -12), textcoords="offset points", ha="center", fontsize=8, color=GREY
+        )
+    panel.set_xscale("log")
+    panel.set_xlabel("median milliseconds a text query, encoding included", color=GREY)
+    panel.set_ylabel("queries with their image in the top K (%)", color=GREY)
+    panel.set_title("Candidates that the alignment head re-ranks", loc="left", fontsize=11, color=INK)
+    panel.grid(color=FAINT)
+    panel.set_axisbelow(True)
+    panel.spines[["top", "right"]].set_visible(False)
+    panel.margins(x=0.12)
+    image = io.BytesIO()
+    figure.savefig(image, format="png", dpi=150)
+    write_whole(path, image.getvalue())
