@@ -36,8 +36,6 @@ def main(arguments: list[str] | None = None) -> int:
     )
     chosen = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     for name, about in COMMANDS.items():
-        if name not in commands.FLAGS:
-            continue
         commands.FLAGS[name](chosen.add_parser(name, help=about, description=about.capitalize() + "."))
     options = parser.parse_args(arguments)
     try:

@@ -236,6 +236,29 @@ def run_tradeoff(options: argparse.Namespace) -> int:
     return 0
 
 
+def serve_flags(parser: argparse.ArgumentParser) -> None:
+    """Flags of `serve`."""
+    _index_flag(parser)
+    parser.add_argument("--host", default="127.0.0.1", help="address to listen on (default: this machine only)")
+    parser.add_argument("--port", type=int, default=8000)
+    parser.add_argument("--max_depth", type=int, default=1000, metavar="N", help="candidates re-ranked at most")
+    parser.add_argument("--in_flight", type=int, default=16, metavar="N", help="searches at once, beyond is 503")
+
+
+def run_serve(options: argparse.Namespace) -> int:
+    """Serves an index until SIGTERM."""
+    from aladin_jax.search import serve  # the web server, only where it is used
+
+    if not 0 <= options.port < 65536 or options.in_flight < 1 or options.max_depth < 0:
+        raise ValueError("--port must be 0 to 65535, --in_flight at least 1, --max_depth at least 0")
+    configuration.enable_compilation_cache("")
+    searcher = Searcher(Index(options.index))
+    limits = serve.Limits(max_depth=options.max_depth, in_flight=options.in_flight)
+    print(f"http://{options.host}:{options.port}  {searcher.index.manifest.images:,} images; stop with Ctrl-C")
+    serve.serve(searcher, host=options.host, port=options.port, limits=limits)
+    return 0
+
+
 FLAGS = {
     "index": index_flags,
     "add": add_flags,
@@ -245,6 +268,7 @@ FLAGS = {
     "info": info_flags,
     "query": query_flags,
     "tradeoff": tradeoff_flags,
+    "serve": serve_flags,
 }
 RUN = {
     "index": run_index,
@@ -255,4 +279,5 @@ RUN = {
     "info": run_info,
     "query": run_query,
     "tradeoff": run_tradeoff,
+    "serve": run_serve,
 }

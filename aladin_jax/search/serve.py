@@ -1,0 +1,256 @@
+"""The web page and JSON API of an index: read only, bounded in what it takes and in what it does at once."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import dataclasses
+import functools
+import signal
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+from threading import BoundedSemaphore
+from typing import Any
+
+import uvicorn
+from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
+from starlette.middleware import Middleware
+from starlette.middleware.trustedhost import TrustedHostMiddleware
+from starlette.requests import Request
+from starlette.responses import FileResponse, JSONResponse, Response
+from starlette.routing import Route
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from aladin_jax.search import openapi
+from aladin_jax.search.inputs import ALL, Depth, check_depth
+from aladin_jax.search.query import Searcher
+
+PAGE = Path(__file__).parent / "page"
+PAGE_FILES = {"/": "index.html", "/page.css": "page.css", "/page.js": "page.js"}
+LOOPBACK: tuple[str, ...] = ("127.0.0.1", "localhost", "::1")
+HEADERS = (
+    (
+        b"content-security-policy",
+        b"default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self'; "
+        b"base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
+    ),
+    (b"x-content-type-options", b"nosniff"),
+    (b"referrer-policy", b"no-referrer"),
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class Limits:
+    """What the server takes.
+
+    Attributes:
+        max_k: results of a request.
+        max_depth: candidates re-ranked; "all" is allowed where the index has no more images.
+        in_flight: searches under way and waiting; beyond, the answer is 503.
+        workers: searches under way at once.
+        seconds: after which a search is answered with 504.
+    """
+
+    max_k: int = openapi.MAX_K
+    max_depth: int = 1000
+    in_flight: int = 16
+    workers: int = 2
+    seconds: float = 10.0
+
+
+class SearchServer:
+    """Handlers of one index."""
+
+    def __init__(self, searcher: Searcher, limits: Limits):
+        """Prepares everything that a first request would otherwise wait for."""
+        self._searcher, self._index, self._limits = searcher, searcher.index, limits
+        self._slots = BoundedSemaphore(limits.in_flight)
+        self._pool = ThreadPoolExecutor(limits.workers, thread_name_prefix="search")
+        self._live_ids = list(self._index.row_of_id)
+        searcher.model.query_encoder.warm_up()
+        for depth in (0, 10, 30, 100, 300):
+            searcher.find_images("a picture of a thing", rerank=min(depth, limits.max_depth))
+        self.registry = CollectorRegistry()
+        self._requests = Counter(
+            "aladin_search_requests", "Searches answered", ["kind", "status"], registry=self.registry
+        )
+        self._seconds = Histogram(
+            "aladin_search_seconds", "Seconds of a stage", ["kind", "stage"], registry=self.registry
+        )
+        self._in_flight = Gauge("aladin_search_in_flight", "Searches under way or waiting", registry=self.registry)
+        Gauge("aladin_search_images", "Images in the index", registry=self.registry).set(len(self._live_ids))
+
+    def app(self, hosts: list[str] | None = None) -> Starlette:
+        """The application; `hosts` are the names it may be called by, None for any."""
+        routes = [
+            *(Route(path, functools.partial(_page, name)) for path, name in PAGE_FILES.items()),
+            Route("/favicon.ico", _no_icon),
+            Route("/pictures/{id}", self.picture),
+            Route("/api/search", self.search),
+            Route("/api/captions", self.captions),
+            Route("/api/images", self.images),
+            Route("/api/info", self.info),
+            Route("/api/openapi.json", _description),
+            Route("/metrics", self.metrics),
+        ]
+        middleware = [Middleware(SafeHeaders)]
+        if hosts is not None:
+            middleware.append(Middleware(TrustedHostMiddleware, allowed_hosts=hosts))
+
+        @contextlib.asynccontextmanager
+        async def lifespan(_app: Starlette):
+            yield
+            self._pool.shutdown(wait=False, cancel_futures=True)
+
+        handlers: Any = {HTTPException: _refused, Exception: _failed}
+        return Starlette(routes=routes, middleware=middleware, exception_handlers=handlers, lifespan=lifespan)
+
+    async def search(self, request: Request) -> Response:
+        """Pictures for words."""
+        text, (k, rerank) = request.query_params.get("q", ""), self._sizes(request, len(self._live_ids))
+        return await self._run("search", lambda: self._searcher.find_images(text, k=k, rerank=rerank), {"query": text})
+
+    async def captions(self, request: Request) -> Response:
+        """Captions for a picture of the index."""
+        image_id = request.query_params.get("id", "")
+        k, rerank = self._sizes(request, len(self._index.captions.live_rows))
+        row = self._row(image_id)
+        subject = self._searcher.subject_of_image
+        return await self._run(
+            "captions", lambda: self._searcher.find_captions(subject(row), k=k, rerank=rerank), {"image": image_id}
+        )
+
+    async def images(self, request: Request) -> Response:
+        """Some images of the index, in its order."""
+        offset, limit = _count(request, "offset", 0, 0, 10**9), _count(request, "limit", 48, 1, self._limits.max_k)
+        ids = self._live_ids[offset : offset + limit]
+        found = [{"id": image_id, "tags": self._index.tags(self._index.row(image_id))} for image_id in ids]
+        return JSONResponse({"total": len(self._live_ids), "results": found})
+
+    async def info(self, _request: Request) -> Response:
+        """What the index holds."""
+        manifest = self._index.manifest
+        about = {"images": manifest.images, "captions": manifest.captions, "fingerprint": manifest.fingerprint}
+        return JSONResponse(about | {"model": Path(manifest.model_source).name, "max_depth": self._limits.max_depth})
+
+    async def picture(self, request: Request) -> Response:
+        """A picture's JPEG file, out of the index: an id is looked up, and never becomes a path."""
+        content = self._index.picture(self._row(request.path_params["id"]))
+        if not content:
+            raise HTTPException(404, "this image has no picture")
+        return Response(content, media_type="image/jpeg", headers={"cache-control": "max-age=3600"})
+
+    async def metrics(self, _request: Request) -> Response:
+        """For Prometheus."""
+        return Response(generate_latest(self.registry), media_type=CONTENT_TYPE_LATEST)
+
+    async def _run(self, kind: str, search: Callable, asked: dict[str, str]) -> Response:
+        """Runs a search in the pool; its slot is free again when the search has ended, whoever still waits for it."""
+        if not self._slots.acquire(blocking=False):
+            self._requests.labels(kind, "503").inc()
+            return JSONResponse({"error": "too many searches at once; try again"}, 503, headers={"retry-after": "1"})
+        self._in_flight.inc()
+        future: Future = self._pool.submit(search)
+        future.add_done_callback(self._free)
+        try:
+            results = await asyncio.wait_for(asyncio.wrap_future(future), self._limits.seconds)
+        except TimeoutError:
+            self._requests.labels(kind, "504").inc()
+            return JSONResponse({"error": f"no answer within {self._limits.seconds:g} seconds"}, 504)
+        except ValueError as error:
+            self._requests.labels(kind, "400").inc()
+            return JSONResponse({"error": str(error)}, 400)
+        for stage, milliseconds in results.milliseconds.items():
+            self._seconds.labels(kind, stage).observe(milliseconds / 1e3)
+        self._requests.labels(kind, "200").inc()
+        return JSONResponse(asked | results.to_json())
+
+    def _free(self, _future: Future) -> None:
+        self._slots.release()
+        self._in_flight.dec()
+
+    def _row(self, image_id: str) -> int:
+        row = self._index.row_of_id.get(image_id)
+        if row is None:
+            raise HTTPException(404, "no such image in the index")
+        return row
+
+    def _sizes(self, request: Request, total: int) -> tuple[int, Depth]:
+        k = _count(request, "k", 10, 1, self._limits.max_k)
+        try:
+            rerank = check_depth(request.query_params.get("rerank", str(min(100, self._limits.max_depth))))
+        except ValueError as error:
+            raise HTTPException(400, str(error)) from error
+        depth = total if rerank == ALL else min(int(rerank), total)
+        if depth > self._limits.max_depth:
+            raise HTTPException(400, f"rerank would be {depth}; this server re-ranks at most {self._limits.max_depth}")
+        return k, rerank
+
+
+class SafeHeaders:
+    """Adds the headers that keep a browser from doing what the page does not."""
+
+    def __init__(self, app: ASGIApp):
+        """Wraps an application."""
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answers one request."""
+
+        async def send_safe(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                message["headers"] = [*message["headers"], *HEADERS]
+            await send(message)
+
+        await self._app(scope, receive, send_safe)
+
+
+def serve(searcher: Searcher, *, host: str, port: int, limits: Limits) -> None:
+    """Serves until SIGTERM or SIGINT; answers what is under way first."""
+    hosts = list(LOOPBACK) if host in LOOPBACK else None
+    app = SearchServer(searcher, limits).app(hosts)
+    for number in (signal.SIGTERM, signal.SIGINT):  # uvicorn raises the signal again once it has stopped
+        signal.signal(number, lambda *_: None)
+    uvicorn.run(
+        app,
+        host=host,
+        port=port,
+        log_level="warning",
+        access_log=False,
+        timeout_keep_alive=5,
+        timeout_graceful_shutdown=10,
+        limit_concurrency=1000,
+        h11_max_incomplete_event_size=16384,
+        server_header=False,
+    )
+
+
+async def _page(name: str, _request: Request) -> Response:
+    return FileResponse(PAGE / name)
+
+
+async def _no_icon(_request: Request) -> Response:
+    return Response(status_code=204)  # browsers ask for it unbidden
+
+
+async def _description(_request: Request) -> Response:
+    return JSONResponse(openapi.DESCRIPTION)
+
+
+async def _refused(_request: Request, error: Exception) -> Response:
+    assert isinstance(error, HTTPException)
+    return JSONResponse({"error": error.detail}, error.status_code, headers=error.headers)
+
+
+async def _failed(_request: Request, _error: Exception) -> Response:
+    return JSONResponse({"error": "something went wrong in the server; its log says what"}, 500)
+
+
+def _count(request: Request, name: str, default: int, least: int, most: int) -> int:
+    text = request.query_params.get(name, str(default))
+    if not (text.isascii() and text.isdigit() and len(text) <= 9 and least <= int(text) <= most):
+        raise HTTPException(400, f"{name} is {text[:20]!r}; expected {least} to {most}")
+    return int(text)

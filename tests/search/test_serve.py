@@ -1,0 +1,197 @@
+import re
+import shutil
+import threading
+import time
+
+import pytest
+import uvicorn
+from selenium import webdriver
+from selenium.webdriver.common.by import By
+from selenium.webdriver.common.keys import Keys
+from selenium.webdriver.support.ui import WebDriverWait
+from starlette.testclient import TestClient
+
+from aladin_jax.search import openapi
+from aladin_jax.search.index import Index
+from aladin_jax.search.query import Searcher
+from aladin_jax.search.serve import Limits, SearchServer
+
+QUERY = "a red square above a blue circle"
+
+
+@pytest.fixture(scope="module")
+def server(scenes_index):
+    return SearchServer(Searcher(Index(scenes_index)), Limits(max_depth=50, in_flight=2, workers=1, seconds=20.0))
+
+
+@pytest.fixture(scope="module")
+def client(server):
+    with TestClient(server.app(["testserver"])) as client:
+        yield client
+
+
+@pytest.fixture(scope="module")
+def address(scenes_index):
+    """A server on a free port of this machine, as `serve` runs it."""
+    app = SearchServer(Searcher(Index(scenes_index)), Limits()).app(["127.0.0.1"])
+    running = uvicorn.Server(uvicorn.Config(app, host="127.0.0.1", port=0, log_level="error"))
+    thread = threading.Thread(target=running.run)
+    thread.start()
+    while not running.started:
+        time.sleep(0.01)
+    yield f"http://127.0.0.1:{running.servers[0].sockets[0].getsockname()[1]}/"
+    running.should_exit = True
+    thread.join()
+
+
+@pytest.fixture(scope="module")
+def browser():
+    if not shutil.which("chromedriver"):
+        pytest.skip("needs Debian's packages chromium and chromium-driver")
+    options = webdriver.ChromeOptions()
+    for flag in ("--headless=new", "--no-sandbox", "--window-size=1200,900"):
+        options.add_argument(flag)
+    driver = webdriver.Chrome(options=options, service=webdriver.ChromeService(shutil.which("chromedriver")))
+    yield driver
+    driver.quit()
+
+
+def wait(browser, condition):
+    return WebDriverWait(browser, 20).until(condition)
+
+
+def test_the_page_finds_pictures_explains_them_and_gives_captions_by_keyboard_alone(address, browser):
+    browser.get(address)
+    browser.switch_to.active_element.send_keys(QUERY, Keys.ENTER)
+    cards = wait(browser, lambda b: b.find_elements(By.CSS_SELECTOR, "#results .card"))
+    assert len(cards) == 24
+    assert re.search(r"24 pictures in [\d.]+ ms", browser.find_element(By.ID, "status").text)
+    picture = cards[0].find_element(By.TAG_NAME, "img")
+    wait(browser, lambda _: picture.get_property("naturalWidth"))
+    cards[0].send_keys(Keys.ENTER)
+    details = browser.find_element(By.ID, "details")
+    assert details.is_displayed()
+    words = [word.text.split()[0] for word in browser.find_elements(By.CSS_SELECTOR, "#words button")]
+    assert words == QUERY.split()[:-1]
+    boxes = browser.find_elements(By.CSS_SELECTOR, "#boxes .box")
+    assert boxes
+    assert all(box.size["width"] > 2 for box in boxes)
+    browser.find_element(By.ID, "ask").send_keys(Keys.ENTER)
+    captions = wait(browser, lambda b: b.find_elements(By.CSS_SELECTOR, "#captions button"))
+    assert len(captions) == 10
+    browser.switch_to.active_element.send_keys(Keys.ESCAPE)
+    wait(browser, lambda _: not details.is_displayed())
+    assert not [entry for entry in browser.get_log("browser") if entry["level"] == "SEVERE"]
+
+
+def test_the_page_tells_of_an_empty_query_and_of_an_error(address, browser):
+    browser.get(address)
+    browser.find_element(By.ID, "query").send_keys(Keys.ENTER)
+    status = browser.find_element(By.ID, "status")
+    assert status.text.startswith("Say what the picture shows")
+    browser.execute_script("document.getElementById('query').removeAttribute('maxlength')")
+    browser.execute_script("document.getElementById('query').value = 'x'.repeat(1001)")
+    browser.find_element(By.ID, "query").send_keys(Keys.ENTER)
+    wait(browser, lambda _: "1001 characters" in status.text)
+    assert "error" in status.get_attribute("class")
+
+
+def test_moving_the_slider_searches_again_at_that_depth(address, browser):
+    browser.get(address)
+    browser.find_element(By.ID, "query").send_keys(QUERY, Keys.ENTER)
+    wait(browser, lambda b: b.find_elements(By.CSS_SELECTOR, "#results .card"))
+    browser.find_element(By.ID, "depth").send_keys(Keys.HOME)
+    wait(browser, lambda b: ", 0 candidates" in b.find_element(By.ID, "status").text)
+    card = browser.find_element(By.CSS_SELECTOR, "#results .card")
+    assert "alignment" not in card.text
+
+
+def test_on_a_phone_nothing_is_wider_than_the_screen(address, browser):
+    size = browser.get_window_size()
+    browser.set_window_size(500, 900)  # Chromium's narrowest window
+    browser.get(address)
+    browser.find_element(By.ID, "query").send_keys(QUERY, Keys.ENTER)
+    wait(browser, lambda b: b.find_elements(By.CSS_SELECTOR, "#results .card"))
+    assert browser.execute_script("return document.documentElement.scrollWidth <= window.innerWidth")
+    browser.set_window_size(size["width"], size["height"])
+
+
+def test_the_api_answers_as_the_searcher_does(client, scenes_index):
+    answer = client.get("/api/search", params={"q": QUERY, "k": 5, "rerank": "all"}).json()
+    hits = Searcher(Index(scenes_index)).find_images(QUERY, k=5, rerank="all").hits
+    assert [found["id"] for found in answer["results"]] == [hit.id for hit in hits]
+    assert answer["results"][0]["why"] == [word.to_json() for word in hits[0].why]
+    picture = client.get(f"/pictures/{hits[0].id}")
+    assert picture.headers["content-type"] == "image/jpeg"
+    assert picture.content[:2] == b"\xff\xd8"
+    captions = client.get("/api/captions", params={"id": hits[0].id, "rerank": 20}).json()
+    assert len(captions["results"]) == 10
+
+
+def test_every_answer_has_a_strict_content_security_policy(client):
+    for path in ("/", "/page.js", "/api/info", "/api/search", "/nowhere", "/metrics"):
+        headers = client.get(path).headers
+        assert headers["content-security-policy"].startswith("default-src 'none'; script-src 'self'")
+        assert headers["x-content-type-options"] == "nosniff"
+
+
+@pytest.mark.parametrize(
+    ("path", "status"),
+    [
+        ("/api/search", 400),
+        ("/api/search?q=" + "x" * 1001, 400),
+        ("/api/search?q=a&k=0", 400),
+        ("/api/search?q=a&k=101", 400),
+        ("/api/search?q=a&k=1e2", 400),
+        ("/api/search?q=a&rerank=-1", 400),
+        ("/api/captions?id=test-00000&rerank=all", 400),  # 120 captions, at most 50 are re-ranked here
+        ("/api/captions?id=nobody", 404),
+        ("/api/images?limit=101", 400),
+        ("/pictures/..%2f..%2fmanifest.json", 404),
+        ("/pictures/%00", 404),
+        ("/../manifest.json", 404),
+        ("/page/../serve.py", 404),
+    ],
+)
+def test_what_is_outside_its_bounds_is_refused_in_json(client, path, status):
+    answer = client.get(path)
+    assert answer.status_code == status
+    assert list(answer.json()) == ["error"]
+
+
+def test_searches_beyond_those_in_flight_get_503_and_slots_come_back(server, client):
+    for _ in range(2):
+        assert server._slots.acquire(blocking=False)
+    answer = client.get("/api/search", params={"q": "a"})
+    assert (answer.status_code, answer.headers["retry-after"]) == (503, "1")
+    for _ in range(2):
+        server._slots.release()
+    for _ in range(5):
+        assert client.get("/api/search", params={"q": "a"}).status_code == 200
+
+
+def test_a_search_that_takes_too_long_is_answered_with_504(scenes_index):
+    server = SearchServer(Searcher(Index(scenes_index)), Limits(seconds=0.0))
+    with TestClient(server.app()) as client:
+        assert client.get("/api/search", params={"q": QUERY, "rerank": "all"}).status_code == 504
+
+
+def test_another_host_name_is_refused(client):
+    assert client.get("/", headers={"host": "elsewhere.example"}).status_code == 400
+
+
+def test_metrics_count_searches_by_status(client):
+    client.get("/api/search", params={"q": "a star"})
+    client.get("/api/search", params={"q": ""})
+    text = client.get("/metrics").text
+    assert re.search(r'aladin_search_requests_total\{kind="search",status="200"\} [1-9]', text)
+    assert re.search(r'aladin_search_requests_total\{kind="search",status="400"\} [1-9]', text)
+    assert 'aladin_search_seconds_bucket{kind="search",le="+Inf",stage="rerank"}' in text
+    assert "aladin_search_in_flight 0.0" in text
+
+
+def test_the_description_names_every_route_of_the_api(server, client):
+    described = client.get("/api/openapi.json").json()
+    assert described == openapi.DESCRIPTION
+    routes = {route.path for route in server.app().routes if route.path.startswith("/api/")}
+    assert set(described["paths"]) == routes - {"/api/openapi.json"}
