@@ -73,7 +73,7 @@ def apply_gradients(
     Returns:
         Parameters, optimizer state, and the gradients' global norm before clipping.
     """
-    norm = optax.global_norm(grads)
+    norm = optax.tree.norm(grads)
     if grad_clip > 0:
         factor = jnp.minimum(1.0, grad_clip / (norm + 1e-6))  # the small term is torch's
         grads = jax.tree.map(lambda grad: grad * factor, grads)
