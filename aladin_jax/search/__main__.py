@@ -30,16 +30,18 @@ COMMANDS = {
 
 def main(arguments: list[str] | None = None) -> int:
     """Runs the command; returns its exit status."""
-    commands = importlib.import_module("aladin_jax.search.commands")
+    # Imported here, after the setting above.
+    keeping, asking = (importlib.import_module(f"aladin_jax.search.{name}") for name in ("commands", "query_commands"))
+    flags, run = keeping.FLAGS | asking.FLAGS, keeping.RUN | asking.RUN
     parser = argparse.ArgumentParser(
         prog="python -m aladin_jax.search", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     chosen = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     for name, about in COMMANDS.items():
-        commands.FLAGS[name](chosen.add_parser(name, help=about, description=about.capitalize() + "."))
+        flags[name](chosen.add_parser(name, help=about, description=about.capitalize() + "."))
     options = parser.parse_args(arguments)
     try:
-        return commands.RUN[options.command](options)
+        return run[options.command](options)
     except (ValueError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1

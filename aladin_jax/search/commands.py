@@ -1,4 +1,4 @@
-"""The commands: what flags each takes, and what it prints."""
+"""The commands that make and keep an index: what flags each takes, and what it prints."""
 
 from __future__ import annotations
 
@@ -11,9 +11,7 @@ from typing import Any
 from aladin_jax import configuration, similarity
 from aladin_jax.search import build, maintain
 from aladin_jax.search.index import Index
-from aladin_jax.search.inputs import check_depth, read_record
 from aladin_jax.search.manifest import PARTS_DTYPES, read_manifest
-from aladin_jax.search.query import Results, Searcher, Subject
 from aladin_jax.search.settings import SearchModel, Settings
 
 _SETTINGS = ("max_caption_len", "max_labels_len", "max_regions", "pooling", "measure")
@@ -42,12 +40,12 @@ def run_index(options: argparse.Namespace) -> int:
     model = SearchModel(options.checkpoint, settings)
     manifest = build.create_index(options.output, model, _source(options), parts_dtype=options.dtype)
     print(f"{options.output}: {manifest.images:,} images, {manifest.captions:,} captions; model {model.described}")
-    return 0
+    return _upload(options, options.output)
 
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
     """Flags of `add`."""
-    _index_flag(parser)
+    index_flag(parser)
     _source_flags(parser)
     parser.add_argument("--checkpoint", metavar="W", help="refuse unless it is the index's model (default: use that)")
 
@@ -65,12 +63,12 @@ def run_add(options: argparse.Namespace) -> int:
         f"{options.index}: {added.images:,} images and {added.captions:,} captions added; now {manifest.images:,} "
         f"images, {manifest.captions:,} captions in {len(manifest.segments)} segments"
     )
-    return 0
+    return _upload(options, options.index)
 
 
 def delete_flags(parser: argparse.ArgumentParser) -> None:
     """Flags of `delete`."""
-    _index_flag(parser)
+    index_flag(parser)
     parser.add_argument("ids", nargs="*", metavar="ID", help="images to delete")
     parser.add_argument("--ids_file", type=Path, metavar="FILE", help="one id a line")
 
@@ -112,7 +110,7 @@ def run_verify(options: argparse.Namespace) -> int:
 
 def info_flags(parser: argparse.ArgumentParser) -> None:
     """Flags of `info`."""
-    _index_flag(parser)
+    index_flag(parser)
     parser.add_argument("--json", action="store_true", help="as JSON")
 
 
@@ -130,76 +128,40 @@ def run_info(options: argparse.Namespace) -> int:
     return 0
 
 
-def query_flags(parser: argparse.ArgumentParser) -> None:
-    """Flags of `query`."""
-    _index_flag(parser)
-    parser.add_argument("text", nargs="?", help="what the picture shows")
-    parser.add_argument("--image", metavar="ID|FILE.npz", help="captions for a picture: an id of the index, or a file")
-    parser.add_argument("--k", type=int, default=10, help="how many results")
-    parser.add_argument(
-        "--rerank", type=_depth, default=100, metavar="N|all", help="candidates that the alignment head re-ranks"
-    )
-    parser.add_argument("--why", action="store_true", help="also print which region answered each word")
-    parser.add_argument("--json", action="store_true", help="as JSON, with the reasons")
-    parser.add_argument("--plot", type=Path, metavar="FILE.png", help="draw the results")
+def engine_of(options: argparse.Namespace, index: Index) -> Any:
+    """The engine that --backend names; None for this machine."""
+    if options.backend == "local":
+        return None
+    if not options.url:
+        raise ValueError("--backend qdrant needs --url")
+    from aladin_jax.search import qdrant  # its client, only where it is used
+
+    return qdrant.QdrantEngine(qdrant.connect(options.url), index, shards=options.shards, replicas=options.replicas)
 
 
-def run_query(options: argparse.Namespace) -> int:
-    """Asks an index."""
-    if (options.text is None) == (options.image is None):
-        raise ValueError("give either words or --image")
-    configuration.enable_compilation_cache("")
-    index = Index(options.index)
-    searcher = Searcher(index)
-    if options.text is not None:
-        results = searcher.find_images(options.text, k=options.k, rerank=options.rerank)
-        asked: dict[str, Any] = {"query": options.text}
-    else:
-        subject, picture = _subject(searcher, options.image)
-        results = searcher.find_captions(subject, k=options.k, rerank=options.rerank)
-        asked = {"image": options.image}
-    if options.plot:
-        from aladin_jax.search import drawing  # Matplotlib, only where it is used
-
-        if options.text is not None:
-            drawing.save_results(results, index, options.text, options.plot)
-        else:
-            drawing.save_captions(results, picture, options.image, options.plot)
-    if options.json:
-        print(json.dumps({**asked, "k": options.k, **results.to_json()}, indent=2, ensure_ascii=False))
-    else:
-        _print_results(results, why=options.why)
+def _upload(options: argparse.Namespace, path: Path) -> int:
+    """Brings Qdrant's collection up to date with the index."""
+    engine = engine_of(options, Index(path))
+    if engine is not None:
+        print(f"{options.url}: {engine.upload():,} images sent to collection {engine.collection}")
     return 0
 
 
-def _subject(searcher: Searcher, image: str) -> tuple[Subject, bytes]:
-    """A picture to ask with: a file if it is named like one, else an id of the index."""
-    if image.endswith(".npz"):
-        return searcher.encode_record(read_record(Path(image), searcher.model.feature_dim)), b""
-    row = searcher.index.row(image)
-    return searcher.subject_of_image(row), searcher.index.picture(row)
+def backend_flags(parser: argparse.ArgumentParser) -> None:
+    """The flags that name where both stages run."""
+    parser.add_argument("--backend", choices=("local", "qdrant"), default="local", help="where both stages run")
+    parser.add_argument("--url", help="of Qdrant")
+    parser.add_argument("--shards", type=int, default=1, metavar="N", help="of a new collection")
+    parser.add_argument("--replicas", type=int, default=1, metavar="N", help="of each shard")
 
 
-def _print_results(results: Results, *, why: bool) -> None:
-    print(f"{'':>4} {'matching':>9} {'alignment':>9}")
-    for rank, hit in enumerate(results.hits, 1):
-        alignment = f"{hit.alignment:9.4f}" if hit.alignment is not None else f"{'-':>9}"
-        told = f"  {hit.caption}" if hit.caption is not None else ""
-        print(f"{rank:>4} {hit.matching:9.4f} {alignment}  {hit.id}{told}")
-        for answer in hit.why if why else []:
-            region = answer.region
-            what = "no region" if region is None else f"region {region.number} {region.tag or ''}"
-            box = "" if region is None or region.box is None else " ".join(f"{value:.2f}" for value in region.box)
-            print(f"{'':>15}{answer.score:9.4f}  {answer.word:<12} {what:<24} {box}")
-    times = ", ".join(f"{name} {value:.1f}" for name, value in results.milliseconds.items())
-    print(f"{results.rerank:,} candidates re-ranked; milliseconds: {times}")
-
-
-def _index_flag(parser: argparse.ArgumentParser) -> None:
+def index_flag(parser: argparse.ArgumentParser) -> None:
+    """The flag that names an index."""
     parser.add_argument("--index", type=Path, required=True, metavar="INDEX", help="folder of the index")
 
 
 def _source_flags(parser: argparse.ArgumentParser) -> None:
+    backend_flags(parser)
     parser.add_argument("--data", type=Path, required=True, metavar="DIR", help="a prepared data set")
     parser.add_argument("--split", default="test", help="of it (default: test)")
     parser.add_argument("--images", type=Path, metavar="DIR", help="picture files ID.jpg, .png or .webp")
@@ -209,66 +171,13 @@ def _source(options: argparse.Namespace) -> build.Source:
     return build.Source(options.data, options.split, options.images)
 
 
-def _depth(text: str) -> int | str:
-    try:
-        return check_depth(text)
-    except ValueError as error:
-        raise argparse.ArgumentTypeError(str(error)) from None
-
-
-def tradeoff_flags(parser: argparse.ArgumentParser) -> None:
-    """Flags of `tradeoff`."""
-    _index_flag(parser)
-    parser.add_argument("--queries", type=int, metavar="N", help="captions to ask with, spread evenly (default: all)")
-    parser.add_argument("--json", action="store_true", help="as JSON")
-    parser.add_argument("--plot", type=Path, metavar="FILE.png", help="draw efficiency against effectiveness")
-
-
-def run_tradeoff(options: argparse.Namespace) -> int:
-    """Measures recall and latency."""
-    from aladin_jax.search import tradeoff  # Matplotlib, only where it is used
-
-    configuration.enable_compilation_cache("")
-    rows = tradeoff.measure(Searcher(Index(options.index)), queries=options.queries)
-    if options.plot:
-        tradeoff.save_figure(rows, options.plot)
-    print(json.dumps({"rows": rows}, indent=2) if options.json else tradeoff.table(rows))
-    return 0
-
-
-def serve_flags(parser: argparse.ArgumentParser) -> None:
-    """Flags of `serve`."""
-    _index_flag(parser)
-    parser.add_argument("--host", default="127.0.0.1", help="address to listen on (default: this machine only)")
-    parser.add_argument("--port", type=int, default=8000)
-    parser.add_argument("--max_depth", type=int, default=1000, metavar="N", help="candidates re-ranked at most")
-    parser.add_argument("--in_flight", type=int, default=16, metavar="N", help="searches at once, beyond is 503")
-
-
-def run_serve(options: argparse.Namespace) -> int:
-    """Serves an index until SIGTERM."""
-    from aladin_jax.search import serve  # the web server, only where it is used
-
-    if not 0 <= options.port < 65536 or options.in_flight < 1 or options.max_depth < 0:
-        raise ValueError("--port must be 0 to 65535, --in_flight at least 1, --max_depth at least 0")
-    configuration.enable_compilation_cache("")
-    searcher = Searcher(Index(options.index))
-    limits = serve.Limits(max_depth=options.max_depth, in_flight=options.in_flight)
-    print(f"http://{options.host}:{options.port}  {searcher.index.manifest.images:,} images; stop with Ctrl-C")
-    serve.serve(searcher, host=options.host, port=options.port, limits=limits)
-    return 0
-
-
 FLAGS = {
     "index": index_flags,
     "add": add_flags,
     "delete": delete_flags,
-    "merge": _index_flag,
-    "verify": _index_flag,
+    "merge": index_flag,
+    "verify": index_flag,
     "info": info_flags,
-    "query": query_flags,
-    "tradeoff": tradeoff_flags,
-    "serve": serve_flags,
 }
 RUN = {
     "index": run_index,
@@ -277,7 +186,4 @@ RUN = {
     "merge": run_merge,
     "verify": run_verify,
     "info": run_info,
-    "query": run_query,
-    "tradeoff": run_tradeoff,
-    "serve": run_serve,
 }

@@ -15,7 +15,7 @@ from aladin_jax.search import ranking, why
 from aladin_jax.search.index import Index, Region, describe_regions
 from aladin_jax.search.inputs import ALL, MAX_K, Depth, check_depth, check_query
 from aladin_jax.search.pictures import boxes_of_regions
-from aladin_jax.search.ranking import ExactFinder, Finder, Ranked
+from aladin_jax.search.ranking import Engine, ExactFinder, Finder, Ranked
 from aladin_jax.search.settings import SearchModel
 
 
@@ -88,18 +88,28 @@ class Results:
 class Searcher:
     """Answers queries on one open index; may be called from several threads."""
 
-    def __init__(self, index: Index, model: SearchModel | None = None, images: Finder | None = None):
+    def __init__(
+        self,
+        index: Index,
+        model: SearchModel | None = None,
+        images: Finder | None = None,
+        engine: Engine | None = None,
+    ):
         """Loads the model and the matching vectors.
 
         Args:
             index: to search.
             model: the index's, if it is loaded already.
             images: finds candidates among images; None compares with all.
+            engine: runs both stages of text queries elsewhere; None runs them here.
         """
         self.index = index
         self.model = index.model() if model is None else model
         self._settings = index.manifest.settings
-        self._images = ExactFinder(index.images, self._settings.measure) if images is None else images
+        self._engine = engine
+        self._images = images
+        if images is None and engine is None:
+            self._images = ExactFinder(index.images, self._settings.measure)
         self._lock = threading.Lock()
         self._captions: Finder | None = None
 
@@ -175,6 +185,13 @@ class Searcher:
         clock = _Clock() if clock is None else clock
         images = self.index.images
         depth, count = _sizes(k, rerank, len(images.live_rows), "images")
+        if not len(subject.parts):
+            depth = 0  # a text of one word piece has none that takes part: the alignment head cannot tell images apart
+        if self._engine is not None:
+            ranked = self._engine.rank(subject.vector, subject.parts, depth, min(k, len(images.live_rows)))
+            clock.lap("rerank")  # both stages, in one request
+            return ranked, depth
+        assert self._images is not None
         candidates = self._images.find(subject.vector, count)
         clock.lap("match")
         align = ranking.align_images(subject.parts, images, self._settings.pooling)

@@ -52,6 +52,15 @@ class Finder(Protocol):
         ...
 
 
+@runtime_checkable
+class Engine(Protocol):
+    """Runs both stages of a text query elsewhere."""
+
+    def rank(self, vector: Float[np.ndarray, " d"], words: Float[np.ndarray, "w d"], depth: int, k: int) -> Ranked:
+        """The first k images, `depth` candidates re-ranked."""
+        ...
+
+
 class ExactFinder:
     """Compares with every row: one matrix product a segment, right up to about a million vectors."""
 

@@ -54,6 +54,12 @@ def test_a_depth_reranks_that_many_candidates_and_leaves_the_rest_as_they_were(s
     assert all(hit.alignment is None for hit in (*mixed[20:], *matched))
 
 
+def test_a_text_without_a_word_that_takes_part_keeps_the_matching_heads_order(searcher):
+    matched, asked = (searcher.find_images("train", k=56, rerank=rerank).hits for rerank in (0, "all"))
+    assert searcher.model.words("train") == []
+    assert [hit.id for hit in asked] == [hit.id for hit in matched]
+
+
 def test_the_words_of_an_explanation_add_up_to_the_alignment_score(searcher):
     for hit in searcher.find_images("a man, a dog and unbelievably small birds", k=20, rerank=20).hits:
         assert sum(answer.score for answer in hit.why) == pytest.approx(hit.alignment, abs=1e-5)
