@@ -15,14 +15,15 @@ import jax
 import jaxtyping
 import pytest
 
+import tests.type_checks
+
 PACKAGE = Path(__file__).parents[1] / "aladin_jax"
 
-# What beartype cannot take as it stands: `-> Self`, a protocol, whole numbers where floats are asked for, jnp.float32
-# where a jnp.dtype is.
+# What beartype cannot take as it stands: `-> Self`, a protocol that is not checkable at run time, jnp.float32 where a
+# jnp.dtype is asked for.
 UNCHECKED = {
     "aladin_jax.data.indexed_tsv",
     "aladin_jax.data.record_builder",
-    "aladin_jax.data.scenes",
     "aladin_jax.data.vinvl_files",
     "aladin_jax.models.aladin",
     "aladin_jax.models.backbone",
@@ -34,7 +35,7 @@ DIFFERENCES = pytest.StashKey()
 
 def pytest_configure(config):
     """Runs before any test module, and so before any module of the package, is imported."""
-    jaxtyping.install_import_hook(sorted(_modules() - UNCHECKED), "beartype.beartype")
+    jaxtyping.install_import_hook(sorted(_modules() - UNCHECKED), f"{tests.type_checks.__name__}.check")
     jax.config.update("jax_default_matmul_precision", "highest")
     jax.config.update("jax_compilation_cache_dir", str(config.cache.mkdir("compiled")))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)

@@ -1,6 +1,7 @@
 """What a regime adds up, and which parameter groups it moves."""
 
 import dataclasses
+import functools
 
 import jax
 import jax.numpy as jnp
@@ -27,9 +28,13 @@ def embeddings():
     return ImageEmbeddings(image, regions, region_len), CaptionEmbeddings(caption, tokens, caption_len)
 
 
-def compute(objective, embeddings, params=None, active=ALL):
-    params = objective.init_params() if params is None else params
-    total, parts = objective(*embeddings, params, active)
+@functools.partial(jax.jit, static_argnums=(0, 4))
+def evaluate(objective, images, captions, params, active):
+    return objective(images, captions, params, active)
+
+
+def compute(objective, embeddings, active=ALL):
+    total, parts = evaluate(objective, *embeddings, objective.init_params(), active)
     return float(total), {name: float(part) for name, part in parts.items()}
 
 
@@ -87,8 +92,8 @@ def test_scoring_only_the_hardest_pairs_equals_scoring_all_in_value_and_gradient
 
     # Padding holds arbitrary values, and must not draw a gradient.
     regions = jnp.where(jnp.abs(images.regions) > 0, images.regions, 5.0)
-    value, gradients = jax.value_and_grad(of_chosen, argnums=(0, 1))(regions, captions.tokens)
-    expected, expected_gradients = jax.value_and_grad(of_all, argnums=(0, 1))(regions, captions.tokens)
+    value, gradients = jax.jit(jax.value_and_grad(of_chosen, argnums=(0, 1)))(regions, captions.tokens)
+    expected, expected_gradients = jax.jit(jax.value_and_grad(of_all, argnums=(0, 1)))(regions, captions.tokens)
     np.testing.assert_allclose(value, expected, rtol=1e-5)
     for found, wanted in zip(gradients, expected_gradients, strict=True):
         assert np.abs(wanted).max() > 0.01
@@ -102,7 +107,7 @@ def test_no_gradient_reaches_the_teacher_through_distillation(embeddings):
         objective = Objective(distillation=1.0)
         return objective(images._replace(vector=vector, regions=regions), captions, {}, ALL)[0]
 
-    of_student, of_teacher = jax.grad(loss, argnums=(0, 1))(images.vector, images.regions)
+    of_student, of_teacher = jax.jit(jax.grad(loss, argnums=(0, 1)))(images.vector, images.regions)
     assert np.abs(of_student).max() > 0
     np.testing.assert_array_equal(of_teacher, 0)
 
@@ -117,7 +122,7 @@ def test_a_batch_of_one_pair_costs_nothing_and_gives_finite_gradients(embeddings
         return objective(*whole, objective.init_params(), ALL)[0]
 
     floats = [{k: v for k, v in side._asdict().items() if not k.endswith("len")} for side in single]
-    value, gradients = jax.value_and_grad(loss, argnums=(0, 1))(*floats)
+    value, gradients = jax.jit(jax.value_and_grad(loss, argnums=(0, 1)))(*floats)
     assert value == pytest.approx(0, abs=1e-6)
     assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(gradients))
 

@@ -20,10 +20,11 @@ def golden():
     return sides | {length: jnp.asarray(batch[length]) for length in ("region_len", "caption_len")}
 
 
+SCORE = jax.jit(similarity.alignment_scores, static_argnames=("pooling", "floor"))
+
+
 def all_pairs(golden, **choices):
-    return similarity.alignment_scores(
-        golden["regions"], golden["region_len"], golden["tokens"], golden["caption_len"], **choices
-    )
+    return SCORE(golden["regions"], golden["region_len"], golden["tokens"], golden["caption_len"], **choices)
 
 
 @pytest.mark.parametrize("pooling", similarity.POOLINGS)
