@@ -1,10 +1,12 @@
-"""What stops a run before its end: a signal, or a loss that is not finite."""
+"""What stops a run before its end: a signal, the loss of another process, or a loss that is not finite."""
 
 from __future__ import annotations
 
 import contextlib
 import math
+import os
 import signal
+import sys
 from collections.abc import Iterator
 
 import jax
@@ -43,6 +45,28 @@ class Interruption:
         finally:
             for number, handler in previous.items():
                 signal.signal(number, handler)
+
+
+@contextlib.contextmanager
+def ends_at_once() -> Iterator[None]:
+    """Of several processes, ends one that fails at once, with one line: the others then fail too, instead of waiting.
+
+    An orderly end (closing checkpoints, leaving the cluster) would itself wait a minute for the processes that are
+    gone. Alone, errors pass through.
+    """
+    try:
+        yield
+    except Exception as error:
+        if jax.process_count() == 1:
+            raise
+        reason = str(error).partition("\n")[0]
+        print(
+            f"error: process {jax.process_index()} of {jax.process_count()}: {reason}; once that is mended, or another "
+            "process that was lost is back, start all again: they go on from the newest checkpoint",
+            file=sys.stderr,
+            flush=True,
+        )
+        os._exit(1)
 
 
 class FiniteWatch:

@@ -12,7 +12,7 @@ from clu.metric_writers import MetricWriter
 
 from aladin_jax import checkpoint, configuration
 from aladin_jax.configuration import Config
-from aladin_jax.guards import FiniteWatch, Interruption
+from aladin_jax.guards import FiniteWatch, Interruption, ends_at_once
 from aladin_jax.reporting.metrics import TrainMetrics
 from aladin_jax.reporting.table import report_scalars
 from aladin_jax.reporting.writers import create_profile, create_progress, create_writer
@@ -42,6 +42,7 @@ def train(config: Config, workdir: Path) -> None:
         contextlib.closing(checkpoint.RunCheckpoints(workdir)) as checkpoints,
         contextlib.closing(create_writer(workdir)) as writer,
         Interruption().caught() as interruption,
+        ends_at_once(),
     ):
         step = _loop(config, workdir, checkpoints, writer, interruption)
     stopped_by = interruption.agreed()
