@@ -16,6 +16,7 @@ import numpy as np
 from jaxtyping import Float, Int
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter
 from tqdm import tqdm
 
 from aladin_jax.reporting.figures import COLOURS, FAINT, GREY, INK
@@ -132,17 +133,32 @@ def save_figure(rows: list[dict[str, Any]], path: str | os.PathLike[str]) -> Non
     figure.set_layout_engine("constrained")
     FigureCanvasAgg(figure)
     panel = figure.subplots()
+    names = ["matching head" if row["rerank"] == 0 else str(row["rerank"]) for row in rows]
     times = [row["p50_ms"] for row in rows]
+    slowest = int(np.argmax(times))
     for cutoff, colour in zip(CUTOFFS, COLOURS, strict=False):
         recalls = [row[f"t2i/R@{cutoff}"] for row in rows]
         panel.plot(times, recalls, "o-", color=colour, linewidth=1.2, markersize=5)
         panel.annotate(
-            f"R@{cutoff}", (times[-1], recalls[-1]), (8, 0), textcoords="offset points", va="center", color=colour
+            f"R@{cutoff}",
+            (times[slowest], recalls[slowest]),
+            (8, 0),
+            textcoords="offset points",
+            va="center",
+            color=colour,
         )
-    for row, time_ in zip(rows, times, strict=True):
-        label = "matching head" if row["rerank"] == 0 else str(row["rerank"])
+    order = np.argsort(times, kind="stable")
+    gaps = np.flatnonzero(np.diff(np.log(np.asarray(times)[order])) > 0.1) + 1
+    for group in np.split(order, gaps):  # depths that take the same time share a label
+        lowest = min(rows[at]["t2i/R@1"] for at in group)
         panel.annotate(
-            label, (time_, row["t2i/R@1"]), (0, -12), textcoords="offset points", ha="center", fontsize=8, color=GREY
+            ", ".join(names[at] for at in sorted(group)),
+            (float(np.mean([times[at] for at in group])), lowest),
+            (0, -14),
+            textcoords="offset points",
+            ha="center",
+            fontsize=8,
+            color=GREY,
         )
     panel.set_xscale("log")
     panel.set_xlabel("median milliseconds a text query, encoding included", color=GREY)
@@ -151,7 +167,9 @@ def save_figure(rows: list[dict[str, Any]], path: str | os.PathLike[str]) -> Non
     panel.grid(color=FAINT)
     panel.set_axisbelow(True)
     panel.spines[["top", "right"]].set_visible(False)
-    panel.margins(x=0.12)
+    panel.margins(x=0.12, y=0.1)
+    for axis_format in (panel.xaxis.set_major_formatter, panel.xaxis.set_minor_formatter):
+        axis_format(FuncFormatter(lambda value, _: f"{value:g}"))
     image = io.BytesIO()
     figure.savefig(image, format="png", dpi=150)
     write_whole(path, image.getvalue())
