@@ -28,7 +28,7 @@ def make_mesh(fsdp: int = 1, devices: Sequence[Any] | None = None) -> Mesh:
     """
     devices = jax.devices() if devices is None else devices
     if fsdp < 1 or len(devices) % fsdp:
-        raise ValueError(f"sharding.fsdp is {fsdp}; it must divide the number of devices, {len(devices)}")
+        raise ValueError(f"fsdp is {fsdp}; it must divide the number of devices, {len(devices)}")
     return Mesh(np.asarray(devices).reshape(-1, fsdp), BATCH_AXES)
 
 

@@ -1,0 +1,73 @@
+"""Trains the golden model on one device and on meshes of eight; run as a program of its own, which has eight.
+
+XLA_FLAGS=--xla_force_host_platform_device_count=8 python -m tests.sharded_runs OUTPUT.npz
+"""
+
+import sys
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from aladin_jax import optim, sharding
+from aladin_jax.data.pipeline import pad_rows
+from aladin_jax.model_folder import flatten
+from aladin_jax.models.aladin import bind
+from aladin_jax.models.packing import tokens_per_group
+from aladin_jax.objective import Objective
+from aladin_jax.train_step import StepShape, init_state, jit_train_step, make_train_step
+from tests.golden_data import converted, unit_batch
+
+# Devices, how many of them share parameters between them, and steps.
+MESHES = {"1": (1, 1, 4), "4x2": (8, 2, 4), "2x4": (8, 4, 2)}
+# Pairs of each step's batch: the third is an epoch's last, with fewer pairs than there are devices.
+NUM_PAIRS = (16, 16, 2, 16)
+OBJECTIVE = Objective(alignment=1.0, matching=0.1, distillation=1.0)
+
+
+def batches(steps):
+    """Three golden batches as one, in an order that turns with every step."""
+    parts = [unit_batch(name) for name in "012"]
+    whole = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+    for step, pairs in enumerate(NUM_PAIRS[:steps]):
+        yield {name: np.roll(array, 5 * step, axis=0)[:pairs] for name, array in whole.items()}, pairs
+
+
+def run(devices, fsdp, steps):
+    mesh = sharding.make_mesh(fsdp, jax.devices()[:devices])
+    params, config = converted("unit")
+    optimizer = optim.adam()
+    step = make_train_step(
+        bind(*config),
+        OBJECTIVE,
+        optimizer,
+        lambda step: jnp.float32(1e-4),
+        frozen=(),
+        grad_clip=0.0,
+        groups=devices,
+    )
+    state = init_state(jax.tree.map(jnp.array, params), OBJECTIVE, optimizer, (), seed=0)
+    state = jax.device_put(state, sharding.state_sharding(state, mesh))
+    step, results = jit_train_step(step, state, mesh), {}
+    for number, (batch, pairs) in enumerate(batches(steps)):
+        batch = pad_rows(batch, -(-pairs // devices) * devices)
+        lengths = batch["caption_len"] + batch["label_len"] + batch["region_len"]
+        shape = StepShape(OBJECTIVE.losses, pairs, tokens_per_group(lengths, slots=38, groups=devices))
+        state, metrics = step(state, jax.device_put(batch, sharding.batch_sharding(mesh)), shape)
+        results |= {f"{name}/{number}": value for name, value in metrics.items()}
+        if number == 0:  # Adam's first moment is a tenth of the gradient
+            moments = {group: adam.mu for group, adam in state.opt_state.items()}
+            results |= {f"gradient/{name}": 10 * np.asarray(leaf) for name, leaf in flatten(moments).items()}
+    for kind, tree in (("params", state.params), ("moments", {g: adam.nu for g, adam in state.opt_state.items()})):
+        for name, leaf in flatten(tree).items():
+            results[f"{kind}/{name}"] = np.asarray(leaf)
+            results[f"{kind}_on_each_device/{name}"] = [shard.data.size for shard in leaf.addressable_shards]
+    return {name: np.asarray(value) for name, value in results.items()}
+
+
+if __name__ == "__main__":
+    jax.config.update("jax_default_matmul_precision", "highest")
+    np.savez(
+        sys.argv[1],
+        **{f"{mesh}/{name}": value for mesh, sizes in MESHES.items() for name, value in run(*sizes).items()},
+    )
