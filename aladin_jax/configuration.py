@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 from absl import logging
+from jax.typing import DTypeLike
 
 from aladin_jax import checkpoint, optim
 from aladin_jax.data.tokenization import CaptionTokenizer, check_vocabulary
@@ -116,7 +117,7 @@ def tokenizer(config: Config, model: ModelConfig, vocabulary: Path | None, sourc
     return made
 
 
-def dtype(config: Config) -> jnp.dtype:
+def dtype(config: Config) -> DTypeLike:
     """Number format of the dense layers."""
     if config.model.dtype not in DTYPES:
         raise ValueError(f"model.dtype is {config.model.dtype!r}; choose one of {', '.join(DTYPES)}")

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 from flax import nnx
+from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Int
 
 from aladin_jax.models.backbone import Backbone, BackboneConfig, positions_within
@@ -42,7 +43,7 @@ class Aladin(nnx.Module):
         backbone: BackboneConfig,
         matching_head: MatchingHeadConfig,
         *,
-        dtype: jnp.dtype = jnp.float32,
+        dtype: DTypeLike = jnp.float32,
         rngs: nnx.Rngs,
     ):
         """Builds the model with fresh float32 parameters; dense layers compute in `dtype`."""
@@ -126,7 +127,7 @@ def init_params(backbone: BackboneConfig, matching_head: MatchingHeadConfig, see
     return jax.jit(lambda: nnx.to_pure_dict(nnx.state(create(), nnx.Param)))()
 
 
-def bind(backbone: BackboneConfig, matching_head: MatchingHeadConfig, dtype: jnp.dtype = jnp.float32):
+def bind(backbone: BackboneConfig, matching_head: MatchingHeadConfig, dtype: DTypeLike = jnp.float32):
     """Returns a function from a parameter dict to a model: the module tree is built once, without any arrays."""
     abstract = nnx.eval_shape(lambda: Aladin(backbone, matching_head, dtype=dtype, rngs=nnx.Rngs(0)))
     graphdef, state = nnx.split(abstract)

@@ -10,6 +10,7 @@ from pathlib import Path
 import jax
 import jax.numpy as jnp
 from flax import nnx
+from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Int
 
 from aladin_jax.models.bert import (
@@ -97,7 +98,7 @@ class BackboneConfig:
 class Embeddings(nnx.Module):
     """Word + position + token-type embeddings, LayerNorm, dropout."""
 
-    def __init__(self, config: BackboneConfig, dtype: jnp.dtype, rngs: nnx.Rngs):
+    def __init__(self, config: BackboneConfig, dtype: DTypeLike, rngs: nnx.Rngs):
         """Initialises the tables as BERT's: normal with `initializer_range`."""
         init = nnx.initializers.normal(config.initializer_range)
         size = config.hidden_size
@@ -125,7 +126,7 @@ class Backbone(nnx.Module):
     Values are pinned by `forward/*` of tests/golden/unit/expected.npz.
     """
 
-    def __init__(self, config: BackboneConfig, *, dtype: jnp.dtype = jnp.float32, rngs: nnx.Rngs):
+    def __init__(self, config: BackboneConfig, *, dtype: DTypeLike = jnp.float32, rngs: nnx.Rngs):
         """Builds the backbone with BERT's random initialisation; dense layers compute in `dtype`."""
         normal, zeros = nnx.initializers.normal(config.initializer_range), nnx.initializers.zeros_init()
         self.embeddings = Embeddings(config, dtype, rngs)

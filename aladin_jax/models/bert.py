@@ -8,6 +8,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 from flax import nnx
+from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float
 
 from aladin_jax.models.packing import pack, plan_packing, unpack
@@ -54,7 +55,7 @@ class TransformerLayer(nnx.Module):
         layer_norm_eps: float,
         dropout_rate: float,
         initializers: LayerInitializers,
-        dtype: jnp.dtype,
+        dtype: DTypeLike,
         rngs: nnx.Rngs,
     ):
         """Builds the layer: float32 parameters, dense layers computed in `dtype`, LayerNorms in float32."""

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 import jax
 import jax.numpy as jnp
 from flax import nnx
+from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
 from aladin_jax.models.bert import (
@@ -36,7 +37,7 @@ class MatchingHead(nnx.Module):
     Values are pinned by `forward/{image,caption}_embedding` of tests/golden/unit/expected.npz.
     """
 
-    def __init__(self, hidden_size: int, config: MatchingHeadConfig, *, dtype: jnp.dtype = jnp.float32, rngs: nnx.Rngs):
+    def __init__(self, hidden_size: int, config: MatchingHeadConfig, *, dtype: DTypeLike = jnp.float32, rngs: nnx.Rngs):
         """Initialises as torch's nn.TransformerEncoderLayer: Xavier for qkv, uniform +-1/sqrt(fan_in) elsewhere."""
         uniform = nnx.initializers.variance_scaling(1 / 3, "fan_in", "uniform")
         bound = hidden_size**-0.5

@@ -1,0 +1,47 @@
+"""Runs `python -m aladin_jax.main` in a process of its own."""
+
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+ROOT = Path(__file__).parents[2]
+
+
+def command(config_name, workdir, config, *flags):
+    """The command line of a regime with the fields of a shrunken configuration."""
+    fields = ("init_from", "data.dir", "data.shuffle", "model.dropout", "batch_size", "num_steps", "learning_rate")
+    fields += ("activate_distillation_after", "lr_step_epochs", "pack_tokens", "log_every", "eval_every")
+    fields += ("checkpoint_every", "compilation_cache", "eval.image_keys")
+    values = {field: _get(config, field) for field in fields}
+    overrides = [f"--config.{field}={value}" for field, value in values.items() if value is not None]
+    main = [sys.executable, "-m", "aladin_jax.main", "--config", f"configs/{config_name}.py"]
+    return [*main, "--workdir", str(workdir), *overrides, *flags]
+
+
+def _get(config, field):
+    for part in field.split("."):
+        config = config[part]
+    return config
+
+
+def start(arguments, log):
+    """Starts a process whose output goes to a file."""
+    environment = {**os.environ, "JAX_PLATFORMS": "cpu"}
+    with open(log, "ab") as output:
+        return subprocess.Popen(arguments, stdout=output, stderr=output, cwd=ROOT, env=environment)
+
+
+def run(arguments, log):
+    """Runs a process to its end; returns its exit status."""
+    return start(arguments, log).wait(timeout=300)
+
+
+def wait_for(path, process, seconds=240):
+    """Waits until a file or folder exists, while the process runs."""
+    deadline = time.monotonic() + seconds
+    while not path.exists():
+        assert process.poll() is None, f"ended with status {process.returncode} before {path}"
+        assert time.monotonic() < deadline, f"no {path} after {seconds} s"
+        time.sleep(0.02)

@@ -1,0 +1,65 @@
+"""The golden files as a user meets them: converted and prepared once, through the command lines' own functions."""
+
+import functools
+import importlib
+
+import numpy as np
+import pytest
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from tensorboard.util import tensor_util
+
+from convert import checkpoint, coco_ir
+from tests.golden_data import E2E
+
+
+@pytest.fixture(scope="session")
+def golden_inputs(tmp_path_factory):
+    """Overrides that name the converted checkpoint and the prepared data set of tests/golden/e2e."""
+    folder = tmp_path_factory.mktemp("golden")
+    weights = ["--vinvl", str(E2E / "vinvl"), "--checkpoint", str(E2E / "checkpoint.pth.tar")]
+    assert checkpoint.main([*weights, "--output", str(folder / "weights")]) == 0
+    files = ["--data_dir", str(E2E / "coco_ir"), "--img_feat_file", str(E2E / "model_0060000" / "features.tsv")]
+    assert coco_ir.main([*files, "--output", str(folder / "data")]) == 0
+    return {"init_from": str(folder / "weights"), "data.dir": str(folder / "data")}
+
+
+@pytest.fixture(scope="session")
+def small_run(golden_inputs, request):
+    """Builds a regime's configuration, shrunken to the golden files: 8 pairs a batch, no dropout, no shuffling."""
+    cache = str(request.config.cache.mkdir("compiled"))
+
+    def build(name, **overrides):
+        config = importlib.import_module(f"configs.{name}").get_config()
+        settings = {
+            **golden_inputs,
+            "data.shuffle": False,
+            "model.dropout": 0.0,
+            "batch_size": 8,
+            "learning_rate": 1e-4,
+            "activate_distillation_after": 0,
+            "pack_tokens": False,  # one shape to compile
+            "log_every": 1,
+            "eval_every": 0,
+            "compilation_cache": cache,
+        }
+        for field, value in {**settings, **overrides}.items():
+            *parents, leaf = field.split(".")
+            functools.reduce(getattr, parents, config)[leaf] = value
+        return config
+
+    return build
+
+
+@pytest.fixture(scope="session")
+def scalars():
+    """Reads a workdir's TensorBoard files: {tag: {step: value}}."""
+
+    def read(workdir):
+        events = EventAccumulator(str(workdir), size_guidance={"tensors": 0})
+        events.Reload()
+        return {
+            tag: {e.step: float(np.asarray(tensor_util.make_ndarray(e.tensor_proto))) for e in events.Tensors(tag)}
+            for tag in events.Tags()["tensors"]
+        }
+
+    return read

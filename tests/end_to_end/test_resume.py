@@ -1,0 +1,79 @@
+"""A run survives a bad night: killed, stopped, misconfigured or diverging."""
+
+import signal
+
+import jax
+import numpy as np
+import pytest
+
+from aladin_jax.checkpoint import _restore_host, newest_step
+from aladin_jax.train import train
+from tests.end_to_end.command_line import command, run, start, wait_for
+
+REGIME = "alignment_and_matching_distill"
+STEPS = 160
+
+
+def state_of(workdir, step):
+    """Everything that a checkpoint holds, as NumPy arrays."""
+    return _restore_host(workdir / "checkpoints" / str(step) / "state")
+
+
+def test_a_run_killed_and_stopped_again_and_again_ends_with_the_bits_of_an_uninterrupted_one(small_run, tmp_path):
+    settings = {"data.shuffle": True, "model.dropout": 0.1, "num_steps": STEPS, "checkpoint_every": 20}
+    config = small_run(REGIME, eval_every=50, **settings)
+    whole, broken = tmp_path / "whole", tmp_path / "broken"
+    assert run(command(REGIME, whole, config), tmp_path / "whole.log") == 0
+
+    again = command(REGIME, broken, config)
+    log = tmp_path / "broken.log"
+    for landmark, number in (
+        ("model.json", signal.SIGKILL),  # before the first checkpoint
+        ("checkpoints/20", signal.SIGKILL),  # while the next ones are written
+        ("checkpoints/80", signal.SIGTERM),
+    ):
+        process = start(again, log)
+        wait_for(broken / landmark, process)
+        process.send_signal(number)
+        status = process.wait(timeout=240)
+        assert status == (-signal.SIGKILL if number == signal.SIGKILL else 128 + signal.SIGTERM)
+    assert "SIGTERM: saving after this step" in log.read_text()
+    stopped_at = newest_step(broken / "checkpoints")
+    assert 80 <= stopped_at < STEPS
+    assert run(again, log) == 0
+    assert f"Going on from step {stopped_at}" in log.read_text()
+
+    expected, found = state_of(whole, STEPS), state_of(broken, STEPS)
+    assert jax.tree.structure(expected) == jax.tree.structure(found)
+    jax.tree.map(np.testing.assert_array_equal, expected, found)
+    assert newest_step(whole / "best") == newest_step(broken / "best")
+
+
+@pytest.fixture(scope="module")
+def started(small_run, tmp_path_factory):
+    """A workdir with a checkpoint at step 2."""
+    workdir = tmp_path_factory.mktemp("started")
+    train(small_run("alignment_triplet", num_steps=2), workdir)
+    return workdir
+
+
+def test_another_configuration_is_refused_with_the_differences(small_run, started, capfd):
+    config = small_run("alignment_triplet", num_steps=4, learning_rate=3e-4, **{"data.max_regions": 20})
+    with pytest.raises(ValueError, match="started with another configuration") as refusal:
+        train(config, started)
+    assert "data.max_regions was 34, is 20" in str(refusal.value)
+    assert "learning_rate was 0.0001, is 0.0003" in str(refusal.value)
+    assert newest_step(started / "checkpoints") == 2
+
+
+def test_more_steps_are_no_other_configuration(small_run, started):
+    train(small_run("alignment_triplet", num_steps=3, log_every=2), started)
+    assert newest_step(started / "checkpoints") == 3
+
+
+def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_last_good_checkpoint(small_run, tmp_path):
+    config = small_run("alignment_triplet", num_steps=6, learning_rate=1e30, checkpoint_every=1, log_every=6)
+    with pytest.raises(FloatingPointError, match=r"step 2: (loss|grad_norm) is nan; checkpoint 1 is kept"):
+        train(config, tmp_path)
+    assert newest_step(tmp_path / "checkpoints") == 1
+    assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(state_of(tmp_path, 1)["params"]))
