@@ -1,8 +1,8 @@
-# `make demo` and `make test` are all that a fresh machine needs; both install first.
+# `make demo` and `make test` are all that a fresh machine needs; each installs first.
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: install demo test lint clean
+.PHONY: install demo search test lint clean
 install: .venv/installed
 
 # The exact pins come first, so that the project's own ranges find them satisfied.
@@ -20,6 +20,12 @@ demo: install
 	@echo "Look at data/scenes.png (pictures and captions), runs/demo/report.png (R@K) and, for the curves,"
 	@echo "  $(BIN)/tensorboard --logdir runs/demo"
 	@echo "Then read configs/demo.py, and README.md for training on your own files."
+
+# Searches the demo's test pictures on a page at http://127.0.0.1:8000.
+search: install
+	test -d runs/demo/best || $(MAKE) demo
+	test -d runs/demo-index || $(BIN)/python -m aladin_jax.search index --checkpoint runs/demo --data data/scenes --output runs/demo-index
+	$(BIN)/python -m aladin_jax.search serve --index runs/demo-index
 
 lint: install
 	$(BIN)/pre-commit run --all-files
