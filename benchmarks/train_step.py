@@ -77,7 +77,7 @@ def our_step(
     mesh = sharding.make_mesh(devices=jax.devices()[:1])
     state = init_state(aladin.init_params(backbone, head, seed=0), objective, optimizer, (), seed=0)
     step = make_train_step(
-        aladin.bind(backbone, head, dtype=np.dtype(dtype)),  # ty: bfloat16 is a NumPy type once jax is imported
+        aladin.bind(backbone, head, dtype=np.dtype(dtype)),  # "bfloat16" is a NumPy type once JAX is imported
         objective,
         optimizer,
         optim.step_decay(LEARNING_RATE, steps_per_epoch=10_000, lr_step_epochs=15),
