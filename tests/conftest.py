@@ -66,6 +66,28 @@ def differences(request):
     return request.config.stash.setdefault(DIFFERENCES, Differences())
 
 
+@pytest.fixture(scope="session")
+def e2e_model(tmp_path_factory):
+    """The golden `e2e` checkpoint as a model folder."""
+    from convert.checkpoint import main
+
+    folder = tmp_path_factory.mktemp("e2e") / "model"
+    files = PACKAGE.parent / "tests" / "golden" / "e2e"
+    arguments = ["--vinvl", files / "vinvl", "--checkpoint", files / "checkpoint.pth.tar", "--output", folder]
+    assert main([str(argument) for argument in arguments]) == 0
+    return folder
+
+
+@pytest.fixture(scope="session")
+def e2e_data(tmp_path_factory):
+    """The golden `e2e` captions and features as a prepared data set."""
+    from aladin_jax.data import coco_ir
+
+    files = PACKAGE.parent / "tests" / "golden" / "e2e"
+    features = files / "model_0060000" / "features.tsv"
+    return coco_ir.prepare(files / "coco_ir", features, tmp_path_factory.mktemp("e2e_data")).folder
+
+
 @pytest.fixture
 def unchecked():
     """Turns type checks off, for tests that give what the annotations forbid: a user's program has no checks either."""
