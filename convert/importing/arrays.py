@@ -7,7 +7,6 @@ reasonable.
 import math
 import os
 import zipfile
-import zlib
 from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import IO, Any
@@ -23,6 +22,7 @@ _MAX_ARRAY_BYTES = MAX_REGIONS * MAX_FEATURE_DIM * 8
 _MAX_DIRECTORY_BYTES = 1 << 16  # of a zip archive: that of six arrays takes some 500 bytes
 _COMPRESSIONS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)  # NumPy's; others can be made to take much memory
 _OPTIONAL = ("classes", "scores")
+_KNOWN = {"features", "boxes", "width", "height", "size", *_OPTIONAL}
 
 
 class _ArrayFiles:
@@ -49,6 +49,8 @@ class _ArrayFiles:
         if self._optional is None:
             self._optional = optional
             self.notes += [f"the features have no {name}" for name in _OPTIONAL if name not in optional]
+            others = sorted(set(found) - _KNOWN)
+            self.notes += [f"arrays that are not used: {', '.join(others)[:200]!a}"] if others else []
         if optional != self._optional:
             raise DataError(
                 f"has {' and '.join(optional) or 'neither classes nor scores'}, another image has "
@@ -125,7 +127,9 @@ class NpzFiles(_ArrayFiles):
                         return _read_npy(stream, array, **where)
 
                 return self._to_detections(members, read, **where)
-        except (zipfile.BadZipFile, NotImplementedError, RuntimeError, EOFError, zlib.error) as error:
+        except DataError:
+            raise
+        except Exception as error:  # damaged archives end in exceptions of many kinds, OSError's among them
             raise DataError(f"no .npz that can be read ({str(error)[:100]})", COPY_AGAIN, **where) from error
 
 
@@ -230,8 +234,6 @@ def _read_npy(stream: IO[bytes], what: str, **where: Any) -> np.ndarray:
         if read_header is None:
             raise ValueError(f"version {version} of the format")
         shape, fortran, dtype = read_header(stream, max_header_size=4096)
-    except (zipfile.BadZipFile, NotImplementedError, EOFError):
-        raise
     except Exception as error:  # NumPy parses the header as Python, which fails in many ways
         cause = (str(error).splitlines() or [type(error).__name__])[0][:100]
         raise DataError(f"{what} is no .npy array ({cause})", COPY_AGAIN, **where) from error

@@ -69,18 +69,36 @@ class TsvSet:
         return self._place.keys()
 
     def where(self, name: str) -> dict[str, Any]:
-        """What `DataError` takes to say where an image's row is."""
-        file, row = self._place[name]
+        """What `DataError` takes to say where an image's row is.
+
+        Raises:
+            DataError: it has none.
+        """
+        file, row = self._find(name)
         return {"path": file.path, "row": row, "image": name}
 
     def fields(self, name: str, counts: Collection[int], max_bytes: int = _MAX_ROW_BYTES) -> list[bytes]:
-        """Reads an image's row, which has to have one of these counts of fields."""
-        file, row = self._place[name]
+        """Reads an image's row.
+
+        Args:
+            name: the image's id.
+            counts: how many fields the row may have.
+            max_bytes: a longer row is refused.
+
+        Raises:
+            DataError: there is none, or it is damaged.
+        """
+        file, row = self._find(name)
         return file.fields(row, name, counts=counts, max_bytes=max_bytes)
 
     def close(self) -> None:
         """Closes the files."""
         self._stack.close()
+
+    def _find(self, name: str) -> tuple[IndexedTsv, int]:
+        if name not in self._place:
+            raise DataError("no row of this image", "check that it is the right file", path=self.path, image=name)
+        return self._place[name]
 
 
 class BottomUpTsv:

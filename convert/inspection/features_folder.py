@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float
 
-from aladin_jax.data.box_encoding import HEIGHT_WIDTH
+from aladin_jax.data.box_encoding import BOX_DIM, HEIGHT_WIDTH
 from aladin_jax.data.detections import (
     MAX_DETECTIONS_BYTES,
     MAX_FEATURE_DIM,
@@ -54,7 +54,8 @@ def inspect_features(features: Path, tokens: Tokens | None, max_regions: int) ->
             continue
         rows.take(features, row, image)
         tally.add(regions, row, image)
-        boxes[image] = regions[:, -6:-2].copy()
+        # Narrower regions have no boxes; what stands in their place is not compared.
+        boxes[image] = regions[:, -6:-2].copy() if regions.shape[1] >= BOX_DIM else np.zeros((len(regions), 4), "f4")
     text = TextTally(tokens.tags() if tokens else None)
     index = rows.compare_index(features) | {"imageid2idx.json": rows.compare_ids(features)}
     predictions = _inspect_predictions(features.with_name("predictions.tsv"), boxes, tally, text, problems)
