@@ -64,7 +64,7 @@ class Split:
             raise DataError(f"no split {name!r}", f"there are {', '.join(sorted(info.splits))}", path=directory)
         about = _split_metadata(directory, info, name)
         self.ids = about["ids"]
-        self.caption_counts = np.asarray(about["caption_counts"], np.int64)
+        self.caption_counts = about["caption_counts"]
         self.first_pairs = np.concatenate([[0], np.cumsum(self.caption_counts)])
         self.feature_dim = about["feature_dim"]
         if feature_dim is not None and feature_dim != self.feature_dim:
@@ -82,7 +82,11 @@ class Split:
             raise DataError(f"its records have no {', '.join(missing)}", _AGAIN, path=directory)
         self._features = tfds.features.FeaturesDict({feature: described[feature] for feature in _FEATURES})
         raw = tfds.decode.DeserializeMethod.RAW_BYTES
-        self._source = cast(Any, dataset).as_data_source(name, deserialize_method=raw)  # its decorator hides its types
+        try:
+            self._source = cast(Any, dataset).as_data_source(name, deserialize_method=raw)  # whose types are hidden
+        except Exception as error:  # as in `read`: a file that is missing, or a damaged name for it
+            problem = f"the records of {name} cannot be opened ({_first_line(error)})"
+            raise DataError(problem, _AGAIN, path=directory) from error
         if len(self._source) != len(self.ids):
             raise DataError(
                 f"{len(self._source)} records in {name}, metadata.json lists {len(self.ids)}",
@@ -206,13 +210,12 @@ def _split_metadata(directory: Path, info: tfds.core.DatasetInfo, name: str) -> 
         about = metadata["splits"][name]
         about = {
             "ids": list(about["ids"]),
-            "caption_counts": list(about["caption_counts"]),
+            "caption_counts": np.array(list(about["caption_counts"]), np.int64),
             "feature_dim": int(metadata["feature_dim"]),
         }
-    except (KeyError, TypeError, ValueError) as error:  # that it is not JSON is a ValueError too
-        raise DataError(
-            f"metadata.json does not describe split {name!r} ({error!r})", _AGAIN, path=directory
-        ) from error
+    except (KeyError, TypeError, ValueError, OverflowError, RecursionError) as error:  # not JSON, or of other values
+        problem = f"metadata.json does not describe split {name!r} ({type(error).__name__}: {_first_line(error)[:120]})"
+        raise DataError(problem, _AGAIN, path=directory) from error
     if len(about["ids"]) != len(about["caption_counts"]):
         raise DataError(
             f"metadata.json has {len(about['ids'])} ids but {len(about['caption_counts'])} caption counts for {name}",

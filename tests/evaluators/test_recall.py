@@ -162,7 +162,7 @@ def test_a_score_that_is_not_finite_is_an_error_and_not_a_perfect_rank(bad):
         ([0, 0], r"1 of 2 images have no caption \(first: \[1\]\)"),
     ],
 )
-def test_captions_that_do_not_fit_the_scores_are_an_error(image_of_caption, message):
+def test_captions_that_do_not_fit_the_scores_are_an_error(image_of_caption, message, unchecked):
     with pytest.raises(ValueError, match=message):
         retrieval_report(np.zeros((2, 2)), np.array(image_of_caption))
 
