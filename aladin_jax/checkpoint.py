@@ -96,6 +96,7 @@ class RunCheckpoints:
 
     def save_if_best(self, step: int, params: Params, rsum: float) -> bool:
         """Saves parameters if no earlier validation had as large an rsum."""
+        self._best.wait_until_finished()  # a save in progress has no metrics yet
         best = self._best.best_step()
         if best is not None and (step <= best or rsum <= (self._best.metrics(best) or {})["rsum"]):
             return False
