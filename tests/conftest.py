@@ -19,16 +19,12 @@ import tests.type_checks
 
 PACKAGE = Path(__file__).parents[1] / "aladin_jax"
 
-# What beartype cannot take as it stands: `-> Self`, a protocol that is not checkable at run time, jnp.float32 where a
-# jnp.dtype is asked for.
+# What beartype cannot take as it stands: `-> Self`, a protocol that is not checkable at run time, an axis named `3d`.
 UNCHECKED = {
     "aladin_jax.data.indexed_tsv",
     "aladin_jax.data.record_builder",
     "aladin_jax.data.vinvl_files",
-    "aladin_jax.models.aladin",
-    "aladin_jax.models.backbone",
     "aladin_jax.models.bert",
-    "aladin_jax.models.heads",
 }
 DIFFERENCES = pytest.StashKey()
 
@@ -64,28 +60,6 @@ def differences(request):
     from tests.golden_data import Differences
 
     return request.config.stash.setdefault(DIFFERENCES, Differences())
-
-
-@pytest.fixture(scope="session")
-def e2e_model(tmp_path_factory):
-    """The golden `e2e` checkpoint as a model folder."""
-    from convert.checkpoint import main
-
-    folder = tmp_path_factory.mktemp("e2e") / "model"
-    files = PACKAGE.parent / "tests" / "golden" / "e2e"
-    arguments = ["--vinvl", files / "vinvl", "--checkpoint", files / "checkpoint.pth.tar", "--output", folder]
-    assert main([str(argument) for argument in arguments]) == 0
-    return folder
-
-
-@pytest.fixture(scope="session")
-def e2e_data(tmp_path_factory):
-    """The golden `e2e` captions and features as a prepared data set."""
-    from aladin_jax.data import coco_ir
-
-    files = PACKAGE.parent / "tests" / "golden" / "e2e"
-    features = files / "model_0060000" / "features.tsv"
-    return coco_ir.prepare(files / "coco_ir", features, tmp_path_factory.mktemp("e2e_data")).folder
 
 
 @pytest.fixture

@@ -129,7 +129,7 @@ def test_a_loss_that_is_not_finite_is_not_averaged_away(clock):
 
 
 @pytest.mark.parametrize("values", [{"loss": 1.0}, {"loss": 1.0, "learning_rate": 1.0, "loss_matching": 1.0}])
-def test_a_step_with_other_scalars_than_announced_is_an_error(values):
+def test_a_step_with_other_scalars_than_announced_is_an_error(values, unchecked):
     with pytest.raises(ValueError, match=r"step metrics: got .* expected \['learning_rate', 'loss'\]"):
         TrainMetrics(["loss", "learning_rate"]).update(values, num_examples=1)
 

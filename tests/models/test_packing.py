@@ -56,7 +56,7 @@ def test_flat_arrays_have_room_for_the_fullest_group_and_come_in_few_lengths():
 
 def test_packing_leaves_values_and_gradients_of_all_parameters_as_they_are():
     params, config = converted("unit")
-    batch = unit_batch("0")
+    batch = jax.tree.map(jnp.asarray, unit_batch("0"))
     model = bind(*config)
     rng = np.random.default_rng(2)
     weights = {
