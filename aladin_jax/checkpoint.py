@@ -157,14 +157,17 @@ def _restore_host(item: Path) -> Any:
 
 
 def check_config(workdir: Path, config: Mapping[str, Any]) -> None:
-    """Compares with the configuration that a workdir was started with; keeps it there at the first start.
+    """Compares with the configuration that a workdir was started with, and keeps it there.
+
+    Before the first checkpoint there is nothing that another configuration could contradict: a first start that failed
+    over a wrong path can be put right.
 
     Raises:
         ValueError: fields that matter differ; the message shows each one's two values.
     """
     file = workdir / CONFIG_JSON
     now = json.loads(json.dumps(config))
-    started = file.exists()
+    started = file.exists() and any(newest_step(workdir / kind) is not None for kind in (LATEST, BEST))
     sharding.wait_for_processes("looked for config.json")
     if not started:
         if jax.process_index() == 0:
