@@ -1,0 +1,31 @@
+"""The command line on eight devices, with parameters shared out, and then on fewer."""
+
+import os
+
+from aladin_jax.checkpoint import newest_step
+from tests.end_to_end.command_line import command, run
+from tests.golden_data import e2e_expected
+
+REGIME = "alignment_and_matching_distill"
+STEPS = 8  # an epoch of seven, whose last batch has fewer pairs than there are devices, and one with a new loss
+
+
+def test_eight_devices_and_then_two_train_as_the_original_did(small_run, scalars, differences, tmp_path, monkeypatch):
+    settings = {"activate_distillation_after": 1, "lr_step_epochs": 1}
+    workdir, flags = tmp_path / "run", os.environ["XLA_FLAGS"]
+    for devices, steps in ((8, 7), (2, STEPS)):
+        monkeypatch.setenv("XLA_FLAGS", f"{flags} --xla_force_host_platform_device_count={devices}")
+        config = small_run(REGIME, num_steps=steps, **settings)
+        assert run(command(REGIME, workdir, config, "--config.fsdp=2"), tmp_path / f"{devices}.log") == 0
+        log = (tmp_path / f"{devices}.log").read_text()
+        assert "'fsdp'" in log  # the table of parameters shows how they are shared out
+        assert newest_step(workdir / "checkpoints") == steps
+    assert "Going on from step 7" in log
+    found = scalars(workdir)
+    for step, expected in enumerate(e2e_expected()["two_epochs"]["steps"][:STEPS], start=1):
+        for name, value in expected.items():
+            if name.startswith("loss"):
+                tag = f"train/{name.replace('/', '_')}"
+                differences.check("eight devices, then two: losses", found[tag][step], value, rtol=2e-3)
+        norm = found["train/grad_norm"][step]
+        differences.check("eight devices, then two: gradient norms", norm, expected["grad_norm"], rtol=1e-3)
