@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import os
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -23,6 +24,62 @@ from aladin_jax.objective import Objective
 Config = Any
 
 DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
+
+MODEL_GROUPS = ("backbone", "matching_head")
+AT_LEAST_ONE = (
+    "data.max_regions",
+    "batch_size",
+    "num_epochs",
+    "num_steps",
+    "log_every",
+    "checkpoint_every",
+    "eval.fold_size",
+    "eval.batch_size",
+)
+NOT_NEGATIVE = (
+    "activate_distillation_after",
+    "learning_rate",
+    "lr_step_epochs",
+    "warmup_steps",
+    "seed",
+    "eval_every",
+    "profile_steps",
+    "eval.num_folds",
+)
+
+
+def check_ranges(config: Config) -> None:
+    """Checks the numbers that a computation would stumble over later, or not at all.
+
+    Raises:
+        ValueError: naming the field.
+    """
+    for fields, least in ((AT_LEAST_ONE, 1), (NOT_NEGATIVE, 0)):
+        for field in fields:
+            value = functools.reduce(getattr, field.split("."), config)
+            if value is not None and value < least:
+                raise ValueError(f"{field} is {value}; it must be at least {least}")
+
+
+def check_training(config: Config) -> None:
+    """Checks that every epoch has a loss, and that there is something for it to train.
+
+    Raises:
+        ValueError: naming the fields that do not go together.
+    """
+    unknown = sorted(set(config.frozen) - set(MODEL_GROUPS))
+    if unknown:
+        raise ValueError(f"frozen has {unknown[0]!r}; choose among {', '.join(MODEL_GROUPS)}")
+    losses = objective(config).losses
+    if config.activate_distillation_after > 0 and losses == ("distillation",):
+        raise ValueError(
+            f"activate_distillation_after is {config.activate_distillation_after}, but there is no other loss to train "
+            "with until then; set it to 0"
+        )
+    if not objective(config).trained_groups(losses, config.frozen):
+        raise ValueError(
+            f"frozen is {tuple(config.frozen)}, which leaves nothing that {' or '.join(losses)} could train"
+        )
 
 
 class InitialModel(NamedTuple):

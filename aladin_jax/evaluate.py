@@ -35,6 +35,7 @@ def evaluate(config: Config, workdir: Path) -> dict[str, dict[str, dict[str, flo
         The report: {name: {"matching": {"i2t/R@1": ..., "rsum": ...}, "alignment": {...}}}; names are the split, and
         the split with the folds.
     """
+    configuration.check_ranges(config)
     configuration.enable_compilation_cache(config.compilation_cache)
     trained = any(checkpoint.newest_step(workdir / name) is not None for name in (checkpoint.BEST, checkpoint.LATEST))
     source = workdir if trained else config.init_from

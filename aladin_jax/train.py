@@ -35,6 +35,8 @@ def train(config: Config, workdir: Path) -> None:
         FloatingPointError: the loss is not finite; the newest checkpoint is from before.
         SystemExit: SIGTERM or SIGINT came; the state is saved.
     """
+    configuration.check_ranges(config)
+    configuration.check_training(config)
     workdir.mkdir(parents=True, exist_ok=True)
     checkpoint.check_config(workdir, config.to_dict())
     configuration.enable_compilation_cache(config.compilation_cache)
