@@ -102,7 +102,8 @@ def make_train_step(
 
         def loss_of(trained_params: Params) -> tuple[Array, Metrics]:
             params = {**fixed, **trained_params}
-            images, captions = model(params)(batch, key=key, tokens_per_group=shape.tokens_per_group, groups=groups)
+            encode = model({group: params[group] for group in ("backbone", "matching_head")})
+            images, captions = encode(batch, key=key, tokens_per_group=shape.tokens_per_group, groups=groups)
             images, captions = jax.tree.map(lambda x: x[: shape.num_pairs], (images, captions))
             return objective(images, captions, params, shape.active)
 
