@@ -95,7 +95,7 @@ def test_weights_that_are_integers_are_named(vinvl, tensors, refusal):
         ({"model": {"tern-layers": 10**9}}, "1000000000 layers in the matching_head"),
     ],
 )
-def test_a_checkpoint_trained_as_another_model_is_refused(tmp_path, refusal, settings, fault):
+def test_a_checkpoint_trained_as_another_model_is_refused(tmp_path, unchecked, refusal, settings, fault):
     state = torch.load(UNIT / "checkpoint.pth.tar", weights_only=False)
     torch.save({**state, "config": settings}, tmp_path / "c.pth.tar")
     assert fault in refusal(UNIT / "vinvl", "--checkpoint", tmp_path / "c.pth.tar")

@@ -139,7 +139,7 @@ def test_evaluation_takes_the_best_checkpoint_and_not_the_latest(small, trained_
 
 
 def test_a_run_starts_from_the_best_checkpoint_of_another_workdir(small_run, uninterrupted, tmp_path):
-    changes = {"init_from": str(uninterrupted), "num_steps": 1, "learning_rate": 0.0}
+    changes = {"init_from": str(uninterrupted), "num_steps": 1, "learning_rate": 0.0, "activate_distillation_after": 0}
     train(small_run("matching_distill_finetune", **SMALL | changes), tmp_path)
     _, started = saved(tmp_path)
     _, best = saved(uninterrupted, checkpoint.BEST)

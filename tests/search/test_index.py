@@ -29,7 +29,7 @@ def test_an_index_holds_every_image_and_caption_of_the_split_and_is_sound(golden
     assert [len(rows) for rows in index.captions_of_image] == split.caption_counts.tolist()
     for image in (0, 7, split.num_images - 1):
         record = split.read(image)
-        assert [index.caption(row) for row in index.captions_of_image[image]] == record.captions
+        assert [index.caption(int(row)) for row in index.captions_of_image[image]] == record.captions
         assert index.tags(image) == record.tags
         assert len(index.images.parts(image)) == min(len(record.regions), 34) - 1
     assert maintain.verify(golden_index) == []
