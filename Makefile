@@ -31,7 +31,7 @@ lint: install
 	$(BIN)/pre-commit run --all-files
 
 test: lint
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder
 
 clean:
 	rm -rf .venv data runs

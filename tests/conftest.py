@@ -33,8 +33,13 @@ def pytest_configure(config):
     """Runs before any test module, and so before any module of the package, is imported."""
     jaxtyping.install_import_hook(sorted(_modules() - UNCHECKED), f"{tests.type_checks.__name__}.check")
     jax.config.update("jax_default_matmul_precision", "highest")
-    jax.config.update("jax_compilation_cache_dir", str(config.cache.mkdir("compiled")))
+    jax.config.update("jax_compilation_cache_dir", compilation_cache(config))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
+
+
+def compilation_cache(config):
+    """A folder of compiled programs, one for each process that runs tests: JAX's writing does not mind readers."""
+    return str(config.cache.mkdir("-".join(["compiled", *filter(None, [os.environ.get("PYTEST_XDIST_WORKER")])])))
 
 
 def _modules():
@@ -44,6 +49,21 @@ def _modules():
         inner = pkgutil.iter_modules([str(PACKAGE / module.name)]) if module.ispkg else ()
         names |= {f"aladin_jax.{module.name}.{name}" for _, name, _ in inner} or {f"aladin_jax.{module.name}"}
     return names
+
+
+def pytest_sessionfinish(session):
+    """Of several processes that run tests, each tells the first one what it saw."""
+    if hasattr(session.config, "workeroutput") and (differences := session.config.stash.get(DIFFERENCES, None)):
+        session.config.workeroutput["differences"] = differences.groups
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_testnodedown(node):
+    """Takes what another process saw."""
+    from tests.golden_data import Differences
+
+    if groups := getattr(node, "workeroutput", {}).get("differences"):
+        node.config.stash.setdefault(DIFFERENCES, Differences()).merge(groups)
 
 
 def pytest_terminal_summary(terminalreporter, config):

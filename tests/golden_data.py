@@ -91,6 +91,11 @@ class Differences:
         self.groups[group] = (kind, max(largest, previous[1]), tolerance)
         assert largest <= tolerance, f"{group}: {kind} difference {largest:.2e}, allowed {tolerance:.0e}"
 
+    def merge(self, groups: dict[str, tuple[str, float, float]]):
+        """Takes what other tests saw."""
+        for group, (kind, largest, tolerance) in groups.items():
+            self.groups[group] = (kind, max(largest, self.groups.get(group, (kind, 0.0))[1]), tolerance)
+
     def table(self) -> list[str]:
         """A line a group."""
         return [

@@ -9,6 +9,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from tensorboard.util import tensor_util
 
 from convert import checkpoint, coco_ir
+from tests.conftest import compilation_cache
 from tests.golden_data import E2E
 
 
@@ -26,7 +27,7 @@ def golden_inputs(tmp_path_factory):
 @pytest.fixture(scope="session")
 def small_run(golden_inputs, request):
     """Builds a regime's configuration, shrunken to the golden files: 8 pairs a batch, no dropout, no shuffling."""
-    cache = str(request.config.cache.mkdir("compiled"))
+    cache = compilation_cache(request.config)
 
     def build(name, **overrides):
         config = importlib.import_module(f"configs.{name}").get_config()

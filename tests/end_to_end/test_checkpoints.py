@@ -13,18 +13,15 @@ from aladin_jax import checkpoint
 from aladin_jax.evaluate import evaluate
 from aladin_jax.model_folder import flatten
 from aladin_jax.train import train
-from tests.end_to_end.command_line import command, run
+from tests.end_to_end.command_line import LITTLE_TO_COMPUTE, command, run
 
 REGIME = "alignment_and_matching_distill"
 
 # Five batches an epoch, all of one size; the second epoch has another loss. Little to compute: saving is what counts.
-SMALL = {
+SMALL = LITTLE_TO_COMPUTE | {
     "batch_size": 10,
     "activate_distillation_after": 1,
     "data.shuffle": True,
-    "data.max_caption_len": 24,
-    "data.max_labels_len": 12,
-    "data.max_regions": 6,
     "model.dropout": 0.1,
     "model.backbone_dropout": 0.1,
 }
@@ -92,8 +89,7 @@ def test_a_run_killed_amid_saving_goes_on_to_the_bits_of_an_uninterrupted_one(
     monkeypatch.setenv("JAX_DEFAULT_MATMUL_PRECISION", "highest")  # as in this process, which goes on at the end
     workdir = tmp_path / "run"
     config = small(num_steps=8, checkpoint_every=3, eval_every=3)
-    lengths = [f"--config.{field}={SMALL[field]}" for field in SMALL if field.startswith(("data.max", "model.back"))]
-    arguments = command(REGIME, workdir, config, *lengths)[3:]
+    arguments = command(REGIME, workdir, config)[3:]
     for event, pattern, steps in MOMENTS:
         program = [sys.executable, "-m", "tests.end_to_end.killed", event, pattern]
         assert run([*program, *arguments], tmp_path / "log") == -signal.SIGKILL, (event, pattern)

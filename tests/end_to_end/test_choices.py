@@ -8,9 +8,10 @@ import pytest
 from aladin_jax import checkpoint
 from aladin_jax.evaluate import evaluate
 from aladin_jax.train import train
+from tests.end_to_end.command_line import LITTLE_TO_COMPUTE
 from tests.golden_data import E2E
 
-LENGTHS = {"data.max_caption_len": 24, "data.max_labels_len": 12, "data.max_regions": 6, "batch_size": 10}
+SMALL = LITTLE_TO_COMPUTE | {"batch_size": 10}
 LEARNABLE = {
     "learned_loss_weights": True,
     "ranking_loss": "info_nce",
@@ -26,7 +27,7 @@ def saved(workdir):
 
 
 def test_learned_losses_in_bfloat16_train_go_on_and_are_evaluated(small_run, scalars, tmp_path):
-    settings = LENGTHS | LEARNABLE | {"model.dtype": "bfloat16", "model.dropout": 0.1, "pack_tokens": True}
+    settings = SMALL | LEARNABLE | {"model.dtype": "bfloat16", "model.dropout": 0.1, "pack_tokens": True}
     regime = "alignment_and_matching_triplet_distill"
     train(small_run(regime, num_steps=2, eval_every=2, **settings), tmp_path)
     first = saved(tmp_path)["params"]
@@ -57,7 +58,7 @@ def test_the_demos_configuration_trains_random_weights_by_the_seed(small_run, sc
         "intermediate_size": 48,
         "max_position_embeddings": 24,
     }
-    settings = LENGTHS | {"init_from": "", "model.vocabulary": str(E2E / "vinvl" / "vocab.txt"), "num_steps": 2}
+    settings = SMALL | {"init_from": "", "model.vocabulary": str(E2E / "vinvl" / "vocab.txt"), "num_steps": 2}
 
     def first_losses(name, **changes):
         config = small_run("demo", **settings, **changes)

@@ -2,7 +2,7 @@
 
 import socket
 
-from tests.end_to_end.command_line import command, run, start, wait_for
+from tests.end_to_end.command_line import LITTLE_TO_COMPUTE, command, run, start, wait_for
 from tests.golden_data import e2e_expected
 
 REGIME = "alignment_and_matching_distill"
@@ -30,13 +30,14 @@ def test_two_processes_and_then_one_train_as_the_original_did(small_run, scalars
 
 
 def test_a_lost_process_ends_the_others_with_an_error(small_run, tmp_path):
-    config = small_run(REGIME, num_steps=100_000, checkpoint_every=1_000_000, log_every=50)
+    settings = LITTLE_TO_COMPUTE | {"num_steps": 100_000, "checkpoint_every": 1_000_000, "log_every": 5}
+    config = small_run(REGIME, **settings)
     logs = [tmp_path / f"{k}.log" for k in range(2)]
     arguments = several(command(REGIME, tmp_path / "run", config), 2)
     first, second = (start(*both) for both in zip(arguments, logs, strict=True))
     try:
         wait_for(tmp_path / "run" / "config.json", second)
-        while "[50] train" not in logs[0].read_text():
+        while "[5] train" not in logs[0].read_text():
             wait_for(logs[0], first)
             assert first.poll() is None
         second.kill()

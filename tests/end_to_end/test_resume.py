@@ -8,7 +8,7 @@ import pytest
 
 from aladin_jax.checkpoint import _restore_host, newest_step
 from aladin_jax.train import train
-from tests.end_to_end.command_line import command, run, start, wait_for
+from tests.end_to_end.command_line import LITTLE_TO_COMPUTE, command, run, start, wait_for
 
 REGIME = "alignment_and_matching_distill"
 STEPS = 160
@@ -21,7 +21,7 @@ def state_of(workdir, step):
 
 def test_a_run_killed_and_stopped_again_and_again_ends_with_the_bits_of_an_uninterrupted_one(small_run, tmp_path):
     settings = {"data.shuffle": True, "model.dropout": 0.1, "num_steps": STEPS, "checkpoint_every": 20}
-    config = small_run(REGIME, eval_every=50, **settings)
+    config = small_run(REGIME, eval_every=50, log_every=20, **LITTLE_TO_COMPUTE | settings)
     whole, broken = tmp_path / "whole", tmp_path / "broken"
     assert run(command(REGIME, whole, config), tmp_path / "whole.log") == 0
 
