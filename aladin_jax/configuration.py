@@ -29,6 +29,7 @@ MODEL_GROUPS = ("backbone", "matching_head")
 AT_LEAST_ONE = (
     "data.max_regions",
     "batch_size",
+    "micro_batches",
     "num_epochs",
     "num_steps",
     "log_every",

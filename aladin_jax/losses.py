@@ -6,11 +6,11 @@ tests/golden/unit/expected.npz.
 
 from __future__ import annotations
 
-from typing import Literal, NamedTuple
+from typing import Literal
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Float
 
 DistillationMode = Literal["listnet", "mse", "ordinal", "contrastive"]
 DISTILLATION_MODES: tuple[DistillationMode, ...] = ("listnet", "mse", "ordinal", "contrastive")
@@ -18,13 +18,6 @@ DISTILLATION_MODES: tuple[DistillationMode, ...] = ("listnet", "mse", "ordinal",
 LISTNET_TEMPERATURE = 6.0
 INITIAL_LOG_SCALE = 2.6592600  # ln(1 / 0.07), as in CLIP
 INITIAL_AFFINE = (0.5, 0.5)
-
-
-class HardNegatives(NamedTuple):
-    """For each image the caption, and for each caption the image, that violates the margin most."""
-
-    caption_of_image: Int[Array, " b"]
-    image_of_caption: Int[Array, " b"]
 
 
 def hinge_triplet(scores: Float[Array, "b b"], margin: float = 0.2, hardest: bool = True) -> Float[Array, ""]:
@@ -42,27 +35,6 @@ def hinge_triplet(scores: Float[Array, "b b"], margin: float = 0.2, hardest: boo
     if hardest:
         return captions.max(1).sum() + images.max(0).sum()
     return captions.sum() + images.sum()
-
-
-def hard_negatives(scores: Float[Array, "b b"]) -> HardNegatives:
-    """Finds the pairs that `hinge_triplet(hardest=True)` depends on, besides the diagonal."""
-    negatives = jnp.where(jnp.eye(len(scores), dtype=bool), -jnp.inf, scores)
-    return HardNegatives(jnp.argmax(negatives, axis=1), jnp.argmax(negatives, axis=0))
-
-
-def hinge_triplet_of_pairs(
-    positive: Float[Array, " b"],
-    caption_negative: Float[Array, " b"],
-    image_negative: Float[Array, " b"],
-    margin: float = 0.2,
-) -> Float[Array, ""]:
-    """The same loss from the scores of matching pairs and of each one's hardest negatives.
-
-    A batch of one pair has no negatives: pass minus infinity for them.
-    """
-    return (
-        jax.nn.relu(margin + caption_negative - positive).sum() + jax.nn.relu(margin + image_negative - positive).sum()
-    )
 
 
 def info_nce(scores: Float[Array, "b b"], log_scale: Float[Array, ""] | float) -> Float[Array, ""]:

@@ -9,7 +9,6 @@ import dataclasses
 from collections.abc import Iterable
 from typing import Literal
 
-import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
@@ -117,8 +116,12 @@ class Objective:
         """
         active = [name for name in self.losses if name in active]
         parts: dict[str, Array] = {}
-        teacher, parts["alignment"] = self._alignment(images, captions, params)
+        teacher = similarity.alignment_scores(
+            images.regions, images.region_len, captions.tokens, captions.caption_len, pooling=self.pooling
+        )
         student = similarity.matching_scores(images.vector, captions.vector, measure=self.measure)
+        if "alignment" in active:
+            parts["alignment"] = self._ranking(teacher, params.get("alignment_loss", {}))
         if "matching" in active:
             parts["matching"] = self._ranking(student, params.get("matching_loss", {}))
         if "distillation" in active:
@@ -126,41 +129,12 @@ class Objective:
             parts["distillation"] = losses.distillation(
                 teacher, student, self.distillation_mode, affine=affine, margin=self.margin
             )
-        # What no active loss asked for is dead code to the compiler.
-        parts = {name: parts[name] for name in active}
         return self._total(parts, params), parts
 
     def _ranking(self, scores: Array, params: Params) -> Array:
         if self.ranking_loss == "info_nce":
             return losses.info_nce(scores, params.get("log_scale", losses.INITIAL_LOG_SCALE))
         return losses.hinge_triplet(scores, self.margin, self.hardest)
-
-    def _alignment(self, images: ImageEmbeddings, captions: CaptionEmbeddings, params: Params) -> tuple[Array, Array]:
-        """The score matrix, which is the teacher, and the ranking loss on it."""
-        scores = similarity.alignment_scores(
-            images.regions, images.region_len, captions.tokens, captions.caption_len, pooling=self.pooling
-        )
-        if self.ranking_loss == "info_nce" or not self.hardest:
-            return scores, self._ranking(scores, params.get("alignment_loss", {}))
-
-        # Of the B^2 pairs only 3 B carry a gradient: all are scored without one, then those are scored again, so that
-        # nothing of size B x B x regions x words is kept for the backward pass.
-        scores = jax.lax.stop_gradient(scores)
-        region_side = similarity.region_side(images.regions, images.region_len, "batch")
-        word_side = similarity.word_side(captions.tokens, captions.caption_len, "batch")
-        negatives = losses.hard_negatives(scores)
-        own = jnp.arange(len(scores))
-        positive, caption_negative, image_negative = jnp.split(
-            similarity.alignment_pair_scores(
-                region_side.take(jnp.concatenate([own, own, negatives.image_of_caption])),
-                word_side.take(jnp.concatenate([own, negatives.caption_of_image, own])),
-                pooling=self.pooling,
-            ),
-            3,
-        )
-        if len(scores) == 1:
-            caption_negative = image_negative = jnp.full_like(positive, -jnp.inf)
-        return scores, losses.hinge_triplet_of_pairs(positive, caption_negative, image_negative, self.margin)
 
     def _total(self, parts: dict[str, Array], params: Params) -> Array:
         if not self.learned_weights:

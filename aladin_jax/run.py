@@ -60,7 +60,7 @@ def prepare(config: Config, workdir: Path, checkpoints: checkpoint.RunCheckpoint
     split = Split(dataset, "train")
     params, model_config, tokenizer = _load_model(config, workdir, checkpoints, split.feature_dim)
     split = Split(dataset, "train", model_config.backbone.img_feature_dim)
-    model = aladin.bind(*model_config, dtype=configuration.dtype(config))
+    model = aladin.bind(*model_config, dtype=configuration.dtype(config), remat=config.remat)
     batches = _train_batches(config, split, tokenizer, mesh)
     steps_per_epoch = pipeline.steps_per_epoch(split.num_pairs, config.batch_size)
 
@@ -92,6 +92,7 @@ def prepare(config: Config, workdir: Path, checkpoints: checkpoint.RunCheckpoint
         frozen=frozen,
         grad_clip=config.grad_clip,
         groups=mesh.size,
+        micro_batches=config.micro_batches,
     )
     slots = config.data.max_caption_len + config.data.max_labels_len + config.data.max_regions
 
@@ -100,7 +101,7 @@ def prepare(config: Config, workdir: Path, checkpoints: checkpoint.RunCheckpoint
         active = tuple(name for name in objective.losses if name not in waiting)
         if not config.pack_tokens:
             return StepShape(active, batch.num_pairs)
-        own_groups = mesh.size // jax.process_count()
+        own_groups = mesh.size // jax.process_count() * config.micro_batches
         tokens = np.asarray(tokens_per_group(batch.tokens, slots=slots, groups=own_groups))
         return StepShape(active, batch.num_pairs, int(sharding.largest_of_processes(tokens)))
 
@@ -137,7 +138,7 @@ def _train_batches(config: Config, split: Split, tokenizer: CaptionTokenizer, me
         max_regions=config.data.max_regions,
         seed=config.seed,
         shuffle=config.data.shuffle,
-        pad_to=mesh.size,
+        pad_to=mesh.size * config.micro_batches,
         process_index=jax.process_index(),
         process_count=jax.process_count(),
         num_threads=config.data.num_threads,

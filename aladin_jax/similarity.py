@@ -41,10 +41,6 @@ class Side(NamedTuple):
     shorter: Bool[Array, " n"]
     slots: Int[Array, ""]
 
-    def take(self, index: Int[Array, " p"]) -> Side:
-        """Selects examples."""
-        return self._replace(x=self.x[index], real=self.real[index], shorter=self.shorter[index])
-
 
 def region_side(regions: Float[Array, "i r d"], region_len: Int[Array, " i"], floor: Floor) -> Side:
     """Regions that take part in alignment: all but position 0, whose output is the matching head's."""
@@ -112,13 +108,16 @@ def alignment_scores_of_sides(images: Side, captions: Side, *, pooling: Pooling 
     similarity = jnp.matmul(
         images.x.reshape(i * r, d), captions.x.reshape(c * w, d).T, preferred_element_type=jnp.float32
     )
-    similarity = similarity.reshape(i, r, c, w).swapaxes(1, 2)
-    return _pool(
-        similarity,
-        jax.tree.map(lambda leaf: jnp.expand_dims(leaf, 1), images._replace(slots=images.slots[None])),
-        jax.tree.map(lambda leaf: jnp.expand_dims(leaf, 0), captions),
-        pooling,
-    )
+    real = images.real[:, None, :, None] & captions.real[:, None, :]
+    similarity = jnp.where(real, similarity.reshape(i, r, c, w).swapaxes(1, 2), 0)  # [i, c, r, w]
+    match pooling:
+        case "sum":
+            return similarity.sum((2, 3))
+        case "mean":
+            return similarity.sum((2, 3)) / (images.slots * captions.slots)
+        case "scan-sentences":
+            return _attended_sentence(similarity, real, images, captions)
+    raise ValueError(f"pooling is {pooling!r}; choose one of {', '.join(POOLINGS)}")
 
 
 def _sum_of_best(searched: Side, queries: Side) -> Float[Array, "s q"]:
@@ -126,56 +125,16 @@ def _sum_of_best(searched: Side, queries: Side) -> Float[Array, "s q"]:
     return maxsim(searched.x, searched.real, floored, queries.x, queries.real)
 
 
-def alignment_pair_scores(images: Side, captions: Side, *, pooling: Pooling = "MrSw") -> Float[Array, " p"]:
-    """Scores of image k with caption k: the same function as `alignment_scores`, for chosen pairs."""
-    similarity = jnp.einsum("prd,pwd->prw", images.x, captions.x, preferred_element_type=jnp.float32)
-    return _pool(similarity, images, captions, pooling)
-
-
-def _pool(similarity: Float[Array, "... r w"], images: Side, captions: Side, pooling: Pooling) -> Float[Array, ...]:
-    """Reduces region-word similarities; the sides' leading axes broadcast against those of `similarity`."""
-    real_region, real_word = images.real[..., :, None], captions.real[..., None, :]
-    real = real_region & real_word
-    masked = jnp.where(real, similarity, 0)
-
-    def best_region():  # [..., w]
-        best = jnp.max(jnp.where(real_region, similarity, -jnp.inf), axis=-2, initial=-jnp.inf)
-        floored = images.shorter | ~images.real.any(-1)
-        best = jnp.maximum(best, jnp.where(floored, 0, -jnp.inf)[..., None])
-        return jnp.where(captions.real, best, 0)
-
-    def best_word():  # [..., r]
-        best = jnp.max(jnp.where(real_word, similarity, -jnp.inf), axis=-1, initial=-jnp.inf)
-        floored = captions.shorter | ~captions.real.any(-1)
-        best = jnp.maximum(best, jnp.where(floored, 0, -jnp.inf)[..., None])
-        return jnp.where(images.real, best, 0)
-
-    match pooling:
-        case "MrSw":
-            return best_region().sum(-1)
-        case "MrAVGw":
-            return best_region().sum(-1) / jnp.maximum(captions.real.sum(-1), 1)
-        case "MwSr":
-            return best_word().sum(-1)
-        case "symm":
-            return best_region().sum(-1) + best_word().sum(-1)
-        case "sum":
-            return masked.sum((-2, -1))
-        case "mean":
-            return masked.sum((-2, -1)) / (images.slots * captions.slots)
-        case "scan-sentences":
-            return _attended_sentence(masked, real, images, captions)
-    raise ValueError(f"pooling is {pooling!r}; choose one of {', '.join(POOLINGS)}")
-
-
-def _attended_sentence(masked: Array, real: Array, images: Side, captions: Side) -> Array:
+def _attended_sentence(
+    similarity: Float[Array, "i c r w"], real: Bool[Array, "i c r w"], images: Side, captions: Side
+) -> Float[Array, "i c"]:
     """SCAN's image-to-text attention: each region against the mix of words that it attends to (Lee et al., 2018)."""
-    attention = jnp.maximum(masked, 0).swapaxes(-1, -2)
-    attention = normalize(attention).swapaxes(-1, -2)  # each word's weights have unit norm over the regions
+    attention = jnp.maximum(similarity, 0).swapaxes(2, 3)
+    attention = normalize(attention).swapaxes(2, 3)  # each word's weights have unit norm over the regions
     attention = jnp.where(real, jnp.exp(attention), 0)
     attention = attention / jnp.maximum(attention.sum(-1, keepdims=True), 1e-12)
     sentence = normalize(jnp.matmul(attention, captions.x))
-    return jnp.sum(images.x * sentence, axis=(-2, -1), where=images.real[..., None])
+    return jnp.sum(images.x[:, None] * sentence, axis=(2, 3), where=images.real[:, None, :, None])
 
 
 def matching_scores(

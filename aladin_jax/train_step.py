@@ -12,8 +12,8 @@ import optax
 from jax.sharding import Mesh
 from jaxtyping import Array, Int, UInt32
 
-from aladin_jax import optim, sharding
-from aladin_jax.models.aladin import Aladin, Batch, Params
+from aladin_jax import grad_cache, optim, sharding
+from aladin_jax.models.aladin import Aladin, Batch, CaptionEmbeddings, ImageEmbeddings, Params
 from aladin_jax.objective import Objective
 
 Metrics = dict[str, Array]
@@ -42,7 +42,7 @@ class StepShape:
     Attributes:
         active: names of the losses that act (they change with the epoch).
         num_pairs: real pairs in the batch; rows beyond it only fill up the devices.
-        tokens_per_group: length of each device's flat token array, None to compute on padding.
+        tokens_per_group: length of each device's flat token array, in a micro-batch; None to compute on padding.
     """
 
     active: tuple[str, ...]
@@ -77,6 +77,7 @@ def make_train_step(
     frozen: tuple[str, ...],
     grad_clip: float,
     groups: int,
+    micro_batches: int = 1,
 ) -> Callable[[TrainState, Batch, StepShape], tuple[TrainState, Metrics]]:
     """Builds the step function; jit it with `jit_train_step`.
 
@@ -89,6 +90,7 @@ def make_train_step(
             in the original).
         grad_clip: largest global gradient norm, 0 for none.
         groups: devices along the batch axis.
+        micro_batches: encode the batch in so many parts, one after the other (see `grad_cache`).
 
     Returns:
         step(state, batch, shape) -> (state, metrics): `loss`, `loss_<name>`, `grad_norm` (before clipping),
@@ -100,16 +102,27 @@ def make_train_step(
         fixed = {group: values for group, values in state.params.items() if group not in trained}
         key = jax.random.fold_in(jax.random.wrap_key_data(state.rng), state.step)
 
-        def loss_of(trained_params: Params) -> tuple[Array, Metrics]:
+        def encode(trained_params: Params, batch: Batch, key: Array) -> tuple[Array, ...]:
             params = {**fixed, **trained_params}
             encode = model({group: params[group] for group in ("backbone", "matching_head")})
             images, captions = encode(batch, key=key, tokens_per_group=shape.tokens_per_group, groups=groups)
-            images, captions = jax.tree.map(lambda x: x[: shape.num_pairs], (images, captions))
-            return objective(images, captions, params, shape.active)
+            return images.vector, images.regions, captions.vector, captions.tokens
 
-        (loss, parts), grads = jax.value_and_grad(loss_of, has_aux=True)(
-            {group: state.params[group] for group in trained}
-        )
+        def loss_of(embeddings: tuple[Array, ...], trained_params: Params) -> tuple[Array, Metrics]:
+            image_vector, regions, caption_vector, tokens = embeddings
+            images = ImageEmbeddings(image_vector, regions, batch["region_len"])
+            captions = CaptionEmbeddings(caption_vector, tokens, batch["caption_len"])
+            images, captions = jax.tree.map(lambda x: x[: shape.num_pairs], (images, captions))
+            return objective(images, captions, {**fixed, **trained_params}, shape.active)
+
+        params = {group: state.params[group] for group in trained}
+        if micro_batches == 1:
+            at_once = lambda params: loss_of(encode(params, batch, key), params)  # noqa: E731
+            (loss, parts), grads = jax.value_and_grad(at_once, has_aux=True)(params)
+        else:
+            (loss, parts), grads = grad_cache.value_and_grad(
+                encode, loss_of, params, batch, key, micro_batches=micro_batches, groups=groups
+            )
         learning_rate = schedule(state.step)
         params, opt_state, norm = optim.apply_gradients(
             optimizer, state.params, state.opt_state, grads, learning_rate=learning_rate, grad_clip=grad_clip

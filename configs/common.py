@@ -65,6 +65,8 @@ def get_config() -> config_dict.ConfigDict:
 
     # Pairs in a batch, over all devices and processes; negatives come from the whole batch.
     config.batch_size = 32
+    # Encode the batch in this many parts, one after the other: less memory, more time, the same gradients.
+    config.micro_batches = 1
     config.num_epochs = 20
     # Steps to train; wins over num_epochs when set.
     config.num_steps = config_dict.placeholder(int)
@@ -82,6 +84,8 @@ def get_config() -> config_dict.ConfigDict:
     # Devices that share parameters and optimizer states between them; the others repeat them. Must divide the
     # number of devices; the batch is divided over all.
     config.fsdp = 1
+    # Keep only each layer's input for the backward pass, and compute the layer again there: less memory, more time.
+    config.remat = False
     # Compute on real tokens only, packed end to end (False: on padding too, as the original; same numbers).
     config.pack_tokens = True
 

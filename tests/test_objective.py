@@ -77,26 +77,26 @@ def test_every_choice_reaches_its_function(embeddings):
 
 
 @pytest.mark.parametrize("pooling", similarity.POOLINGS)
-def test_scoring_only_the_hardest_pairs_equals_scoring_all_in_value_and_gradient(embeddings, pooling):
+def test_what_stands_in_padding_changes_no_loss_and_draws_no_gradient(embeddings, pooling):
     images, captions = embeddings
     objective = Objective(alignment=1.0, pooling=pooling)
 
-    def of_chosen(regions, tokens):
+    def loss(regions, tokens):
         return objective(images._replace(regions=regions), captions._replace(tokens=tokens), {}, ALL)[0]
 
-    def of_all(regions, tokens):
-        scores = similarity.alignment_scores(
-            regions, images.region_len, tokens, captions.caption_len, pooling=pooling, floor="batch"
-        )
-        return losses.hinge_triplet(scores)
-
-    # Padding holds arbitrary values, and must not draw a gradient.
-    regions = jnp.where(jnp.abs(images.regions) > 0, images.regions, 5.0)
-    value, gradients = jax.jit(jax.value_and_grad(of_chosen, argnums=(0, 1)))(regions, captions.tokens)
-    expected, expected_gradients = jax.jit(jax.value_and_grad(of_all, argnums=(0, 1)))(regions, captions.tokens)
-    np.testing.assert_allclose(value, expected, rtol=1e-5)
-    for found, wanted in zip(gradients, expected_gradients, strict=True):
+    is_padding = [
+        np.arange(x.shape[1]) >= np.asarray(length)[:, None]
+        for x, length in ((images.regions, images.region_len), (captions.tokens, captions.caption_len))
+    ]
+    assert all(padding.any() for padding in is_padding)
+    both = [images.regions, captions.tokens]
+    other = [jnp.where(padding[..., None], 5.0, x) for padding, x in zip(is_padding, both, strict=True)]
+    of = jax.jit(jax.value_and_grad(loss, argnums=(0, 1)))
+    (value, gradients), (expected, expected_gradients) = of(*other), of(*both)
+    np.testing.assert_allclose(value, expected, rtol=1e-6)
+    for found, wanted, padding in zip(gradients, expected_gradients, is_padding, strict=True):
         assert np.abs(wanted).max() > 0.01
+        np.testing.assert_array_equal(found[padding], 0)
         np.testing.assert_allclose(found, wanted, atol=1e-5 * np.abs(wanted).max())
 
 

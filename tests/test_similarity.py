@@ -33,17 +33,6 @@ def test_alignment_scores_are_the_originals(golden, differences, pooling):
     differences.check(f"unit alignment {pooling}: scores", all_pairs(golden, pooling=pooling), expected, atol=ATOL)
 
 
-@pytest.mark.parametrize("floor", ["batch", "always"])
-@pytest.mark.parametrize("pooling", similarity.POOLINGS)
-def test_chosen_pairs_score_as_among_all_pairs(golden, pooling, floor):
-    region_side = similarity.region_side(golden["regions"], golden["region_len"], floor)
-    word_side = similarity.word_side(golden["tokens"], golden["caption_len"], floor)
-    images, captions = jnp.asarray([0, 8, 3, 3, 1]), jnp.asarray([0, 2, 7, 3, 1])
-    scores = similarity.alignment_pair_scores(region_side.take(images), word_side.take(captions), pooling=pooling)
-    among_all = all_pairs(golden, pooling=pooling, floor=floor)[images, captions]
-    np.testing.assert_allclose(scores, among_all, atol=1e-5)
-
-
 def test_evaluation_scores_are_the_originals(differences):
     golden = {name: jnp.asarray(array) for name, array in arrays("unit/retrieval.npz").items()}
     scores = similarity.alignment_scores(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import jax
@@ -44,10 +44,11 @@ class Aladin(nnx.Module):
         matching_head: MatchingHeadConfig,
         *,
         dtype: DTypeLike = jnp.float32,
+        remat: bool = False,
         rngs: nnx.Rngs,
     ):
-        """Builds the model with fresh float32 parameters; dense layers compute in `dtype`."""
-        self.backbone = Backbone(backbone, dtype=dtype, rngs=rngs)
+        """Builds the model with fresh float32 parameters; dense layers compute in `dtype`; `remat` see `Backbone`."""
+        self.backbone = Backbone(backbone, dtype=dtype, remat=remat, rngs=rngs)
         self.matching_head = MatchingHead(backbone.hidden_size, matching_head, dtype=dtype, rngs=rngs)
 
     def __call__(
@@ -127,9 +128,14 @@ def init_params(backbone: BackboneConfig, matching_head: MatchingHeadConfig, see
     return jax.jit(lambda: nnx.to_pure_dict(nnx.state(create(), nnx.Param)))()
 
 
-def bind(backbone: BackboneConfig, matching_head: MatchingHeadConfig, dtype: DTypeLike = jnp.float32):
+def bind(
+    backbone: BackboneConfig,
+    matching_head: MatchingHeadConfig,
+    dtype: DTypeLike = jnp.float32,
+    remat: bool = False,
+) -> Callable[[Params], Aladin]:
     """Returns a function from a parameter dict to a model: the module tree is built once, without any arrays."""
-    abstract = nnx.eval_shape(lambda: Aladin(backbone, matching_head, dtype=dtype, rngs=nnx.Rngs(0)))
+    abstract = nnx.eval_shape(lambda: Aladin(backbone, matching_head, dtype=dtype, remat=remat, rngs=nnx.Rngs(0)))
     graphdef, state = nnx.split(abstract)
 
     def model(params: Params) -> Aladin:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from functools import partial
 from pathlib import Path
 
 import jax
@@ -20,11 +19,13 @@ from aladin_jax.models.bert import (
     TransformerLayer,
     dropout,
     encode_streams,
+    gelu,
     layer_norm,
     stack_layers,
 )
 
 PAD_ID = 0
+_MAX_SIZE = 2**31 - 1
 
 
 @dataclasses.dataclass(frozen=True)
@@ -60,11 +61,7 @@ class BackboneConfig:
         for field in dataclasses.fields(cls):
             if field.name not in values:
                 continue
-            value, kind = values[field.name], type(field.default)
-            number = isinstance(value, (int, float))
-            if not number or (kind is int and value != int(value)):
-                raise ValueError(f"{source}: {field.name} is {value!r}; expected {kind.__name__}")
-            known[field.name] = kind(value)
+            known[field.name] = _checked(values[field.name], type(field.default), f"{source}: {field.name}")
         config = cls(**known)
         config._check(source)
         return config
@@ -81,10 +78,6 @@ class BackboneConfig:
         return cls.from_dict(values, str(path))
 
     def _check(self, source: str) -> None:
-        for field in dataclasses.fields(self):
-            value = getattr(self, field.name)
-            if isinstance(field.default, int) and not isinstance(field.default, bool) and value < 1:
-                raise ValueError(f"{source}: {field.name} is {value}; it must be at least 1")
         if self.hidden_size % self.num_attention_heads:
             raise ValueError(
                 f"{source}: hidden_size {self.hidden_size} is not a multiple of "
@@ -93,6 +86,23 @@ class BackboneConfig:
         for name in ("hidden_dropout_prob", "attention_probs_dropout_prob"):
             if not 0 <= getattr(self, name) < 1:
                 raise ValueError(f"{source}: {name} is {getattr(self, name)}; it must be in [0, 1)")
+
+
+def _checked(value: object, kind: type, field: str) -> bool | int | float:
+    """A configuration's value as one of a kind: a switch, a size, or an epsilon, rate or deviation.
+
+    Raises:
+        ValueError: it is something else, infinite or absurd.
+    """
+    number = isinstance(value, (int, float)) and (kind is bool or not isinstance(value, bool))
+    if kind is bool and number and value in (0, 1):
+        return bool(value)
+    if kind is int and number and 1 <= value <= _MAX_SIZE and value == int(value):
+        return int(value)
+    if kind is float and number and 0 <= value <= 1:
+        return float(value)
+    expected = {bool: "true or false", int: f"a whole number from 1 to {_MAX_SIZE:,}", float: "a number from 0 to 1"}
+    raise ValueError(f"{field} is {value!r:.60}; expected {expected[kind]}")
 
 
 class Embeddings(nnx.Module):
@@ -126,8 +136,11 @@ class Backbone(nnx.Module):
     Values are pinned by `forward/*` of tests/golden/unit/expected.npz.
     """
 
-    def __init__(self, config: BackboneConfig, *, dtype: DTypeLike = jnp.float32, rngs: nnx.Rngs):
-        """Builds the backbone with BERT's random initialisation; dense layers compute in `dtype`."""
+    def __init__(self, config: BackboneConfig, *, dtype: DTypeLike = jnp.float32, remat: bool = False, rngs: nnx.Rngs):
+        """Builds the backbone with BERT's random initialisation; dense layers compute in `dtype`.
+
+        With `remat`, the backward pass has each layer's input only, and computes the layer again.
+        """
         normal, zeros = nnx.initializers.normal(config.initializer_range), nnx.initializers.zeros_init()
         self.embeddings = Embeddings(config, dtype, rngs)
         self.region_projection = nnx.Linear(
@@ -144,7 +157,7 @@ class Backbone(nnx.Module):
             lambda rngs: TransformerLayer(
                 config.hidden_size,
                 config.intermediate_size,
-                activation=partial(jax.nn.gelu, approximate=False),
+                activation=gelu,
                 layer_norm_eps=config.layer_norm_eps,
                 dropout_rate=config.hidden_dropout_prob,
                 initializers=LayerInitializers(*[(normal, zeros)] * 4),
@@ -156,6 +169,7 @@ class Backbone(nnx.Module):
         )
         self.config = config
         self.dtype = dtype
+        self.remat = remat
 
     def embed_captions(self, ids: Int[Array, "c w"], lengths: Int[Array, " c"], key: Array | None) -> Stream:
         """`[CLS] wordpieces [SEP]`, token types 0."""
@@ -199,6 +213,7 @@ class Backbone(nnx.Module):
             keys=keys,
             tokens_per_group=tokens_per_group,
             groups=groups,
+            remat=self.remat,
         )
 
 

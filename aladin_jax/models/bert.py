@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
@@ -107,16 +108,16 @@ def stack_layers(create: Callable[[nnx.Rngs], TransformerLayer], num_layers: int
 
 
 def run_layers(
-    layers: TransformerLayer, x: Float[Array, "t d"], attend: Attend, keys: LayerKeys | None
+    layers: TransformerLayer, x: Float[Array, "t d"], attend: Attend, keys: LayerKeys | None, remat: bool
 ) -> Float[Array, "t d"]:
-    """Applies stacked layers one after the other."""
+    """Applies stacked layers one after the other; with `remat`, only their inputs are kept for the backward pass."""
     graphdef, params = nnx.split(layers)
 
     def apply(x, layer):
         params, keys = layer
         return nnx.merge(graphdef, params)(x, attend, keys), None
 
-    return jax.lax.scan(apply, x, (params, keys))[0]
+    return jax.lax.scan(jax.checkpoint(apply) if remat else apply, x, (params, keys))[0]
 
 
 def encode_streams(
@@ -128,6 +129,7 @@ def encode_streams(
     keys: LayerKeys | None,
     tokens_per_group: int | None = None,
     groups: int = 1,
+    remat: bool = False,
 ) -> list[Float[Array, "b s d"]]:
     """Runs stacked layers over several streams of the same examples, all their tokens together in one flat array.
 
@@ -139,6 +141,7 @@ def encode_streams(
         keys: of the dropout masks; None turns dropout off.
         tokens_per_group: length of a group's flat array (see `packing.plan_packing`); None keeps padding in it.
         groups: groups of examples that are packed apart, one per device on the batch axis.
+        remat: keep only the layers' inputs for the backward pass.
 
     Returns:
         The streams' outputs, padded as they came; values at padding are arbitrary.
@@ -172,7 +175,7 @@ def encode_streams(
         ]
         return to_flat(jnp.concatenate(contexts, axis=1))
 
-    return split(to_padded(run_layers(layers, to_flat(x), attend, keys)))
+    return split(to_padded(run_layers(layers, to_flat(x), attend, keys, remat)))
 
 
 def attention(
@@ -198,15 +201,31 @@ def attention(
 def dropout(x: Float[Array, "*s"], rate: float, key: Array | None) -> Float[Array, "*s"]:
     """Zeroes entries with probability `rate` (to 1 in 65,536) and scales up the rest; None as key leaves x alone.
 
-    Drawing is a visible part of a step on a CPU, and of its compilation: each 32 random bits decide on two entries,
-    and they are drawn in one dimension, where the generator's counter is cheap (a four-dimensional draw takes eight
-    times as long to compile).
+    Drawing is a visible part of a step on a CPU, and of its compilation: each 32 random bits decide on two entries of
+    a row, and they are drawn in one dimension, where the generator's counter is cheap (a four-dimensional draw takes
+    eight times as long to compile).
     """
     if key is None or rate == 0:
         return x
-    words = jax.random.bits(key, ((x.size + 1) // 2,), jnp.uint32)
-    halves = jax.lax.bitcast_convert_type(words, jnp.uint16).reshape(-1)[: x.size].reshape(x.shape)
-    return jnp.where(halves >= round(rate * 2**16), x / (1 - rate), 0).astype(x.dtype)
+    *rows, size = x.shape
+    words = jax.random.bits(key, (math.prod(rows) * ((size + 1) // 2),), jnp.uint32)
+    words = jax.lax.optimization_barrier(words).reshape(*rows, -1)  # else both halves would draw them
+    halves = jnp.concatenate([words >> 16, words & 0xFFFF], axis=-1)[..., :size]
+    return jnp.where(halves >= round(rate * 2**16), x * (1 / (1 - rate)), 0).astype(x.dtype)
+
+
+@jax.custom_vjp
+def gelu(x: Float[Array, "*s"]) -> Float[Array, "*s"]:
+    """Exact GELU, x * Phi(x). Its gradient is written out, so that nothing but x is kept and erf not drawn out."""
+    return 0.5 * x * (1 + jax.lax.erf(x * 0.5**0.5))
+
+
+def _gelu_gradient(x, grad):
+    density = jnp.exp(-0.5 * x * x) * (2 * math.pi) ** -0.5
+    return (grad * (0.5 * (1 + jax.lax.erf(x * 0.5**0.5)) + x * density),)
+
+
+gelu.defvjp(lambda x: (gelu(x), x), _gelu_gradient)
 
 
 def split_layer_keys(keys: Array | None, num_layers: int) -> LayerKeys | None:
