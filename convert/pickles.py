@@ -1,36 +1,41 @@
 """What a pickle of a PyTorch file names and declares, found out before PyTorch reads it.
 
 `torch.load(weights_only=True)` runs no foreign code, but it believes what a file says of its sizes. So each pickle is
-first gone through with inert stand-ins: nothing outside an allow-list may be named, and every tensor has to lie within
-a storage that the file is long enough to hold.
+first gone through without building anything: only the operations that `torch.save` writes may occur, nothing outside an
+allow-list may be named, and every tensor has to lie within a storage that the file is long enough to hold.
 """
 
 from __future__ import annotations
 
 import io
 import math
-import pickle
 import pickletools
-from collections.abc import Callable
 from typing import Any, NamedTuple
 
-MAX_PICKLE_BYTES = 16 << 20  # object trees of real checkpoints take some 100 KiB; tensors lie outside
-_MAX_TUPLES = 100_000  # hashing nested tuples recurses in C: their depth must stay within the stack
+# A tensor takes some 120 bytes and 30 operations; Oscar's file of COCO's training images has 113,287 of them.
+MAX_PICKLE_BYTES = 32 << 20
+_MAX_OPERATIONS = 8_000_000
 _MAX_DIMENSIONS = 16
+_MAX_ARGUMENTS = 16
+_MAX_KEY = 2**60
 
 _ITEM_BYTES = {
-    "DoubleStorage": 8,
-    "FloatStorage": 4,
-    "HalfStorage": 2,
-    "BFloat16Storage": 2,
-    "LongStorage": 8,
-    "IntStorage": 4,
-    "ShortStorage": 2,
-    "CharStorage": 1,
-    "ByteStorage": 1,
-    "BoolStorage": 1,
+    "torch.DoubleStorage": 8,
+    "torch.FloatStorage": 4,
+    "torch.HalfStorage": 2,
+    "torch.BFloat16Storage": 2,
+    "torch.LongStorage": 8,
+    "torch.IntStorage": 4,
+    "torch.ShortStorage": 2,
+    "torch.CharStorage": 1,
+    "torch.ByteStorage": 1,
+    "torch.BoolStorage": 1,
 }
-PLAIN_NAMES = frozenset({"collections.OrderedDict", "collections.Counter", "torch.Size", "torch.device"})
+_REBUILD_TENSOR = ("torch._utils._rebuild_tensor", "torch._utils._rebuild_tensor_v2")
+_REBUILD_PARAMETER = "torch._utils._rebuild_parameter"
+_ALWAYS_ALLOWED = frozenset({*_ITEM_BYTES, *_REBUILD_TENSOR, _REBUILD_PARAMETER})
+_MAPPINGS = ("collections.OrderedDict", "collections.Counter")
+PLAIN_NAMES = frozenset({*_MAPPINGS, "torch.Size", "torch.device"})
 NAMESPACE_NAME = "argparse.Namespace"
 
 
@@ -49,65 +54,165 @@ class Storage(NamedTuple):
     item_bytes: int
 
 
-class _StandIn(dict):
-    """Takes whatever arguments, items and state a pickle gives an object, and does nothing with them."""
+class _Name(NamedTuple):
+    """Stands for a class or function that a pickle names."""
 
-    def __new__(cls, *args: Any, **kwargs: Any) -> _StandIn:
-        return super().__new__(cls)
-
-    def __init__(self, *args: Any, **kwargs: Any):
-        super().__init__()
-
-    def __setstate__(self, state: Any) -> None:
-        pass
+    full: str
 
 
-class _Inspector(pickle.Unpickler):
-    def __init__(self, file: io.BytesIO, allowed: frozenset[str]):
-        super().__init__(file)
-        self.allowed = allowed
+class _Instance(NamedTuple):
+    """Stands for an object of a class that a pickle names; what it is given is checked and forgotten."""
+
+    full: str
+
+
+class _Tensor:
+    """Stands for a tensor."""
+
+
+class _Inspector:
+    """A pickle machine that makes texts, numbers, tuples and lists; dicts stay empty, all else is a stand-in."""
+
+    def __init__(self, allowed: frozenset[str]):
+        self._allowed = allowed | _ALWAYS_ALLOWED
+        self._stack: list[Any] = []
+        self._below: list[list[Any]] = []  # stacks below each mark
+        self._memo: dict[int, Any] = {}
         self.storages: dict[str, Storage] = {}
 
-    def find_class(self, module_name: str, global_name: str) -> Any:
-        full_name = f"{module_name}.{global_name}"
-        rebuild: dict[str, Callable] = {
-            "torch._utils._rebuild_tensor": self._check_tensor,
-            "torch._utils._rebuild_tensor_v2": self._check_tensor,
-            "torch._utils._rebuild_parameter": lambda tensor, *_: tensor,
-        }
-        if full_name in rebuild:
-            return rebuild[full_name]
-        if full_name in self.allowed or (module_name == "torch" and global_name in _ITEM_BYTES):
-            # A class of its own each time: a pickle can set attributes on the classes that it names.
-            return type(global_name, (_StandIn,), {})
-        raise RefusedNameError(f"refused: its pickle names {full_name}; only tensors and plain data are read")
+    def run(self, file: io.BytesIO) -> Any:
+        """Goes through the pickle at a file's position; returns what it makes."""
+        for number, (operation, argument, _) in enumerate(pickletools.genops(file)):
+            if number == _MAX_OPERATIONS:
+                raise TorchFileError(f"refused: its pickle takes more than {_MAX_OPERATIONS:,} operations")
+            self._step(operation.name, argument)
+        return self._stack[-1]
 
-    def persistent_load(self, pid: Any) -> Storage:
+    def _step(self, operation: str, argument: Any) -> None:
+        stack = self._stack
+        match operation:
+            case "BININT" | "BININT1" | "BININT2" | "LONG1" | "BINFLOAT":
+                stack.append(argument)
+            case "BINUNICODE" | "SHORT_BINUNICODE" | "SHORT_BINSTRING":
+                stack.append(argument)
+            case "BINGET" | "LONG_BINGET":
+                stack.append(self._memo[argument])
+            case "BINPUT" | "LONG_BINPUT":
+                self._memo[argument] = stack[-1]
+            case "MEMOIZE":
+                self._memo[len(self._memo)] = stack[-1]
+            case "MARK":
+                self._below.append(stack)
+                self._stack = []
+            case "TUPLE":
+                items = tuple(self._pop_to_mark())
+                self._stack.append(items)
+            case "TUPLE1":
+                stack[-1] = (stack[-1],)
+            case "TUPLE2":
+                stack[-2:] = [(stack[-2], stack[-1])]
+            case "TUPLE3":
+                stack[-3:] = [(stack[-3], stack[-2], stack[-1])]
+            case "BINPERSID":
+                stack[-1] = self._declare_storage(stack[-1])
+            case "NONE" | "NEWTRUE" | "NEWFALSE" | "EMPTY_TUPLE":
+                stack.append({"NONE": None, "NEWTRUE": True, "NEWFALSE": False, "EMPTY_TUPLE": ()}[operation])
+            case "EMPTY_LIST":
+                stack.append([])
+            case "EMPTY_DICT":
+                stack.append({})
+            case "GLOBAL":
+                module, _, name = argument.partition(" ")
+                stack.append(self._find(module, name))
+            case "STACK_GLOBAL":
+                stack[-2:] = [self._find(stack[-2], stack[-1])]
+            case "REDUCE" | "NEWOBJ":
+                arguments = stack.pop()
+                stack[-1] = self._call(stack[-1], arguments)
+            case "APPEND":
+                item = stack.pop()
+                self._append([item])
+            case "APPENDS":
+                self._append(self._pop_to_mark())
+            case "SETITEM":
+                value, key = stack.pop(), stack.pop()
+                self._put([key, value])
+            case "SETITEMS":
+                self._put(self._pop_to_mark())
+            case "BUILD":
+                state = stack.pop()
+                if not isinstance(stack[-1], _Instance) or not isinstance(state, dict):
+                    raise TorchFileError("damaged: an object is given attributes in an unknown way")
+            case "PROTO" | "FRAME" | "STOP":
+                pass
+            case _:
+                raise TorchFileError(f"refused: torch.save does not write operations as its pickle's {operation}")
+
+    def _pop_to_mark(self) -> list[Any]:
+        items, self._stack = self._stack, self._below.pop()
+        return items
+
+    def _find(self, module: Any, name: Any) -> _Name:
+        if not isinstance(module, str) or not isinstance(name, str):
+            raise TorchFileError("damaged: a class is named by something else than texts")
+        if (full := f"{module}.{name}") not in self._allowed:
+            shown = full[:200].encode("unicode_escape").decode()
+            raise RefusedNameError(f"refused: its pickle names {shown}; only tensors and plain data are read")
+        return _Name(full)
+
+    def _declare_storage(self, pid: Any) -> Storage:
         match pid:
-            case ("storage", type() as kind, str() as key, str(), int() as items, *rest) if (
-                kind.__name__ in _ITEM_BYTES and items >= 0 and rest in ([], [None])
+            case ("storage", _Name(kind), str() as key, str(), int() as items, *rest) if (
+                kind in _ITEM_BYTES and items >= 0 and rest in ([], [None])
             ):
-                storage = Storage(items, _ITEM_BYTES[kind.__name__])
+                storage = Storage(items, _ITEM_BYTES[kind])
             case _:
                 raise TorchFileError("damaged: a tensor storage is declared in an unknown way")
         if self.storages.setdefault(key, storage) != storage:
-            raise TorchFileError(f"damaged: storage {key!r} is declared twice, with different sizes")
+            raise TorchFileError(f"damaged: storage {key[:80]!r} is declared twice, with different sizes")
         return storage
 
-    def _check_tensor(self, storage: Any, offset: Any, size: Any, stride: Any, *_: Any) -> _StandIn:
-        well_formed = (
-            isinstance(storage, Storage)
-            and isinstance(size, tuple)
-            and isinstance(stride, tuple)
-            and len(size) == len(stride) <= _MAX_DIMENSIONS
-            and all(isinstance(n, int) and 0 <= n < 2**48 for n in (offset, *size, *stride))
-        )
-        if not well_formed:
-            raise TorchFileError("damaged: a tensor is declared in an unknown way")
-        last = offset + sum((n - 1) * step for n, step in zip(size, stride, strict=True))
-        if math.prod(size) > storage.items or (0 not in size and last >= storage.items):
-            raise TorchFileError(f"damaged: a tensor of shape {size} lies in a storage of {storage.items} items")
-        return _StandIn()
+    def _call(self, callee: Any, arguments: Any) -> Any:
+        if not isinstance(callee, _Name) or type(arguments) is not tuple or len(arguments) > _MAX_ARGUMENTS:
+            raise TorchFileError("damaged: an object is made in an unknown way")
+        if callee.full in _REBUILD_TENSOR:
+            return _check_tensor(*arguments)
+        if callee.full == _REBUILD_PARAMETER:
+            return _Tensor()
+        # A list could hold keys that have not been checked.
+        if callee.full in _MAPPINGS and not all(isinstance(item, dict) for item in arguments):
+            raise TorchFileError(f"damaged: {callee.full} is made of something else than a dict")
+        return _Instance(callee.full)
+
+    def _append(self, items: list[Any]) -> None:
+        if not isinstance(self._stack[-1], list):
+            raise TorchFileError("damaged: items are appended to something else than a list")
+        self._stack[-1].extend(items)
+
+    def _put(self, keys_and_values: list[Any]) -> None:
+        if not isinstance(self._stack[-1], (dict, _Instance)) or len(keys_and_values) % 2:
+            raise TorchFileError("damaged: items are put into something else than a dict")
+        for key in keys_and_values[::2]:
+            # Hashing nested tuples recurses in C, and numbers beyond 2**60 can be made to have the same hash.
+            if not isinstance(key, str) and not (isinstance(key, int) and abs(key) < _MAX_KEY):
+                kind = "number that is too large" if isinstance(key, int) else type(key).__name__.lstrip("_")
+                raise TorchFileError(f"refused: a dict of its pickle has a {kind} as key")
+
+
+def _check_tensor(storage: Any, offset: Any, size: Any, stride: Any, *_: Any) -> _Tensor:
+    well_formed = (
+        isinstance(storage, Storage)
+        and type(size) is tuple
+        and type(stride) is tuple
+        and len(size) == len(stride) <= _MAX_DIMENSIONS
+        and all(isinstance(n, int) and 0 <= n < 2**48 for n in (offset, *size, *stride))
+    )
+    if not well_formed:
+        raise TorchFileError("damaged: a tensor is declared in an unknown way")
+    last = offset + sum((n - 1) * step for n, step in zip(size, stride, strict=True))
+    if math.prod(size) > storage.items or (0 not in size and last >= storage.items):
+        raise TorchFileError(f"damaged: a tensor of shape {size} lies in a storage of {storage.items} items")
+    return _Tensor()
 
 
 def inspect_pickle(file: io.BytesIO, allowed: frozenset[str]) -> tuple[Any, dict[str, Storage]]:
@@ -118,18 +223,16 @@ def inspect_pickle(file: io.BytesIO, allowed: frozenset[str]) -> tuple[Any, dict
         allowed: full names that may occur besides tensors.
 
     Returns:
-        The object with stand-ins for all that is not plain data, and the storages it declares by key.
+        The object, if it is made of texts, numbers, tuples and lists (dicts are left empty, and stand-ins take the
+        place of all else), and the storages it declares by key.
 
     Raises:
         RefusedNameError: the pickle names something outside the allow-list.
-        TorchFileError: an impossible tensor, or a damaged pickle.
+        TorchFileError: an impossible tensor, an operation or a size that no real file has, or a damaged pickle.
     """
-    start = file.tell()
+    inspector = _Inspector(allowed)
     try:
-        _check_bounds(file)
-        file.seek(start)
-        inspector = _Inspector(file, allowed)
-        return inspector.load(), inspector.storages
+        return inspector.run(file), inspector.storages
     except TorchFileError:
         raise
     except Exception as error:  # the exceptions of a damaged pickle are of every kind
@@ -140,15 +243,3 @@ def first_line(error: BaseException) -> str:
     """The first line of an exception's message, or its type where it has none."""
     lines = str(error).strip().splitlines()
     return lines[0][:200] if lines else type(error).__name__
-
-
-def _check_bounds(file: io.BytesIO) -> None:
-    """Refuses what would make an unpickler use memory or stack out of proportion to the pickle's length."""
-    tuples = 0
-    for number, (operation, argument, _) in enumerate(pickletools.genops(file)):
-        tuples += "TUPLE" in operation.name
-        # The unpickler's memo is an array as long as the largest index.
-        if operation.name in ("PUT", "BINPUT", "LONG_BINPUT") and isinstance(argument, int) and argument > number:
-            raise TorchFileError(f"damaged: memo index {argument} after {number} operations")
-        if tuples > _MAX_TUPLES:
-            raise TorchFileError(f"refused: its pickle holds more than {_MAX_TUPLES} tuples")

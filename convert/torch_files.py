@@ -139,7 +139,7 @@ def _check_zip(path: Path, allowed: frozenset[str]) -> None:
         for key, storage in storages.items():
             record = records.get(f"{folder}data/{key}")
             if record is None or record.file_size != storage.items * storage.item_bytes:
-                raise TorchFileError(f"damaged: storage {key!r} is not of the declared {storage.items} items")
+                raise TorchFileError(f"damaged: storage {key[:80]!r} is not of the declared {storage.items} items")
 
 
 def _check_directory_size(path: Path) -> None:
@@ -180,7 +180,8 @@ def _check_legacy(path: Path, allowed: frozenset[str]) -> None:
         inspect_pickle(head, nothing)
         _, storages = inspect_pickle(head, allowed)
         order, _ = inspect_pickle(head, nothing)
-        if not isinstance(order, list) or sorted(map(str, order)) != sorted(storages):
+        named = isinstance(order, list) and all(isinstance(key, str) for key in order)
+        if not named or sorted(order) != sorted(storages):
             raise TorchFileError("damaged: the list of storages differs from those declared")
         position = head.tell()
         for key in order:
@@ -203,7 +204,7 @@ def _check_legacy_storage(file: io.BufferedReader, position: int, key: str, stor
     length = file.read(8)
     end = position + 8 + storage.items * storage.item_bytes
     if end > size:
-        raise TorchFileError(f"truncated: storage {key!r} should end at byte {end:,}, the file has {size:,}")
+        raise TorchFileError(f"truncated: storage {key[:80]!r} should end at byte {end:,}, the file has {size:,}")
     if int.from_bytes(length, "little", signed=True) != storage.items:
-        raise TorchFileError(f"damaged: storage {key!r} is not of the declared {storage.items} items")
+        raise TorchFileError(f"damaged: storage {key[:80]!r} is not of the declared {storage.items} items")
     return end

@@ -11,6 +11,7 @@ import pytest
 import torch
 from torch._utils import _rebuild_tensor_v2
 
+from convert import pickles
 from convert.torch_files import TorchFileError, load_namespace, load_state_dict, load_torch_file, sha256
 
 GOLDEN = Path(__file__).parents[1] / "golden"
@@ -212,25 +213,53 @@ def test_a_legacy_storage_of_a_terabyte_is_refused_before_memory_is_taken(tmp_pa
         load_state_dict(path)
 
 
+def put(value, key=b"K\x01"):
+    """A pickle of a dict with one item, both as operations."""
+    return b"\x80\x02}" + key + value + b"s."
+
+
+DEEP = b"N" + b"\x85" * 200_000
+REBUILD = b"ctorch._utils\n_rebuild_tensor_v2\n((X\x07\0\0\0storagectorch\nFloatStorage\nX\1\0\0\0000X\3\0\0\0cpuK\2tQ"
+
+
 @pytest.mark.parametrize(
     ("body", "cause"),
     [
-        (b"\x80\x02r\xff\xff\xff\x7fN.", "not a file that torch.save wrote"),
-        (b"\x80\x02" + b"N\x85" * 200_000 + b".", "not a file that torch.save wrote"),
-        (b"\x80\x04\x8e" + struct.pack("<q", 2**40) + b".", "not a file that torch.save wrote"),
+        (put(DEEP, key=DEEP), "refused: a dict of its pickle has a tuple as key"),
+        (put(b"N", key=b"\x8a\x09" + (2**61 - 1).to_bytes(9, "little")), "has a number that is too large as key"),
+        (put(b"ccollections\nOrderedDict\n]]" + DEEP + b"aNaa\x85R"), "is made of something else than a dict"),
+        (put(b"ccollections\nOrderedDict\n](" + b"N" * 100_000 + b"eR"), "an object is made in an unknown way"),
+        (put(REBUILD + b"K\0K\2\x85K\1\x85\x89}tR(" + b"N" * 4 + b"tb"), "attributes in an unknown way"),
+        (b"\x80\x04\x8e" + struct.pack("<q", 2**40) + b".", "damaged or not written by PyTorch"),
+        (b"\x80\x02" + b"0" * 9 + b".", "torch.save does not write operations as its pickle's POP"),
     ],
-    ids=["memo index of 2 billion", "deep nesting", "terabyte string"],
+    ids=["deep keys", "equal hashes", "deep keys in a list", "spread list", "changed tensor", "terabyte string", "POP"],
 )
-def test_a_pickle_that_asks_for_much_memory_is_refused(tmp_path, body, cause):
+def test_a_pickle_that_asks_for_much_time_or_memory_is_refused(tmp_path, body, cause):
     path = tmp_path / "a.bin"
     path.write_bytes(body)
-    with pytest.raises(TorchFileError, match=cause):
+    with pytest.raises(TorchFileError, match=r"not a file that torch\.save wrote|names collections"):
         load_state_dict(path)
     # The same as the object of a zip file.
     save({"w": torch.ones(2)}, path, zipped=True)
     rewrite_zip(path, lambda name, content: body if name.endswith("data.pkl") else content)
-    with pytest.raises(TorchFileError, match=r"damaged|refused"):
+    with pytest.raises(TorchFileError, match=cause):
         load_state_dict(path)
+
+
+def test_a_pickle_of_millions_of_objects_is_refused(tmp_path, monkeypatch):
+    path = save({n: [] for n in range(99)}, tmp_path / "a.pt", zipped=True)
+    load_torch_file(path)
+    monkeypatch.setattr(pickles, "_MAX_OPERATIONS", 100)
+    with pytest.raises(TorchFileError, match="refused: its pickle takes more than 100 operations"):
+        load_torch_file(path)
+
+
+def test_tensors_as_many_as_a_data_set_has_images_are_read(tmp_path):
+    images = dict(enumerate(torch.arange(84_000.0).reshape(21_000, 2, 2).unbind()))
+    found = load_torch_file(save(images, tmp_path / "feats.pt", zipped=False))
+    assert found.keys() == images.keys()
+    assert torch.equal(torch.stack(list(found.values())), torch.stack(list(images.values())))
 
 
 def test_sha256_is_that_of_the_content(tmp_path):
