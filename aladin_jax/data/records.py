@@ -10,11 +10,25 @@ import numpy as np
 import tensorflow_datasets as tfds
 from jaxtyping import Float, Int64
 
-from aladin_jax.data.errors import DataError
+from aladin_jax.data.errors import DataError, shown
+from aladin_jax.data.untrusted import decode, parse_json, require_file
 
 _AGAIN = "prepare it again with python -m convert.coco_ir"
 _FEATURES = ("id", "regions", "tags", "captions")
 _SHOWN = 5  # how many offenders an error lists
+_MAX_DESCRIPTION_BYTES = 1 << 20
+_CLASSES = tuple(
+    f"tensorflow_datasets.core.features.{name}"
+    for name in (
+        "features_dict.FeaturesDict",
+        "image_feature.Image",
+        "sequence_feature.Sequence",
+        "tensor_feature.Tensor",
+        "text_feature.Text",
+    )
+)
+# Other ways to name a class: protobuf's own spelling, and what earlier versions of TFDS wrote.
+_REFUSED_KEYS = frozenset({"python_class_name", "type", "jsonFeature", "json_feature"})
 
 
 class Record(NamedTuple):
@@ -190,6 +204,7 @@ def open_dataset(data_dir: str | Path) -> tfds.core.DatasetBuilder:
         raise DataError("no prepared data set here", "python -m convert.coco_ir makes one", path=root)
     if len(found) > 1:
         raise DataError(f"{len(found)} data sets", f"name one of {_list([str(path) for path in found])}", path=root)
+    require_known_classes(found[0])
     try:
         dataset = tfds.builder_from_directory(str(found[0]))
     except Exception as error:  # a damaged description ends in errors of many kinds, protobuf's among them
@@ -197,6 +212,31 @@ def open_dataset(data_dir: str | Path) -> tfds.core.DatasetBuilder:
     if dataset.info.file_format is not tfds.core.FileFormat.ARRAY_RECORD:
         raise DataError("not stored as ArrayRecord", _AGAIN, path=found[0])
     return dataset
+
+
+def require_known_classes(folder: Path) -> None:
+    """Refuses a data set with other feature classes than those of the builders here: TFDS imports what it names.
+
+    Args:
+        folder: the data set's version folder, before TFDS opens it.
+
+    Raises:
+        DataError: it names another class, or its features.json is missing or no JSON.
+    """
+    file = folder / "features.json"
+    require_file(file, _MAX_DESCRIPTION_BYTES)
+    todo = [parse_json(decode(file.read_bytes(), path=file), path=file)]
+    while todo:
+        value = todo.pop()
+        if isinstance(value, dict):
+            name = value.get("pythonClassName", _CLASSES[0])
+            if name not in _CLASSES or _REFUSED_KEYS & value.keys():
+                found = next((key for key in value if key in _REFUSED_KEYS), "pythonClassName")
+                problem = f"{found} is {shown(value[found])}, which is not of the features that data sets have here"
+                raise DataError(problem, _AGAIN, path=file)
+            todo += value.values()
+        elif isinstance(value, list):
+            todo += value
 
 
 def _reopen(directory: Path, name: str) -> Split:

@@ -3,6 +3,7 @@
 import base64
 import json
 import shutil
+import sys
 import zlib
 
 import numpy as np
@@ -10,12 +11,14 @@ import pytest
 import torch
 
 from aladin_jax.data.coco_ir import prepare
+from aladin_jax.data.errors import DataError
 from aladin_jax.data.records import Split, open_dataset
 from aladin_jax.data.vinvl_files import VinvlFiles, read_captions, read_image_keys
 from tests.corruption import Outcomes, damages
 from tests.data.raw_vinvl import E2E, Raw
 
 CASES = 52
+FEATURES_DICT = "tensorflow_datasets.core.features.features_dict.FeaturesDict"
 
 
 @pytest.fixture(autouse=True)
@@ -140,3 +143,27 @@ def test_damaged_data_sets_give_the_records_that_were_written_or_are_refused(tmp
         with outcomes.sort(what, "read as it was written", tmp_path):
             read_all()
     outcomes.check(CASES)
+
+
+@pytest.mark.parametrize(
+    "description",
+    [
+        {"pythonClassName": "trap.Feature"},
+        {"pythonClassName": ["trap.Feature"]},
+        {"python_class_name": "trap.Feature"},
+        {"type": "trap.Feature", "content": {}},
+        {"pythonClassName": FEATURES_DICT, "featuresDict": {"features": {"id": {"pythonClassName": "trap.Feature"}}}},
+        {"pythonClassName": FEATURES_DICT, "jsonFeature": {"json": '{"id": {"type": "trap.Feature", "content": {}}}'}},
+    ],
+)
+def test_a_data_set_that_names_a_module_is_refused_before_that_is_imported(
+    tmp_path, whole_data_set, monkeypatch, description
+):
+    folder = shutil.copytree(whole_data_set[0], tmp_path / "1.0.0")
+    (tmp_path / "trap.py").write_text(f"open({str(tmp_path / 'trace')!r}, 'w')")
+    monkeypatch.syspath_prepend(tmp_path)
+    (folder / "features.json").write_text(json.dumps(description))
+    with pytest.raises(DataError, match=r"features\.json: .* not of the features that data sets have here"):
+        open_dataset(folder)
+    assert not (tmp_path / "trace").exists()
+    assert "trap" not in sys.modules
