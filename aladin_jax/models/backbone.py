@@ -94,13 +94,13 @@ def _checked(value: object, kind: type, field: str) -> bool | int | float:
     Raises:
         ValueError: it is something else, infinite or absurd.
     """
-    number = isinstance(value, (int, float)) and (kind is bool or not isinstance(value, bool))
-    if kind is bool and number and value in (0, 1):
-        return bool(value)
-    if kind is int and number and 1 <= value <= _MAX_SIZE and value == int(value):
-        return int(value)
-    if kind is float and number and 0 <= value <= 1:
-        return float(value)
+    if isinstance(value, (int, float)) and (kind is bool or not isinstance(value, bool)):
+        if kind is bool and value in (0, 1):
+            return bool(value)
+        if kind is int and 1 <= value <= _MAX_SIZE and value == int(value):
+            return int(value)
+        if kind is float and 0 <= value <= 1:
+            return float(value)
     expected = {bool: "true or false", int: f"a whole number from 1 to {_MAX_SIZE:,}", float: "a number from 0 to 1"}
     raise ValueError(f"{field} is {value!r:.60}; expected {expected[kind]}")
 

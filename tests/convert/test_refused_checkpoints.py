@@ -1,9 +1,12 @@
+import json
 import os
 import shutil
 from pathlib import Path
 
 import pytest
 import torch
+
+from aladin_jax.models.backbone import BackboneConfig
 
 UNIT = Path(__file__).parents[1] / "golden/unit"
 
@@ -49,8 +52,9 @@ def test_an_aladin_checkpoint_without_its_matching_head_is_refused(tmp_path, vin
     ("change", "fault"),
     [
         ({"intermediate_size": 21}, "layer.0.intermediate.dense.bias is [20], the configuration says [21]"),
-        ({"vocab_size": 10**12}, "word_embeddings.weight is [30, 8], the configuration says [1000000000000, 8]"),
-        ({"hidden_size": 10**12}, "the configuration says [1000000000000]"),
+        ({"vocab_size": 10**9}, "word_embeddings.weight is [30, 8], the configuration says [1000000000, 8]"),
+        ({"hidden_size": 10**9}, "the configuration says [1000000000]"),
+        ({"vocab_size": 10**12}, "vocab_size is 1000000000000; expected a whole number from 1 to 2,147,483,647"),
         ({"img_feature_dim": 2054}, "bert.img_embedding.weight is [8, 7], the configuration says [8, 2054]"),
         ({"num_hidden_layers": 10**9}, "config.json: 1000000000 layers in the backbone"),
         ({"num_hidden_layers": 13}, "backbone/layers/output/bias (from bert.encoder.layer.12.output.dense.bias)"),
@@ -63,6 +67,37 @@ def test_an_aladin_checkpoint_without_its_matching_head_is_refused(tmp_path, vin
 )
 def test_weights_that_differ_from_the_configuration_are_named(vinvl, config, tensors, refusal, change, fault):
     assert fault in refusal(vinvl(tensors, config | change))
+
+
+@pytest.mark.parametrize(
+    ("change", "expected"),
+    [
+        ({"hidden_size": "1e999"}, "1e999 is not a finite number"),
+        ({"hidden_size": "NaN"}, "NaN is not a finite number"),
+        ({"hidden_size": "1e300"}, "hidden_size is 1e+300; expected a whole number from 1 to 2,147,483,647"),
+        ({"hidden_size": "9" * 5000}, "not a JSON file"),
+        ({"num_attention_heads": "0"}, "num_attention_heads is 0; expected a whole number from 1"),
+        ({"num_hidden_layers": "12.5"}, "num_hidden_layers is 12.5; expected a whole number"),
+        ({"vocab_size": "true"}, "vocab_size is True; expected a whole number"),
+        ({"layer_norm_eps": "-1e-12"}, "layer_norm_eps is -1e-12; expected a number from 0 to 1"),
+        ({"layer_norm_eps": "[]"}, "layer_norm_eps is []; expected a number"),
+        ({"hidden_dropout_prob": "1"}, "hidden_dropout_prob is 1.0; it must be in [0, 1)"),
+        ({"use_img_layernorm": "2"}, "use_img_layernorm is 2; expected true or false"),
+    ],
+)
+def test_an_absurd_number_in_the_configuration_is_named(vinvl, config, tensors, refusal, change, expected):
+    folder = vinvl(tensors)
+    [(field, text)] = change.items()
+    (folder / "config.json").write_text(json.dumps({**config, field: "HERE"}).replace('"HERE"', text))
+    assert expected in refusal(folder)
+
+
+@pytest.mark.parametrize("number", [float("inf"), float("nan"), 10**400])
+def test_an_infinite_number_given_as_a_value_is_named(number):
+    with pytest.raises(ValueError, match=r"^model config: hidden_size is .*; expected a whole number from 1"):
+        BackboneConfig.from_dict({"hidden_size": number})
+    with pytest.raises(ValueError, match=r"^model config: layer_norm_eps is .*; expected a number from 0 to 1"):
+        BackboneConfig.from_dict({"layer_norm_eps": number})
 
 
 @pytest.mark.parametrize("field", ["hidden_size", "num_attention_heads", "num_hidden_layers", "vocab_size"])
