@@ -3,6 +3,7 @@ import json
 
 import pytest
 import torch
+from safetensors.torch import save_file
 
 from convert import checkpoint
 
@@ -80,6 +81,18 @@ def draw_tensors(config, seed=0):
             shapes |= {f"encoder.layer.{n}.{name}.LayerNorm.{kind}": (d,) for kind in ("weight", "bias")}
     generator = torch.Generator().manual_seed(seed)
     return {f"bert.{name}": torch.randn(shape, generator=generator) for name, shape in shapes.items()}
+
+
+def write_shards(folder, tensors, count, name="model.safetensors"):
+    """Writes tensors as Hugging Face does those of a large model; gives the index."""
+    stem, ending = name.split(".")
+    save = save_file if ending == "safetensors" else torch.save
+    shard_of = {key: f"{stem}-{n % count + 1:05}-of-{count:05}.{ending}" for n, key in enumerate(tensors)}
+    for shard in set(shard_of.values()):
+        save({key: tensor for key, tensor in tensors.items() if shard_of[key] == shard}, folder / shard)
+    index = folder / f"{name}.index.json"
+    index.write_text(json.dumps({"metadata": {"total_size": 0}, "weight_map": shard_of}))
+    return index
 
 
 @pytest.fixture

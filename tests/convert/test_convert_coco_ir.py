@@ -57,8 +57,7 @@ def lengths(output):
 def test_the_command_shows_progress_and_sums_up(tmp_path):
     command = [sys.executable, "-m", "convert.coco_ir", *arguments(tmp_path)]
     done = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, check=True)
-    assert "Generating train examples..." in done.stderr
-    assert "0/56 [" in done.stderr  # a total, from which the time left is told
+    assert "Writing records:   0%|          | 0/70 [" in done.stderr  # a total, from which the time left is told
     rows = [line.split() for line in done.stdout.splitlines()]
     assert rows[1:4] == [["train", "10", "50", "0"], ["minival", "4", "20", "0"], ["test", "56", "280", "0"]]
     num_bytes = sum(path.stat().st_size for path in folder_of(tmp_path).iterdir())
@@ -81,10 +80,10 @@ def test_a_finished_run_run_again_says_so_and_touches_nothing(tmp_path, capsys):
     ("event", "text", "times", "complete"),
     [
         ("os.mkdir", "_1.0.0", 1, False),
-        ("open", "features.tsv", 3, False),  # opened for the checks, for train, and then for minival
-        ("os.rename", "_1.0.0", 1, True),
+        ("os.rename", "array_record", 2, False),
+        ("os.rename", "_1.0.0", 4, True),  # the fourth, after three files
     ],
-    ids=["before the first record", "between two splits", "before the last step"],
+    ids=["before the first record", "between two files", "before the last step"],
 )
 def test_a_killed_run_leaves_no_data_set_and_the_next_finishes(tmp_path, event, text, times, complete):
     kill_at(event, text, times, tmp_path)
@@ -140,7 +139,27 @@ def test_a_bad_captions_file_is_named(tmp_path, capsys):
     assert f"error: {tmp_path}/raw/test_captions.pt, image 473681: no caption; " in capsys.readouterr().err
 
 
-def test_a_region_width_below_one_is_refused(tmp_path, capsys):
+@pytest.mark.parametrize("option", ["--feature_dim", "--num_workers"])
+def test_a_number_below_one_is_refused(tmp_path, capsys, option):
     with pytest.raises(SystemExit):
-        main(arguments(tmp_path, "--feature_dim", "0"))
-    assert "--feature_dim 0: must be at least 1" in capsys.readouterr().err
+        main(arguments(tmp_path, option, "0"))
+    assert f"{option} 0: must be at least 1" in capsys.readouterr().err
+
+
+def test_several_workers_on_request(tmp_path, capsys):
+    assert main(arguments(tmp_path, "--num_workers", "2")) == 0
+    assert "the data set is ready" in capsys.readouterr().out
+    assert lengths(tmp_path) == {"train": 10, "minival": 4, "test": 56}
+
+
+def test_without_beam_its_extra_is_named(tmp_path, capsys, monkeypatch):
+    monkeypatch.setitem(sys.modules, "apache_beam", None)  # as if it were not installed
+    assert main(arguments(tmp_path, "--beam_pipeline_options", "runner=DirectRunner")) == 1
+    assert capsys.readouterr().err == "error: Apache Beam is not installed; pip install 'aladin-jax[beam]'\n"
+    assert not folder_of(tmp_path).exists()
+
+
+def test_workers_here_and_on_a_cluster_are_not_asked_for_together(tmp_path, capsys):
+    with pytest.raises(SystemExit):
+        main(arguments(tmp_path, "--num_workers", "2", "--beam_pipeline_options", "runner=DirectRunner"))
+    assert "not allowed with argument --num_workers" in capsys.readouterr().err

@@ -14,6 +14,7 @@ from convert.conversion import convert
 from convert.hugging_face import read_bert
 from convert.names import BACKBONE, to_tensors
 from convert.verification import TOLERANCE, verify_text_stream
+from tests.convert.conftest import write_shards
 
 VOCABULARY = Path(__file__).parents[1] / "golden/e2e/vinvl/vocab.txt"
 SIZES = {
@@ -107,6 +108,51 @@ def test_what_transformers_saves_is_converted_with_the_vocabulary_in_its_tokeniz
     assert vocabulary is not None
     assert vocabulary.read_bytes() == VOCABULARY.read_bytes()
     CaptionTokenizer(vocabulary, max_caption_len=9, max_labels_len=9)
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "pytorch_model.bin"])
+def test_weights_in_several_shards_are_read(tmp_path, run, folder, state, name):
+    index = write_shards(folder, state, 3, name)
+    status, _, errors = run("--bert", folder, "--output", tmp_path / "out", "--verify")
+    assert (status, errors) == (0, "")
+    params = load_model_folder(tmp_path / "out")[0]
+    word = state["bert.embeddings.word_embeddings.weight"].numpy()
+    np.testing.assert_array_equal(params["backbone"]["embeddings"]["word"], word)
+    files = [Path(file["path"]).name for file in read_provenance(tmp_path / "out")["files"]]
+    assert sorted(files[2:-1]) == sorted(set(json.loads(index.read_text())["weight_map"].values()))
+    assert files[-1] == index.name
+
+
+@pytest.mark.parametrize(
+    ("change", "fault"),
+    [
+        (lambda shards, key: shards.update({key: "../model.safetensors"}), "which is no file beside it"),
+        (lambda shards, key: shards.update({key: "/etc/passwd"}), "which is no file beside it"),
+        (lambda shards, key: shards.update({key: 3}), "is said to be in '3', which is no file"),
+        (lambda shards, key: shards.update({key: "other.safetensors"}), "other.safetensors: no such file, but model.s"),
+        (lambda shards, key: shards.update({"bert.x": shards[key]}), "whether 'bert.x' is in it"),
+        (lambda shards, key: shards.pop(key), "whether 'bert.embeddings.word_embeddings.weight' is in it"),
+        (lambda shards, key: shards.clear(), "there is no weight_map"),
+    ],
+)
+def test_an_index_that_differs_from_its_shards_is_refused(tmp_path, run, folder, state, change, fault):
+    index = write_shards(folder, state, 2)
+    content = json.loads(index.read_text())
+    change(content["weight_map"], "bert.embeddings.word_embeddings.weight")
+    index.write_text(json.dumps(content))
+    status, _, errors = run("--bert", folder, "--output", tmp_path / "out")
+    assert (status, errors.count("\n"), fault in errors) == (1, 1, True), errors
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_shard_that_is_missing_is_named(tmp_path, run, folder, state):
+    write_shards(folder, state, 2)
+    (folder / "model-00002-of-00002.safetensors").unlink()
+    status, _, errors = run("--bert", folder, "--output", tmp_path / "out")
+    assert (status, "model-00002-of-00002.safetensors: no such file, but model.safetensors.index" in errors) == (
+        1,
+        True,
+    )
 
 
 def test_parameters_in_the_wrong_order_are_not_verified(tmp_path, folder, state):
