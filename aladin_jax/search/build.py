@@ -66,6 +66,8 @@ def create_index(
     if (path / manifests.MANIFEST).exists():
         raise ValueError(f"{path}: there is an index already; `add` to it, or choose another folder")
     own = {manifests.UNFINISHED, manifests.LOCK, manifests.MODEL}
+    if (path / manifests.UNFINISHED).is_dir():
+        own.add(_segment_name(1))  # of a build killed just before its manifest
     if path.exists() and (not path.is_dir() or any(f.name not in own and f.name[0] != "." for f in path.iterdir())):
         raise ValueError(f"{path}: holds something else; choose another folder")
     path.mkdir(parents=True, exist_ok=True)
@@ -142,14 +144,17 @@ def _build(
                 encoded = Segment(images, captions, *_describe(split, rows, image_of_caption, pictures))
                 segments.write_segment(part, [(encoded, np.ones(len(rows), bool))], manifest.parts_dtype)
             progress.update(len(rows))
-    name = f"segment-{manifest.generation:06d}"
-    if (path / name).exists():  # of a build killed just before its manifest
-        shutil.rmtree(path / name)
+    name = _segment_name(manifest.generation)
+    shutil.rmtree(path / name, ignore_errors=True)  # of a build killed just before its manifest
     read = [segments.read_segment(part) for part in parts]
     written = segments.write_segment(
         path / name, [(part, np.ones(part.image_table.num_rows, bool)) for part in read], manifest.parts_dtype
     )
     return SegmentEntry(**written)
+
+
+def _segment_name(generation: int) -> str:
+    return f"segment-{generation:06d}"
 
 
 def _check_ids(split: Split, taken: Any, path: Path) -> None:
