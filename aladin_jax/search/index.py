@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -56,19 +57,21 @@ class Side:
         start, stop = piece.parts.offsets[row - first : row - first + 2]
         return np.asarray(piece.parts.vectors[start:stop], np.float32)
 
+    def by_segment(self, rows: Int[np.ndarray, " k"]) -> Iterator[tuple[np.ndarray, Packed, np.ndarray]]:
+        """Yields, for each segment with some of the rows: which of `rows`, all its parts, and their places there."""
+        segment_of_row = np.searchsorted(self._starts, rows, side="right") - 1
+        for number in np.unique(segment_of_row):
+            chosen = np.flatnonzero(segment_of_row == number)
+            yield chosen, self._pieces[number].parts, rows[chosen] - self._starts[number]
+
     def packed(self, rows: Int[np.ndarray, " k"]) -> Packed:
         """Unit vectors of some rows, in the order given."""
-        where = np.searchsorted(self._starts, rows, side="right") - 1
-        found, order = [], []
-        for number in np.unique(where):
-            chosen = np.flatnonzero(where == number)
-            found.append(self._pieces[number].parts.take(rows[chosen] - self._starts[number]))
-            order.append(chosen)
+        found = [(chosen, parts.take(places)) for chosen, parts, places in self.by_segment(rows)]
         if len(found) == 1:
-            return found[0]
+            return found[0][1]
         if not found:
             return Packed(self._pieces[0].parts.vectors[:0], np.zeros(1, np.int64))
-        return concatenate(found).take(np.argsort(np.concatenate(order)))
+        return concatenate([taken for _, taken in found]).take(np.argsort(np.concatenate([c for c, _ in found])))
 
     def _place(self, row: int) -> tuple[Encoded, int]:
         number = int(np.searchsorted(self._starts, row, side="right")) - 1

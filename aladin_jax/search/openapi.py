@@ -51,7 +51,9 @@ _RERANK = _parameter(
 
 
 def _results(**fields: Any) -> dict[str, Any]:
-    return _object(rerank=_INTEGER, milliseconds=_STAGES, results={"type": "array", "items": _object(**_HIT, **fields)})
+    return _object(
+        rerank=_INTEGER, note=_TEXT, milliseconds=_STAGES, results={"type": "array", "items": _object(**_HIT, **fields)}
+    )
 
 
 DESCRIPTION: dict[str, Any] = {

@@ -85,6 +85,10 @@ class QdrantEngine:
 
     def rank(self, vector: Float[np.ndarray, " d"], words: Float[np.ndarray, "w d"], depth: int, k: int) -> Ranked:
         """The first k images: `depth` candidates of the matching head in the alignment head's order, then the rest."""
+        if depth and not len(words):  # MaxSim of no words: every score is 0, and the later row comes first
+            rows = self._index.images.live_rows[::-1][:k]
+            matching = [np.dot(self._index.images.vector(int(row)), vector) for row in rows]
+            return Ranked(rows, np.asarray(matching, np.float32), np.zeros(len(rows), np.float32))
         found = []
         if depth:
             found = self._client.query_points(

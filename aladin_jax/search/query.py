@@ -70,16 +70,19 @@ class Results:
         hits: them.
         rerank: how many candidates were re-ranked.
         milliseconds: how long each stage took: encode, match, rerank, explain.
+        note: what became of the depth that was asked for, where that is not obvious; mostly empty.
     """
 
     hits: list[Hit]
     rerank: int
     milliseconds: dict[str, float]
+    note: str
 
     def to_json(self) -> dict[str, Any]:
         """As the command line and the web page give it."""
         return {
             "rerank": self.rerank,
+            "note": self.note,
             "milliseconds": {name: round(value, 2) for name, value in self.milliseconds.items()},
             "results": [hit.to_json(rank) for rank, hit in enumerate(self.hits, 1)],
         }
@@ -141,7 +144,7 @@ class Searcher:
                 Hit(self.index.ids[row], *_scores(matching, alignment), None, self.index.tags(row), answers, row)
             )
         clock.lap("explain")
-        return Results(hits, depth, clock.milliseconds)
+        return Results(hits, depth, clock.milliseconds, _note(subject, rerank, "word of the text"))
 
     def find_captions(self, subject: Subject, *, k: int = 10, rerank: Depth = 100, explain: bool = True) -> Results:
         """Captions for a picture.
@@ -157,7 +160,7 @@ class Searcher:
         """
         index, captions = self.index, self.index.captions
         clock = _Clock()
-        depth, count = _sizes(k, rerank, len(captions.live_rows), "captions")
+        depth, count = _sizes(subject, k, rerank, len(captions.live_rows), "captions")
         with self._lock:
             if self._captions is None:
                 self._captions = ExactFinder(captions, self._settings.measure, captions=True)
@@ -176,7 +179,7 @@ class Searcher:
             image_id = index.ids[int(index.caption_image[row])]
             hits.append(Hit(image_id, *_scores(matching, alignment), text, [], answers, int(row)))
         clock.lap("explain")
-        return Results(hits, depth, clock.milliseconds)
+        return Results(hits, depth, clock.milliseconds, _note(subject, rerank, "region of the picture"))
 
     def rank_images(
         self, subject: Subject, *, k: int, rerank: Depth, clock: _Clock | None = None
@@ -184,9 +187,7 @@ class Searcher:
         """The two stages alone: rows and scores of the first k images, and how many were re-ranked."""
         clock = _Clock() if clock is None else clock
         images = self.index.images
-        depth, count = _sizes(k, rerank, len(images.live_rows), "images")
-        if not len(subject.parts):
-            depth = 0  # a text of one word piece has none that takes part: the alignment head cannot tell images apart
+        depth, count = _sizes(subject, k, rerank, len(images.live_rows), "images")
         if self._engine is not None:
             ranked = self._engine.rank(subject.vector, subject.parts, depth, min(k, len(images.live_rows)))
             clock.lap("rerank")  # both stages, in one request
@@ -239,14 +240,24 @@ class _Clock:
         self._last = now
 
 
-def _sizes(k: int, rerank: Depth, total: int, what: str) -> tuple[int, int]:
+def _sizes(subject: Subject, k: int, rerank: Depth, total: int, what: str) -> tuple[int, int]:
     """How many to re-rank, and how many candidates that takes."""
     if not 1 <= k <= MAX_K:
         raise ValueError(f"k is {k}; expected 1 to {MAX_K}")
     if not total:
         raise ValueError(f"the index has no {what}")
     depth = total if rerank == ALL else min(int(check_depth(rerank)), total)
+    if not len(subject.parts) and rerank != ALL:
+        depth = 0  # the alignment head scores all of them 0: its order would only undo the matching head's
     return depth, min(max(k, depth), total)
+
+
+def _note(subject: Subject, rerank: Depth, what: str) -> str:
+    if len(subject.parts) or rerank == 0:
+        return ""
+    if rerank == ALL:
+        return f"no {what} takes part in alignment: all scores are 0, and the later row comes first"
+    return f"no {what} takes part in alignment: the matching head's order is kept"
 
 
 def _first(ranked: Ranked, k: int) -> Ranked:

@@ -18,6 +18,7 @@ from aladin_jax.scoring import scores_of_caption, scores_of_image
 from aladin_jax.search.index import Side
 from aladin_jax.similarity import Measure, Pooling, matching_scores
 
+Align = Callable[[Int[np.ndarray, " k"]], Float[np.ndarray, " k"]]
 # Candidates gathered at once: of BERT-base's regions in float32, 200 MB.
 _CHUNK = 2048
 
@@ -114,9 +115,7 @@ def best(scores: Float[np.ndarray, " n"], count: int) -> Int[np.ndarray, " k"]:
     return rows[np.argsort(scores[rows], kind="stable")[::-1]][:count]
 
 
-def rank(
-    candidates: Candidates, depth: int, align: Callable[[Int[np.ndarray, " k"]], Float[np.ndarray, " k"]]
-) -> Ranked:
+def rank(candidates: Candidates, depth: int, align: Align) -> Ranked:
     """Puts the first `depth` candidates in the order of the alignment head; the others follow as they were.
 
     Args:
@@ -138,19 +137,23 @@ def rank(
     return Ranked(rows, matching, alignment)
 
 
-def align_images(words: Float[np.ndarray, "w d"], images: Side, pooling: Pooling) -> Callable:
+def align_images(words: Float[np.ndarray, "w d"], images: Side, pooling: Pooling) -> Align:
     """Alignment scores of a caption with images: the function that evaluation scores all pairs with, on few."""
-
-    def align(rows: Int[np.ndarray, " k"]) -> Float[np.ndarray, " k"]:
-        return scores_of_caption(words, images.packed(rows), np.arange(len(rows)), pooling=pooling)
-
-    return align
+    return _by_segment(images, functools.partial(scores_of_caption, words, pooling=pooling))
 
 
-def align_captions(regions: Float[np.ndarray, "r d"], captions: Side, pooling: Pooling) -> Callable:
+def align_captions(regions: Float[np.ndarray, "r d"], captions: Side, pooling: Pooling) -> Align:
     """Alignment scores of an image with captions."""
+    return _by_segment(captions, functools.partial(scores_of_image, regions, pooling=pooling))
+
+
+def _by_segment(side: Side, score: Callable) -> Align:
+    """Gathers the rows' parts straight out of their segments' files: nothing else of these is read."""
 
     def align(rows: Int[np.ndarray, " k"]) -> Float[np.ndarray, " k"]:
-        return scores_of_image(regions, captions.packed(rows), np.arange(len(rows)), pooling=pooling)
+        scores = np.zeros(len(rows), np.float32)
+        for chosen, parts, places in side.by_segment(rows):
+            scores[chosen] = score(parts, places)
+        return scores
 
     return align

@@ -6,6 +6,7 @@ import pytest
 from PIL import Image
 
 from aladin_jax.data.records import Split, open_dataset
+from aladin_jax.evaluators.recall import retrieval_ranks
 from aladin_jax.search import ranking
 from aladin_jax.search.__main__ import main
 from aladin_jax.search.build import Source, create_index
@@ -54,10 +55,27 @@ def test_a_depth_reranks_that_many_candidates_and_leaves_the_rest_as_they_were(s
     assert all(hit.alignment is None for hit in (*mixed[20:], *matched))
 
 
-def test_a_text_without_a_word_that_takes_part_keeps_the_matching_heads_order(searcher):
-    matched, asked = (searcher.find_images("train", k=56, rerank=rerank).hits for rerank in (0, "all"))
+def test_a_text_without_a_word_that_takes_part_keeps_the_matching_heads_order_at_any_depth_but_all(searcher):
     assert searcher.model.words("train") == []
-    assert [hit.id for hit in asked] == [hit.id for hit in matched]
+    matched, asked = (searcher.find_images("train", k=56, rerank=rerank) for rerank in (0, 20))
+    assert [hit.id for hit in asked.hits] == [hit.id for hit in matched.hits]
+    assert (asked.rerank, matched.note) == (0, "")
+    assert "no word of the text takes part in alignment: the matching head's order is kept" in asked.note
+
+
+def test_all_of_a_text_without_a_word_that_takes_part_is_evaluations_ranking_of_equal_scores(searcher):
+    found = searcher.find_images("train", k=56, rerank="all")
+    _, ranks = retrieval_ranks(np.zeros((56, 56), np.float32), np.arange(56))
+    assert [hit.row for hit in found.hits] == np.argsort(ranks).tolist()
+    assert {hit.alignment for hit in found.hits} == {0.0}
+    assert "all scores are 0" in found.note
+
+
+def test_a_picture_without_a_region_that_takes_part_keeps_the_matching_heads_order_of_captions(searcher):
+    subject = searcher.subject_of_image(3)._replace(parts=np.zeros((0, 64), np.float32), names=[])
+    matched, asked = (searcher.find_captions(subject, k=50, rerank=rerank) for rerank in (0, 20))
+    assert [hit.row for hit in asked.hits] == [hit.row for hit in matched.hits]
+    assert "no region of the picture takes part" in asked.note
 
 
 def test_the_words_of_an_explanation_add_up_to_the_alignment_score(searcher):

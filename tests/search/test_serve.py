@@ -116,6 +116,30 @@ def test_on_a_phone_nothing_is_wider_than_the_screen(address, browser):
     browser.set_window_size(size["width"], size["height"])
 
 
+def test_in_the_dark_the_page_is_dark_and_can_be_read(address, browser):
+    media = {"features": [{"name": "prefers-color-scheme", "value": "dark"}]}
+    browser.execute_cdp_cmd("Emulation.setEmulatedMedia", media)
+    browser.get(address)
+    browser.find_element(By.ID, "query").send_keys(QUERY, Keys.ENTER)
+    card = wait(browser, lambda b: b.find_elements(By.CSS_SELECTOR, "#results .card"))[0]
+    card.click()
+    page = luminance(browser.find_element(By.TAG_NAME, "body").value_of_css_property("background-color"))
+    assert page < 0.02
+    for place in ("h1", "#status", "#details-title", "#details-scores"):
+        text = luminance(browser.find_element(By.CSS_SELECTOR, place).value_of_css_property("color"))
+        assert (text + 0.05) / (page + 0.05) > 4.5, place  # WCAG's contrast of readable text
+    browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": []})
+    background = browser.find_element(By.TAG_NAME, "body").value_of_css_property("background-color")
+    assert luminance(background) == 1
+
+
+def luminance(colour):
+    """WCAG's relative luminance of a CSS colour."""
+    channels = [int(value) / 255 for value in re.findall(r"\d+", colour)[:3]]
+    linear = [value / 12.92 if value <= 0.04045 else ((value + 0.055) / 1.055) ** 2.4 for value in channels]
+    return sum(weight * value for weight, value in zip((0.2126, 0.7152, 0.0722), linear, strict=True))
+
+
 def test_the_api_answers_as_the_searcher_does(client, scenes_index):
     answer = client.get("/api/search", params={"q": QUERY, "k": 5, "rerank": "all"}).json()
     hits = Searcher(Index(scenes_index)).find_images(QUERY, k=5, rerank="all").hits

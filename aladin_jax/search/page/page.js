@@ -72,7 +72,7 @@ function search() {
   show("api/search", () => ({ q, k: 24, rerank: depth() }), (answer) => {
     const total = Object.values(answer.milliseconds).reduce((sum, value) => sum + value, 0);
     return `${answer.results.length} pictures in ${total.toFixed(1)} ms, ${answer.rerank} candidates re-ranked ` +
-      `in ${answer.milliseconds.rerank.toFixed(1)} ms`;
+      `in ${answer.milliseconds.rerank.toFixed(1)} ms${answer.note && `; ${answer.note}`}`;
   });
 }
 
