@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from aladin_jax.search import ann
 from aladin_jax.search import manifest as manifests
 from aladin_jax.search import segment as segments
 from aladin_jax.search.index import Index
@@ -113,6 +114,7 @@ def verify(path: Path) -> list[str]:
         faults.append(f"{path}: an id comes more than once")
     for entry in manifest.segments:
         faults += _faults_of_vectors(path / entry.name, entry)
+        faults += ann.faults(path / entry.name)
     for name, side, expected in (
         ("images", index.images, manifest.images),
         ("captions", index.captions, manifest.captions),

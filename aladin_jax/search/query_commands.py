@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from aladin_jax import configuration
+from aladin_jax.search.ann import KINDS, AnnFinder
 from aladin_jax.search.commands import backend_flags, engine_of, index_flag
 from aladin_jax.search.index import Index
 from aladin_jax.search.inputs import check_depth, read_record
@@ -18,6 +19,7 @@ def query_flags(parser: argparse.ArgumentParser) -> None:
     """Flags of `query`."""
     index_flag(parser)
     backend_flags(parser)
+    ann_flags(parser)
     parser.add_argument("text", nargs="?", help="what the picture shows")
     parser.add_argument("--image", metavar="ID|FILE.npz", help="captions for a picture: an id of the index, or a file")
     parser.add_argument("--k", type=int, default=10, help="how many results")
@@ -35,7 +37,9 @@ def run_query(options: argparse.Namespace) -> int:
         raise ValueError("give either words or --image")
     configuration.enable_compilation_cache("")
     index = Index(options.index)
-    searcher = Searcher(index, engine=engine_of(options, index))
+    if options.ann and options.backend != "local":
+        raise ValueError(f"--ann is for --backend local; {options.backend} has its own")
+    searcher = Searcher(index, images=_finder(options, index), engine=engine_of(options, index))
     if options.text is not None:
         results = searcher.find_images(options.text, k=options.k, rerank=options.rerank)
         asked: dict[str, Any] = {"query": options.text}
@@ -55,6 +59,20 @@ def run_query(options: argparse.Namespace) -> int:
     else:
         _print_results(results, why=options.why)
     return 0
+
+
+def ann_flags(parser: argparse.ArgumentParser) -> None:
+    """The flags that choose how candidates are found."""
+    parser.add_argument("--ann", choices=KINDS, help="find candidates approximately, by FAISS (default: exactly)")
+    parser.add_argument("--effort", type=int, metavar="N", help="of --ann: nodes in sight (hnsw), lists read (ivf)")
+
+
+def _finder(options: argparse.Namespace, index: Index) -> AnnFinder | None:
+    if options.ann:
+        return AnnFinder(index, options.ann, options.effort)
+    if options.effort is not None:
+        raise ValueError("--effort is for --ann; name hnsw or ivf")
+    return None
 
 
 def _subject(searcher: Searcher, image: str) -> tuple[Subject, bytes]:
@@ -78,6 +96,8 @@ def _print_results(results: Results, *, why: bool) -> None:
             print(f"{'':>15}{answer.score:9.4f}  {answer.word:<12} {what:<24} {box}")
     times = ", ".join(f"{name} {value:.1f}" for name, value in results.milliseconds.items())
     print(f"{results.rerank:,} candidates re-ranked; milliseconds: {times}")
+    if results.note:
+        print(results.note)
 
 
 def _depth(text: str) -> int | str:
@@ -90,6 +110,7 @@ def _depth(text: str) -> int | str:
 def tradeoff_flags(parser: argparse.ArgumentParser) -> None:
     """Flags of `tradeoff`."""
     index_flag(parser)
+    ann_flags(parser)
     parser.add_argument("--queries", type=int, metavar="N", help="captions to ask with, spread evenly (default: all)")
     parser.add_argument("--json", action="store_true", help="as JSON")
     parser.add_argument("--plot", type=Path, metavar="FILE.png", help="draw efficiency against effectiveness")
@@ -100,7 +121,9 @@ def run_tradeoff(options: argparse.Namespace) -> int:
     from aladin_jax.search import tradeoff  # Matplotlib, only where it is used
 
     configuration.enable_compilation_cache("")
-    rows = tradeoff.measure(Searcher(Index(options.index)), queries=options.queries)
+    index = Index(options.index)
+    finder = _finder(options, index)
+    rows = tradeoff.measure(Searcher(index, images=finder), queries=options.queries, finder=finder)
     if options.plot:
         tradeoff.save_figure(rows, options.plot)
     print(json.dumps({"rows": rows}, indent=2) if options.json else tradeoff.table(rows))
@@ -110,6 +133,7 @@ def run_tradeoff(options: argparse.Namespace) -> int:
 def serve_flags(parser: argparse.ArgumentParser) -> None:
     """Flags of `serve`."""
     index_flag(parser)
+    ann_flags(parser)
     parser.add_argument("--host", default="127.0.0.1", help="address to listen on (default: this machine only)")
     parser.add_argument("--port", type=int, default=8000)
     parser.add_argument("--max_depth", type=int, default=1000, metavar="N", help="candidates re-ranked at most")
@@ -123,7 +147,8 @@ def run_serve(options: argparse.Namespace) -> int:
     if not 0 <= options.port < 65536 or options.in_flight < 1 or options.max_depth < 0:
         raise ValueError("--port must be 0 to 65535, --in_flight at least 1, --max_depth at least 0")
     configuration.enable_compilation_cache("")
-    searcher = Searcher(Index(options.index))
+    index = Index(options.index)
+    searcher = Searcher(index, images=_finder(options, index))
     limits = serve.Limits(max_depth=options.max_depth, in_flight=options.in_flight)
     print(f"http://{options.host}:{options.port}  {searcher.index.manifest.images:,} images; stop with Ctrl-C")
     serve.serve(searcher, host=options.host, port=options.port, limits=limits)

@@ -25,21 +25,23 @@ from aladin_jax.scoring import all_alignment_scores
 from aladin_jax.search.index import Index
 from aladin_jax.search.inputs import ALL, Depth
 from aladin_jax.search.query import Searcher
-from aladin_jax.search.ranking import best
+from aladin_jax.search.ranking import Finder, best
 from aladin_jax.similarity import matching_scores
 
 DEPTHS: tuple[Depth, ...] = (0, 10, 30, 100, 300, ALL)
 CUTOFFS = (1, 5, 10)
 _BLOCK_SCORES = 1 << 26  # a block of either head's scores takes 256 MB
+_BLOCK_IMAGES = 8192  # their regions, of BERT-base in float32, take 830 MB
 _TIMED, _LEAST_TIMED, _SECONDS = 100, 5, 30.0
 
 
-def measure(searcher: Searcher, *, queries: int | None = None) -> list[dict[str, Any]]:
+def measure(searcher: Searcher, *, queries: int | None = None, finder: Finder | None = None) -> list[dict[str, Any]]:
     """Measures every depth.
 
     Args:
         searcher: of the index.
         queries: how many captions to ask with, spread evenly over the index; None for all.
+        finder: the searcher's, if it does not compare with every image: recalls are then of what it finds.
 
     Returns:
         For each depth {"rerank", "t2i/R@1", "t2i/R@5", "t2i/R@10" (percent), "p50_ms", "p90_ms", and the medians of
@@ -55,7 +57,7 @@ def measure(searcher: Searcher, *, queries: int | None = None) -> list[dict[str,
         if queries < 1:
             raise ValueError(f"queries is {queries}; expected at least 1")
         captions = captions[np.linspace(0, len(captions) - 1, min(queries, len(captions))).astype(int)]
-    ranks = ranks_by_depth(searcher.index, captions)
+    ranks = ranks_by_depth(searcher.index, captions, finder)
     rows = []
     for depth, of_depth in zip(DEPTHS, ranks, strict=True):
         recalls = {f"t2i/R@{k}": 100.0 * int(np.count_nonzero(of_depth < k)) / len(of_depth) for k in CUTOFFS}
@@ -63,33 +65,52 @@ def measure(searcher: Searcher, *, queries: int | None = None) -> list[dict[str,
     return rows
 
 
-def ranks_by_depth(index: Index, captions: Int[np.ndarray, " c"]) -> Int[np.ndarray, "depths c"]:
-    """The rank, from 0, of each caption's own image at each of `DEPTHS`; equal scores as in `ranking`."""
+def ranks_by_depth(
+    index: Index, captions: Int[np.ndarray, " c"], finder: Finder | None = None
+) -> Int[np.ndarray, "depths c"]:
+    """The rank, from 0, of each caption's own image at each of `DEPTHS`; equal scores as in `ranking`.
+
+    With a finder, an image that it does not find among max(depth, 10) has the last rank.
+    """
     settings, images = index.manifest.settings, index.images.live_rows
     vectors = jnp.asarray(np.concatenate([np.asarray(piece) for piece in index.images.vectors])[images])
-    regions = index.images.packed(images)
     ranks = np.zeros((len(DEPTHS), len(captions)), np.int64)
     own = np.searchsorted(images, index.caption_image[captions])
     block = max(_BLOCK_SCORES // len(images), 1)
     for start in tqdm(range(0, len(captions), block), desc="scoring all pairs", unit="block", disable=None):
         rows = captions[start : start + block]
-        asked = jnp.asarray(np.stack([index.captions.vector(int(row)) for row in rows]))
-        matching = np.asarray(matching_scores(vectors, asked, measure=settings.measure))
-        alignment = all_alignment_scores(regions, index.captions.packed(rows), pooling=settings.pooling)
-        for at in range(len(rows)):
-            found = _ranks(matching[:, at], alignment[:, at], int(own[start + at]))
-            ranks[:, start + at] = found
+        asked = np.stack([index.captions.vector(int(row)) for row in rows])
+        matching = np.asarray(matching_scores(vectors, jnp.asarray(asked), measure=settings.measure))
+        words = index.captions.packed(rows)
+        alignment = np.concatenate(
+            [
+                all_alignment_scores(index.images.packed(some), words, pooling=settings.pooling)
+                for some in np.split(images, range(_BLOCK_IMAGES, len(images), _BLOCK_IMAGES))
+            ]
+        )
+        for at, reranked in enumerate(words.lengths > 0):
+            orders = _orders(matching[:, at], asked[at], images, finder)
+            ranks[:, start + at] = _ranks(orders, alignment[:, at], int(own[start + at]), bool(reranked))
     return ranks
 
 
-def _ranks(matching: Float[np.ndarray, " i"], alignment: Float[np.ndarray, " i"], own: int) -> list[int]:
-    """The place of one image at each depth."""
-    order = best(matching, len(matching))
-    first = int(np.flatnonzero(order == own)[0])
+def _orders(
+    matching: Float[np.ndarray, " i"], vector: Float[np.ndarray, " d"], images: np.ndarray, finder: Finder | None
+) -> list[np.ndarray]:
+    """The matching head's order of images at each depth: of all, or of what a finder finds."""
+    if finder is None:
+        return [best(matching, len(matching))] * len(DEPTHS)
+    counts = [len(images) if depth == ALL else max(int(depth), CUTOFFS[-1]) for depth in DEPTHS]
+    return [np.searchsorted(images, finder.find(vector, count).rows) for count in counts]
+
+
+def _ranks(orders: list[np.ndarray], alignment: Float[np.ndarray, " i"], own: int, reranked: bool) -> list[int]:
+    """The place of one image at each depth; without `reranked` (a text of no words), "all" alone re-ranks."""
     found = []
-    for depth in DEPTHS:
+    for depth, order in zip(DEPTHS, orders, strict=True):
+        first = int(np.append(np.flatnonzero(order == own), len(alignment))[0])
         count = len(order) if depth == ALL else int(depth)
-        if first >= count:
+        if first >= count or not (reranked or depth == ALL):
             found.append(first)
             continue
         candidates = order[:count]

@@ -1,0 +1,113 @@
+"""Search in a generated collection: recall and latency against re-ranking depth, and where a text query's time goes.
+
+    python -m benchmarks.search_scale --images 100000
+
+Embeddings are drawn (`generated_collection`), index format and code are those of real use, and the text encoder is
+BERT-base with random weights. Its time is counted, but what it gives would ask for the same images every time, so the
+drawn embeddings of the query take its place. Ends with one JSON line.
+"""
+
+from __future__ import annotations
+
+import argparse
+import tempfile
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from aladin_jax.encoding import Encoded
+from aladin_jax.packed_vectors import pack_one
+from aladin_jax.search import maintain, tradeoff
+from aladin_jax.search.ann import KINDS, AnnFinder
+from aladin_jax.search.index import Index
+from aladin_jax.search.inputs import ALL
+from aladin_jax.search.query import Searcher
+from aladin_jax.search.query_encoder import QueryEncoder
+from benchmarks import workload
+from benchmarks.generated_collection import REGIONS, write_collection
+from benchmarks.interleaved import significant
+from benchmarks.report import peak_memory_bytes, print_report
+
+DEPTH = 100
+
+
+class DrawnTexts:
+    """Takes the time of a query encoder, and gives the embeddings that the index holds of the text."""
+
+    def __init__(self, encoder: QueryEncoder, index: Index):
+        """Knows the index's captions."""
+        self._encoder, self._index = encoder, index
+        self._rows = {index.caption(row): row for row in range(len(index.captions))}
+
+    def caption(self, text: str) -> Encoded:
+        """The drawn embeddings of a text."""
+        self._encoder.caption(text)
+        row, captions = self._rows[text], self._index.captions
+        return Encoded(captions.vector(row)[None], pack_one(captions.parts(row)))
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Generates an index, measures, and prints a JSON line last."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--images", type=int, default=10_000)
+    parser.add_argument("--queries", type=int, default=500, help="captions to ask with")
+    parser.add_argument("--dtype", default="float16", help="of regions and words")
+    parser.add_argument("--width", type=int, default=workload.HIDDEN_SIZE, help="of all vectors")
+    parser.add_argument("--layers", type=int, default=12, help="of the text encoder")
+    parser.add_argument("--ann", choices=KINDS, help="also find candidates approximately")
+    parser.add_argument("--folder", help="where the index lies meanwhile (default: the system's temporary folder)")
+    options = parser.parse_args(arguments)
+    with tempfile.TemporaryDirectory(dir=options.folder) as folder:
+        path = Path(folder) / "index"
+        started = time.perf_counter()
+        write_collection(
+            path,
+            images=options.images,
+            captions=options.queries,
+            width=options.width,
+            layers=options.layers,
+            parts_dtype=options.dtype,
+        )
+        seconds = time.perf_counter() - started
+        results = {"index_bytes": maintain.describe(path)["bytes"], "generate_seconds": significant(seconds)}
+        results |= measure(path, options.ann)
+    lengths = {"images": options.images, "queries": options.queries, "regions": REGIONS, "width": options.width}
+    print_report("search_scale", lengths | {"dtype": options.dtype, "layers": options.layers}, results)
+
+
+def measure(path: Path, ann: Any) -> dict[str, Any]:
+    """The trade-off of an index, exactly and, with `ann`, approximately too."""
+    index = Index(path)
+    model = index.model()
+    vars(model)["query_encoder"] = DrawnTexts(model.query_encoder, index)
+    results = summary(tradeoff.measure(Searcher(index, model)))
+    if ann:
+        started = time.perf_counter()
+        finder = AnnFinder(index, ann)
+        seconds = time.perf_counter() - started
+        rows = tradeoff.measure(Searcher(index, model, images=finder), finder=finder)
+        results[ann] = {"build_seconds": significant(seconds)} | summary(rows)
+    return results | {"peak_memory_bytes": peak_memory_bytes()}
+
+
+def summary(rows: list[dict[str, Any]]) -> dict[str, Any]:
+    """The rows, and of re-ranking 100: what it keeps, what it costs, and where a query's time goes."""
+    by_depth = {row["rerank"]: row for row in rows}
+    some, every = by_depth[DEPTH], by_depth[ALL]
+    return {
+        "rows": rows,
+        "kept_of_full_recall_at_10": significant(some["t2i/R@10"] / every["t2i/R@10"]),
+        "cost_of_full_search": significant(_stages(some) / _stages(every)),
+        "cost_of_full_query": significant(some["p50_ms"] / every["p50_ms"]),
+        "query_ms": {name: some[f"{name}_ms"] for name in ("p50", "p90", "encode", "match", "rerank")},
+    }
+
+
+def _stages(row: dict[str, Any]) -> float:
+    """Milliseconds of both stages, without the encoder, which every depth needs alike."""
+    return row["match_ms"] + row["rerank_ms"]
+
+
+if __name__ == "__main__":
+    main()
