@@ -22,15 +22,28 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--feature_dim", type=int, default=2054, help="width of a region (%(default)s)")
     parser.add_argument("--float16", action="store_true", help="store regions in half the space")
     parser.add_argument("--overwrite", action="store_true", help="first remove a data set that is there already")
+    workers = parser.add_mutually_exclusive_group()
+    workers.add_argument("--num_workers", type=int, default=1, help="processes that write files (%(default)s)")
+    workers.add_argument(
+        "--beam_pipeline_options",
+        metavar="NAME=VALUE,...",
+        help="write with Apache Beam, e.g. runner=FlinkRunner,parallelism=8; its machines must see the same folders",
+    )
     args = parser.parse_args(argv)
-    if args.feature_dim < 1:
-        parser.error(f"--feature_dim {args.feature_dim}: must be at least 1")
+    for name in ("feature_dim", "num_workers"):
+        if getattr(args, name) < 1:
+            parser.error(f"--{name} {getattr(args, name)}: must be at least 1")
 
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # TensorFlow, for TFDS, else speaks of the CPU it finds
     from aladin_jax.data import coco_ir
     from aladin_jax.data.errors import DataError
 
     try:
+        beam_options = None
+        if args.beam_pipeline_options:
+            from aladin_jax.data.record_beam import pipeline_options
+
+            beam_options = pipeline_options(args.beam_pipeline_options)
         prepared = coco_ir.prepare(
             args.data_dir,
             args.img_feat_file,
@@ -38,6 +51,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             feature_dim=args.feature_dim,
             float16=args.float16,
             overwrite=args.overwrite,
+            num_workers=args.num_workers,
+            beam_options=beam_options,
         )
     except (DataError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)

@@ -72,7 +72,6 @@ class CocoIr(RecordBuilder):
         coco_ir_dir: str | os.PathLike[str] | None = None,
         img_feat_file: str | os.PathLike[str] | None = None,
         feature_dim: int = FEATURE_DIM,
-        float16: bool = False,
         **kwargs: Any,
     ):
         """Reads nothing yet.
@@ -81,8 +80,7 @@ class CocoIr(RecordBuilder):
             coco_ir_dir: see `VinvlSource`; needed to build, as is the next.
             img_feat_file: see `VinvlSource`.
             feature_dim: width of a region.
-            float16: whether to store regions in half the space.
-            **kwargs: as every TFDS builder takes; `data_dir` is where the data set is written.
+            **kwargs: as `RecordBuilder` and every TFDS builder take; `data_dir` is where the data set is written.
 
         Raises:
             DataError: the data set is there already, with another width or type of regions.
@@ -90,7 +88,7 @@ class CocoIr(RecordBuilder):
         source = None
         if coco_ir_dir is not None and img_feat_file is not None:
             source = VinvlSource(Path(coco_ir_dir), Path(img_feat_file), feature_dim)
-        super().__init__(source=source, feature_dim=feature_dim, float16=float16, **kwargs)
+        super().__init__(source=source, feature_dim=feature_dim, **kwargs)
         # What TFDS makes the builder from again after pickling.
         del self._original_state["source"]
         self._original_state |= {"coco_ir_dir": coco_ir_dir, "img_feat_file": img_feat_file}
@@ -104,6 +102,8 @@ def prepare(
     feature_dim: int = FEATURE_DIM,
     float16: bool = False,
     overwrite: bool = False,
+    num_workers: int = 1,
+    beam_options: Any = None,
 ) -> Prepared:
     """Builds the data set from VinVL's files unless it is there; see `record_builder.prepare_records`.
 
@@ -117,7 +117,8 @@ def prepare(
             img_feat_file=img_feat_file,
             feature_dim=feature_dim,
             float16=float16,
+            num_workers=num_workers,
             data_dir=data_dir,
         )
 
-    return prepare_records(make_builder, output, overwrite=overwrite)
+    return prepare_records(make_builder, output, overwrite=overwrite, beam_options=beam_options)

@@ -8,19 +8,29 @@ import dataclasses
 import fcntl
 import functools
 import io
+import itertools
+import math
 import os
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import tensorflow_datasets as tfds
 from absl import logging
+from tensorflow_datasets.core.dataset_builder import FileReaderBuilder
 
-from aladin_jax.data.detections import Detections
 from aladin_jax.data.errors import DataError
+from aladin_jax.data.record_writer import (
+    FILE_FORMAT,
+    RecordSource,
+    RecordWriter,
+    Shard,
+    record_features,
+    write_shards,
+)
 
 NAME = "coco_ir"
 VERSION = tfds.core.Version("1.0.0")
@@ -28,53 +38,11 @@ VERSION = tfds.core.Version("1.0.0")
 _CONFIG = "default"
 _INFO_FILE = "dataset_info.json"  # TFDS takes a folder for a data set if this is there; it writes it last
 
-# TFDS's writer keeps a split that outgrows memory in 1000 files by ranges of a 128-bit key, each of which it then sorts
-# in memory. Small whole numbers as keys would all fall into the first of them, so they are spread: over a fifth of the
-# range, which for COCO is 200 files of about 150 MB, few enough to be open at once.
-_KEY_RANGE = 2**128 // 5
+# About 150 MB of VinVL's regions: TFDS advises 100 MB and more, and a worker takes one file at a time.
+IMAGES_PER_FILE = 500
 
 
-class ImageReader(Protocol):
-    """Random access to what a detector found in the images."""
-
-    def detections(self, image: str) -> Detections:
-        """Reads one image; no regions where nothing was detected.
-
-        Raises:
-            DataError: the image is not there or is damaged.
-        """
-        ...
-
-
-class RecordSource(Protocol):
-    """What a data set is made of."""
-
-    def captions(self) -> Mapping[str, Mapping[str, list[str]]]:
-        """Captions by split and image id, in the order that the records will have.
-
-        Raises:
-            DataError: a file is missing or damaged.
-        """
-        ...
-
-    def origin(self, split: str) -> Path:
-        """The file that a message about a split names."""
-        ...
-
-    def check(self, captions: Mapping[str, Mapping[str, list[str]]]) -> None:
-        """Checks all that can be checked without reading the features: seconds, where building takes long.
-
-        Raises:
-            DataError: a file is missing or wrong, or files do not belong together.
-        """
-        ...
-
-    def open(self, dtype: np.dtype) -> contextlib.AbstractContextManager[ImageReader]:
-        """Opens the regions, which are to be of a type, float32 or float16."""
-        ...
-
-
-class RecordBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
+class RecordBuilder(FileReaderBuilder, skip_registration=True):
     """Writes a source's images as records in the order of its captions; those without any region are counted."""
 
     name = NAME
@@ -84,13 +52,22 @@ class RecordBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
     # Nothing is downloaded. TFDS would look for checksums with importlib_resources, which it does not install.
     url_infos = None
 
-    def __init__(self, *, source: RecordSource | None, feature_dim: int, float16: bool = False, **kwargs: Any):
+    def __init__(
+        self,
+        *,
+        source: RecordSource | None,
+        feature_dim: int,
+        float16: bool = False,
+        num_workers: int = 1,
+        **kwargs: Any,
+    ):
         """Reads nothing yet.
 
         Args:
             source: what to build from; not needed to read what is built.
             feature_dim: width of a region.
             float16: whether to store regions in half the space.
+            num_workers: processes that write; Beam's options decide instead, if the download configuration has any.
             **kwargs: as every TFDS builder takes; `data_dir` is where the data set is written.
 
         Raises:
@@ -99,10 +76,12 @@ class RecordBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
         self._source = source
         self._feature_dim = feature_dim
         self._dtype = np.dtype(np.float16 if float16 else np.float32)
-        kwargs.setdefault("file_format", tfds.core.FileFormat.ARRAY_RECORD)
+        self._num_workers = num_workers
+        kwargs.setdefault("file_format", FILE_FORMAT)
         super().__init__(**kwargs)
         # What TFDS makes the builder from again after pickling.
-        self._original_state |= {"source": source, "feature_dim": feature_dim, "float16": float16}
+        state = {"source": source, "feature_dim": feature_dim, "float16": float16, "num_workers": num_workers}
+        self._original_state |= state
         if (Path(self.data_path) / _INFO_FILE).exists():
             self._check_stored()
 
@@ -122,17 +101,7 @@ class RecordBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
         return tfds.core.DatasetInfo(
             builder=self,
             description="Region features, detected classes and captions of images.",
-            features=tfds.features.FeaturesDict(
-                {
-                    "id": tfds.features.Text(),
-                    # As bytes: TFDS would store float16 in the four bytes of a float32, and is slower to read those.
-                    "regions": tfds.features.Tensor(
-                        shape=(None, self._feature_dim), dtype=self._dtype, encoding=tfds.features.Encoding.BYTES
-                    ),
-                    "tags": tfds.features.Sequence(tfds.features.Text()),
-                    "captions": tfds.features.Sequence(tfds.features.Text()),
-                }
-            ),
+            features=record_features(self._feature_dim, self._dtype),
             disable_shuffling=True,  # the original's order, which its unshuffled batches and evaluation follow
             metadata=tfds.core.MetadataDict(),
         )
@@ -156,44 +125,56 @@ class RecordBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
         """
         self.source.check(self._captions)
 
-    def _download_and_prepare(self, dl_manager: Any, download_config: Any) -> None:
-        self.check_inputs()
-        # TFDS's progress bars tell the time left only for splits whose size is known beforehand.
-        expected = [
-            tfds.core.SplitInfo(name=split, shard_lengths=[len(images)], num_bytes=0)
-            for split, images in self._captions.items()
-        ]
-        self.info.set_splits(tfds.core.SplitDict(expected))
-        super()._download_and_prepare(dl_manager, download_config)
-
-    def _split_generators(self, dl_manager: Any) -> dict[str, Any]:
+    def _download_and_prepare(self, dl_manager: Any, download_config: tfds.download.DownloadConfig) -> None:
         del dl_manager  # nothing is downloaded
-        return {split: self._generate_examples(split) for split in self._captions}
+        self.check_inputs()
+        shards_of = {split: self._shards(split, download_config.num_shards) for split in self._captions}
+        shards = list(itertools.chain(*shards_of.values()))
+        writer = RecordWriter(self.source, self._feature_dim, self._dtype)
+        runner, options = download_config.beam_runner, download_config.beam_options
+        if runner or options:
+            from aladin_jax.data.record_beam import write_shards_with_beam
 
-    def _generate_examples(self, split: str) -> Iterator[tuple[int, dict[str, Any]]]:
+            written = write_shards_with_beam(writer, shards, runner, options)
+        else:
+            written = write_shards(writer, shards, self._num_workers)
+        ids_of = dict(zip((shard.path for shard in shards), written, strict=True))
+        splits = [self._split_info(split, [ids_of[shard.path] for shard in shards_of[split]]) for split in shards_of]
+        self.info.set_splits(tfds.core.SplitDict(splits))
+
+    def _shards(self, split: str, count: int | None) -> list[Shard]:
+        """What the files of a split are to hold: about as many images each."""
+        images = list(self._captions[split].items())
+        count = count or math.ceil(len(images) / IMAGES_PER_FILE)
+        paths = self._get_filename_template(split_name=split).sharded_filepaths(count)
+        bounds = itertools.pairwise(len(images) * k // count for k in range(count + 1))
+        return [Shard(str(path), dict(images[a:b])) for path, (a, b) in zip(paths, bounds, strict=True)]
+
+    def _split_info(self, split: str, ids_of_file: list[list[str]]) -> tfds.core.SplitInfo:
+        """Describes what was written of a split: what TFDS wants to know, and metadata."""
         captions = self._captions[split]
-        counts: dict[str, int] = {}
-        with self.source.open(self._dtype) as images:
-            for position, (image, sentences) in enumerate(captions.items()):
-                regions, tags = images.detections(image)
-                if not len(regions):
-                    continue
-                counts[image] = len(sentences)
-                key = _KEY_RANGE * position // len(captions)
-                yield key, {"id": image, "regions": regions, "tags": tags, "captions": sentences}
-        if not counts:
+        ids = list(itertools.chain(*ids_of_file))
+        if not ids:
             remedy = "check that the features belong to these captions"
             raise DataError("nothing was detected in any of its images", remedy, path=self.source.origin(split))
-        skipped = len(captions) - len(counts)
+        skipped = len(captions) - len(ids)
         if skipped:
             logging.warning("%s: skipped %d of %d images without detections", split, skipped, len(captions))
         metadata: Any = self.info.metadata
         metadata["feature_dim"] = self._feature_dim
         metadata.setdefault("splits", {})[split] = {
-            "ids": list(counts),
-            "caption_counts": list(counts.values()),
+            "ids": ids,
+            "caption_counts": [len(captions[image]) for image in ids],
             "skipped": skipped,
         }
+        template = self._get_filename_template(split_name=split)
+        files = template.sharded_filepaths(len(ids_of_file))
+        return tfds.core.SplitInfo(
+            name=split,
+            shard_lengths=[len(some) for some in ids_of_file],
+            num_bytes=sum(file.stat().length for file in files),
+            filename_template=template,
+        )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -226,7 +207,11 @@ def data_set_folder(output: str | os.PathLike[str]) -> Path:
 
 
 def prepare_records(
-    make_builder: Callable[[str], RecordBuilder], output: str | os.PathLike[str], *, overwrite: bool = False
+    make_builder: Callable[[str], RecordBuilder],
+    output: str | os.PathLike[str],
+    *,
+    overwrite: bool = False,
+    beam_options: Any = None,
 ) -> Prepared:
     """Builds the data set unless it is there.
 
@@ -237,6 +222,7 @@ def prepare_records(
         make_builder: the builder for a `data_dir`.
         output: folder for the data set, which will be `coco_ir/default/1.0.0` in it.
         overwrite: whether to remove a data set that is there first.
+        beam_options: `PipelineOptions` to write with Apache Beam.
 
     Raises:
         DataError: a file is not what it should be, or what is there is something else or being written.
@@ -256,7 +242,8 @@ def prepare_records(
         builder = make_builder(os.fspath(output))
         # TFDS wants a folder for downloads, and prints that it downloads.
         with tempfile.TemporaryDirectory() as downloads, contextlib.redirect_stdout(io.StringIO()):
-            builder.download_and_prepare(download_dir=downloads)
+            config = tfds.download.DownloadConfig(beam_options=beam_options)
+            builder.download_and_prepare(download_dir=downloads, download_config=config)
     return _describe(folder, was_there)
 
 
