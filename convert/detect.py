@@ -70,8 +70,9 @@ def _detect(args: argparse.Namespace) -> None:
     captions = caption_files(args) if args.captions else Uncaptioned(args.split, args.images, list(pictures.paths))
     # Before the long work, because it says which captions have no picture.
     source = ImportedSource(files, captions, skip_missing=args.skip_missing)
-    files.begin(Settings(checksum(args.detector), args.score_threshold, args.max_regions), overwrite=args.overwrite)
+    # Before anything is written: a detector that cannot be loaded leaves no folder that a mended one would not fit.
     detector = _load_detector(args.detector, args.device)
+    files.begin(Settings(checksum(args.detector), args.score_threshold, args.max_regions), overwrite=args.overwrite)
     detect_pictures(detector, pictures.paths, source.names(), files, batch_size=args.batch_size)
     if files.unreadable:
         print(f"note: {len(files.unreadable)} pictures cannot be read: see {files.path / UNREADABLE}", file=sys.stderr)

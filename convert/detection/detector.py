@@ -77,13 +77,12 @@ class Detector:
                 raise DataError(f"there is no {name} in it", "download all files of the detector", path=folder)
         try:
             # Pillow's processor needs no torchvision, and gives the same numbers everywhere.
-            self._processor: Any = AutoImageProcessor.from_pretrained(folder, backend="pil", local_files_only=True)
-            loaded: Any = AutoModelForObjectDetection.from_pretrained(
-                folder, local_files_only=True, output_loading_info=True
-            )
+            known: Any = {"local_files_only": True, "trust_remote_code": False}  # else it would ask at the terminal
+            self._processor: Any = AutoImageProcessor.from_pretrained(folder, backend="pil", **known)
+            loaded: Any = AutoModelForObjectDetection.from_pretrained(folder, output_loading_info=True, **known)
             self._model = loaded[0].eval().to(device)
         except ImportError as error:
-            cause = " ".join(str(error).split())[:200]
+            cause = " ".join(str(error).split()).partition(". ")[0][:200]
             raise DataError(f"the detector needs a package that is not here ({cause})", path=folder) from error
         except Exception as error:  # damaged files and wrong configurations end in exceptions of every kind
             cause = (str(error).strip().splitlines() or [type(error).__name__])[0][:200]

@@ -214,6 +214,12 @@ def test_an_error_is_one_line_without_a_traceback(images, detector, tmp_path, ca
     assert capsys.readouterr().err == f"error: {tmp_path}/nowhere: no such folder; check --images\n"
     assert main(arguments(images, tmp_path / "nowhere", tmp_path / "out")) == 1
     assert capsys.readouterr().err == f"error: {tmp_path}/nowhere: no such folder; check --detector\n"
+    damaged = shutil.copytree(detector, tmp_path / "damaged")
+    (damaged / "config.json").write_text("{")
+    assert main(arguments(images, damaged, tmp_path / "out")) == 1
+    error = capsys.readouterr().err
+    assert (error.count("\n"), error.startswith(f"error: {damaged}: no detector that can be loaded (")) == (1, True)
+    assert not (tmp_path / "out").exists()
 
 
 def test_ids_are_the_names_with_letters_replaced_that_an_id_cannot_have(tmp_path):

@@ -1,4 +1,6 @@
+import importlib.util
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -158,3 +160,41 @@ def test_outputs_that_are_not_finite_are_refused(detr, tmp_path):
     prepared = detector.prepare(Image.open(photograph("rocket.jpg")).convert("RGB"))
     with pytest.raises(DataError, match="the detector's outputs are not finite"):
         detector.detect([prepared], threshold=0, max_regions=5)
+
+
+@pytest.fixture
+def changed(detr, tmp_path):
+    """Gives a folder of the detector whose config.json has other values."""
+
+    def changed(values):
+        folder = shutil.copytree(detr, tmp_path / "changed")
+        config = json.loads((folder / "config.json").read_text())
+        (folder / "config.json").write_text(json.dumps(config | values))
+        return folder
+
+    return changed
+
+
+@pytest.mark.skipif(importlib.util.find_spec("timm") is not None, reason="it is here")
+@pytest.mark.parametrize(
+    "backbone",
+    [
+        {"use_timm_backbone": True, "backbone": "resnet50", "backbone_config": None},
+        {"use_timm_backbone": True, "backbone": "resnet50", "backbone_config": None, "use_pretrained_backbone": True},
+        {"backbone_config": {"model_type": "timm_backbone", "backbone": "resnet50", "out_indices": [4]}},
+    ],
+)
+def test_a_detector_with_a_backbone_of_timm_is_refused_by_the_packages_name(changed, backbone):
+    with pytest.raises(DataError, match=r"needs a package that is not here \(\w+ requires the timm library") as error:
+        Detector(changed(backbone), "cpu")
+    assert "\n" not in str(error.value)
+
+
+def test_a_detector_that_brings_code_of_its_own_is_refused_without_asking(changed, tmp_path):
+    own = {"AutoConfig": "own.Config", "AutoModelForObjectDetection": "own.Model"}
+    folder = changed({"model_type": "own", "auto_map": own})
+    (folder / "own.py").write_text(f"open({str(tmp_path / 'trace')!r}, 'w')")
+    with pytest.raises(DataError, match=r"no detector that can be loaded \(") as error:
+        Detector(folder, "cpu")
+    assert "\n" not in str(error.value)
+    assert not (tmp_path / "trace").exists()
