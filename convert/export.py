@@ -25,7 +25,7 @@ from aladin_jax.checkpoint import load_initial
 from aladin_jax.model_folder import ModelConfig, put_in_place, write_description
 from convert.messages import one_line
 from convert.model_card import model_card
-from convert.original import Run, original_checkpoint, original_tensors, read_run
+from convert.original import Run, learned_scales, original_checkpoint, original_tensors, read_run
 
 _WEIGHTS = "model.safetensors"
 
@@ -55,7 +55,7 @@ def _export(options: argparse.Namespace) -> None:
     _check_output(options.output, as_folder, options.overwrite)
     params, model_config, vocabulary, source = load_initial(options.workdir)
     run = read_run(options.workdir, model_config)
-    tensors = original_tensors(params, model_config)
+    tensors = original_tensors(params, model_config) | learned_scales(run)
     numbers = sum(tensor.numel() for tensor in tensors.values())
     print(f"{source}: {len(tensors)} tensors ({numbers:,} numbers), epoch {run.epoch}, {run.iterations} iterations")
     with _unfinished(options.output) as unfinished:

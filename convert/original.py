@@ -30,6 +30,7 @@ class Run(NamedTuple):
         config: the original's configuration of such a run.
         settings: this project's configuration of it; None if the parameters were not trained here.
         num_pairs: (image, caption) pairs in an epoch of it.
+        parameters: the checkpoint that `checkpoint.load_initial` reads; None if they were not trained here.
     """
 
     epoch: int
@@ -37,6 +38,7 @@ class Run(NamedTuple):
     config: dict[str, Any]
     settings: dict[str, Any] | None = None
     num_pairs: int = 0
+    parameters: Path | None = None
 
 
 def read_run(workdir: Path, model_config: ModelConfig) -> Run:
@@ -53,14 +55,17 @@ def read_run(workdir: Path, model_config: ModelConfig) -> Run:
     latest = checkpoint.newest_step(workdir / checkpoint.LATEST)
     if latest is None:
         raise ValueError(f"{workdir}: there is no {checkpoint.LATEST}/, which says how long the epochs were")
-    step = checkpoint.newest_step(workdir / checkpoint.BEST)
-    step = latest if step is None else step
+    best = checkpoint.newest_step(workdir / checkpoint.BEST)
+    step = latest if best is None else best
+    kept = f"{checkpoint.LATEST}/{step}/state" if best is None else f"{checkpoint.BEST}/{step}/default"
     try:
         with ocp.Checkpointer(ocp.JsonCheckpointHandler()) as reader:
             data = reader.restore(workdir.absolute() / checkpoint.LATEST / str(latest) / "data")
         steps_per_epoch = math.ceil(data["num_pairs"] / data["batch_size"])
         config = original_config(settings, model_config)
-        return Run(math.ceil(step / steps_per_epoch), step, config, settings, data["num_pairs"])
+        return Run(
+            math.ceil(step / steps_per_epoch), step, config, settings, data["num_pairs"], workdir.absolute() / kept
+        )
     except (KeyError, TypeError, OSError, ZeroDivisionError) as error:
         raise ValueError(f"{workdir}: not a workdir of this version ({type(error).__name__}: {error})") from error
 
@@ -127,6 +132,32 @@ def original_tensors(params: Params, model_config: ModelConfig) -> dict[str, tor
         prefix = "img_txt_enc.oscar_model." if entry.parameter.startswith("backbone/") else "img_txt_enc."
         tensors |= {f"{prefix}{name}": torch.from_numpy(array) for name, array in arrays.items()}
     return tensors
+
+
+def learned_scales(run: Run) -> dict[str, torch.Tensor]:
+    """InfoNCE's scales as the original names them, of a run that learned them.
+
+    For other learnable scalars of losses (weights, the affine of "mse") its checkpoints have no place.
+
+    Raises:
+        ValueError: the run's checkpoint is damaged.
+    """
+    if run.parameters is None or run.settings is None or run.settings.get("ranking_loss") != "info_nce":
+        return {}
+    names = [name for name in ("alignment", "matching") if run.settings["loss_weights"][name]]
+    wanted: Any = {f"{name}_loss": {"log_scale": ocp.RestoreArgs(restore_type=np.ndarray)} for name in names}
+    is_state = run.parameters.name == "state"
+    wanted = {"params": wanted} if is_state else wanted
+    try:
+        with ocp.PyTreeCheckpointer() as reader:
+            arguments = ocp.args.PyTreeRestore(item=wanted, restore_args=wanted, partial_restore=True)
+            found = reader.restore(run.parameters, args=arguments)
+        found = found["params"] if is_state else found
+        scales = {name: found[f"{name}_loss"]["log_scale"] for name in names}
+    except Exception as error:  # Orbax and TensorStore raise all kinds for damaged files
+        cause = (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
+        raise ValueError(f"{run.parameters}: its InfoNCE scales cannot be read ({cause})") from error
+    return {f"{name}_criterion.logit_scale": torch.tensor(float(scale)) for name, scale in scales.items()}
 
 
 def original_checkpoint(tensors: dict[str, torch.Tensor], run: Run) -> dict[str, Any]:

@@ -47,18 +47,22 @@ def converted(tmp_path, run):
 @pytest.fixture
 def workdir(tmp_path, converted):
     """A workdir as a run leaves it: best at step 20, stopped at step 23, 50 pairs in batches of 8."""
-    workdir = tmp_path / "run"
-    workdir.mkdir()
     config = alignment_and_matching_triplet_distill.get_config()
     config.update(batch_size=8, learning_rate=3e-4, warmup_steps=5, init_from="/home/somebody/converted")
     config.update(data={"dir": "/home/somebody/data/coco_ir/default/1.0.0"})
+    params = load_model_folder(converted)[0]
+    return write_run(tmp_path / "run", converted, config, params, jax.tree.map(lambda x: x + 1, params))
+
+
+def write_run(workdir, converted, config, best, latest):
+    workdir.mkdir()
     checkpoint.check_config(workdir, config.to_dict())
-    params, model_config, vocabulary = load_model_folder(converted)
+    _, model_config, vocabulary = load_model_folder(converted)
     write_description(workdir, model_config, vocabulary)
     checkpoints = checkpoint.RunCheckpoints(workdir)
-    checkpoints.save_if_best(20, params, rsum=1.0)
-    later = jax.tree.map(lambda x: x + 1, params)
-    state = init_state(later, objective(config), optim.adam(), (), seed=0)._replace(step=np.int32(23))
+    checkpoints.save_if_best(20, best, rsum=1.0)
+    state = init_state(latest, objective(config), optim.adam(), (), seed=0)
+    state = state._replace(step=np.int32(23), params={**state.params, **latest})
     order = {"num_pairs": 50, "batch_size": 8, "seed": 88, "shuffle": True}
     checkpoints.save(jax.device_put(state), {"next_batch": 23, **order})
     checkpoints.close()
@@ -131,6 +135,26 @@ def test_without_a_validation_the_latest_checkpoint_is_exported(tmp_path, workdi
     exported = torch.load(tmp_path / "new.pth.tar", weights_only=True)
     assert (exported["Eiters"], exported["epoch"]) == (23, 4)
     assert all(torch.equal(tensor, original["model"][name] + 1) for name, tensor in exported["model"].items())
+
+
+@pytest.mark.parametrize("kept", ["best", "latest"])
+def test_learned_scales_of_info_nce_are_exported_where_the_original_has_them(
+    tmp_path, converted, export_command, original, run, kept
+):
+    config = alignment_and_matching_triplet_distill.get_config()
+    config.update(ranking_loss="info_nce", learned_loss_weights=True, distillation_mode="mse")
+    params = load_model_folder(converted)[0] | objective(config).init_params()
+    params["alignment_loss"]["log_scale"], params["matching_loss"]["log_scale"] = np.float32(2.75), np.float32(1.5)
+    workdir = write_run(tmp_path / "run", converted, config, params, params)
+    if kept == "latest":
+        shutil.rmtree(workdir / "best")
+    assert export_command("--workdir", workdir, "--output", tmp_path / "new.pth.tar")[0] == 0
+    model = torch.load(tmp_path / "new.pth.tar", weights_only=True)["model"]
+    scales = {"alignment_criterion.logit_scale": 2.75, "matching_criterion.logit_scale": 1.5}
+    assert {name: tensor.item() for name, tensor in model.items() if not name.startswith("img_txt_enc.")} == scales
+    assert all(model[name].shape == original["model"][name].shape for name in scales)
+    arguments = ("--vinvl", E2E / "vinvl", "--checkpoint", tmp_path / "new.pth.tar")
+    assert run(*arguments, "--output", tmp_path / "again")[0] == 0
 
 
 def test_safetensors_come_with_a_card_of_data_settings_and_recalls(tmp_path, workdir, export_command, original):
