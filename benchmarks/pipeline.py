@@ -29,12 +29,12 @@ BATCH_SIZE = 32
 def main(arguments: Sequence[str] | None = None) -> None:
     """Measures, and prints a JSON line last."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--images", type=int, default=200)
+    parser.add_argument("--images", type=int, default=200, help="in the features folder; each has 5 captions")
     parser.add_argument(
         "--batches", type=int, default=40, help="in each run; a few of them are read ahead, between runs"
     )
     parser.add_argument("--workers", type=int, default=2, help="processes of the original's loader")
-    parser.add_argument("--runs", type=int, default=5)
+    parser.add_argument("--runs", type=int, default=5, help="timed, in turns")
     args = parser.parse_args(arguments)
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
