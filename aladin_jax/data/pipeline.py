@@ -190,14 +190,14 @@ def load_pairs(
         records[image].captions[number]
         for image, number in zip(images.tolist(), (own - split.first_pairs[images]).tolist(), strict=True)
     ]
-    arrays = _image_arrays([records[image] for image in images.tolist()], split.feature_dim, tokenizer, max_regions)
+    arrays = image_arrays([records[image] for image in images.tolist()], split.feature_dim, tokenizer, max_regions)
     arrays |= _caption_arrays(captions, tokenizer)
     return pad_rows(arrays, rows), len(pairs)
 
 
 def load_images(split: Split, images: Int64[np.ndarray, "i"], tokenizer: CaptionTokenizer, max_regions: int) -> Arrays:
     """Reads images, in the given order: label_ids [i, l], label_len [i], region_features [i, r, f], region_len [i]."""
-    return _image_arrays([split.read(image) for image in images.tolist()], split.feature_dim, tokenizer, max_regions)
+    return image_arrays([split.read(image) for image in images.tolist()], split.feature_dim, tokenizer, max_regions)
 
 
 def load_captions(
@@ -229,7 +229,8 @@ def pad_rows(arrays: Arrays, rows: int) -> Arrays:
     }
 
 
-def _image_arrays(records: Sequence[Record], feature_dim: int, tokenizer: CaptionTokenizer, max_regions: int) -> Arrays:
+def image_arrays(records: Sequence[Record], feature_dim: int, tokenizer: CaptionTokenizer, max_regions: int) -> Arrays:
+    """Arrays of images that are read already; see `load_images`."""
     label_ids, label_len = tokenizer.labels([record.tags for record in records])
     region_features = np.zeros((len(records), max_regions, feature_dim), np.float32)
     region_len = np.zeros(len(records), np.int32)

@@ -104,6 +104,14 @@ def test_an_explanation_names_the_region_most_like_the_word_with_its_box_and_tag
             np.testing.assert_allclose(region.box, record.regions[region.number, -6:-2], atol=5e-3)
 
 
+def test_a_text_asked_with_has_the_embeddings_that_the_index_has_of_it(searcher):
+    captions = searcher.index.captions
+    for row in range(0, len(captions), 40):
+        subject = searcher.encode_text(searcher.index.caption(row))
+        np.testing.assert_allclose(subject.vector, captions.vector(row), atol=1e-5)
+        np.testing.assert_allclose(subject.parts, captions.parts(row), atol=1e-5)
+
+
 def test_a_picture_from_a_file_gets_the_captions_that_it_gets_from_the_index(golden_folder, searcher, tmp_path):
     record = Split(open_dataset(golden_folder / "data"), "test").read(5)
     np.savez(tmp_path / "record.npz", regions=record.regions, tags=np.array(record.tags))
