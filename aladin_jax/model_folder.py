@@ -252,12 +252,13 @@ def read_json(path: Path) -> dict[str, Any]:
     """Reads a JSON object.
 
     Raises:
-        ValueError: naming the file, which is too large, not JSON, nested too deep, or not an object.
+        ValueError: naming the file, which is too large, not JSON, nested too deep, or not an object, or the field
+            that is NaN or infinite.
     """
     if path.stat().st_size > _MAX_JSON_BYTES:
         raise ValueError(f"{path}: larger than {_MAX_JSON_BYTES:,} bytes")
     try:
-        value = json.loads(path.read_text(encoding="utf-8"), parse_float=_finite, parse_constant=_finite)
+        value = json.loads(path.read_text(encoding="utf-8"), object_pairs_hook=_finite)
     except (ValueError, RecursionError) as error:
         raise ValueError(f"{path}: not a JSON file ({_first_line(error)})") from error
     if not isinstance(value, dict):
@@ -265,10 +266,16 @@ def read_json(path: Path) -> dict[str, Any]:
     return value
 
 
-def _finite(text: str) -> float:
-    if not math.isfinite(value := float(text)):
-        raise ValueError(f"{text} is not a finite number")
-    return value
+def _finite(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    for name, value in pairs:
+        todo = [value]
+        while todo:
+            item = todo.pop()
+            if isinstance(item, list):
+                todo += item
+            elif isinstance(item, float) and not math.isfinite(item):
+                raise ValueError(f"{name[:80]!r} is {item}, not a finite number")
+    return dict(pairs)
 
 
 def _first_line(error: BaseException) -> str:

@@ -76,8 +76,12 @@ def as_state_dict(value: Any, source: str) -> dict[str, torch.Tensor]:
     if not isinstance(value, dict):
         raise TorchFileError(f"{source}: expected tensors by name, found {type(value).__name__}")
     for name, tensor in value.items():
-        if not isinstance(name, str) or not isinstance(tensor, torch.Tensor):
-            raise TorchFileError(f"{source}: entry {str(name)[:80]!r} is no tensor ({type(tensor).__name__})")
+        if not isinstance(name, str):
+            raise TorchFileError(
+                f"{source}: entry {name} has a number for a name, so it is no file of a model's tensors"
+            )
+        if not isinstance(tensor, torch.Tensor):
+            raise TorchFileError(f"{source}: entry {name[:80]!r} is no tensor ({type(tensor).__name__})")
     return dict(value)
 
 

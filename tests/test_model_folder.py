@@ -155,7 +155,7 @@ def test_an_unfinished_folder_is_refused(folder):
         ("[]", "expected a JSON object, found list"),
         ("[" * 100_000, "not a JSON file"),
         ('{"backbone": {}}', "there is no object 'matching_head'"),
-        ('{"backbone": {"hidden_size": 1e999}, "matching_head": {}}', "1e999 is not a finite number"),
+        ('{"backbone": {"hidden_size": 1e999}, "matching_head": {}}', "'hidden_size' is inf, not a finite number"),
         ('{"backbone": {"layer_norm_eps": NaN}, "matching_head": {}}', "not a finite number"),
         ('{"backbone": {"hidden_size": "8"}, "matching_head": {}}', "hidden_size is '8'"),
         ('{"backbone": {}, "matching_head": {"num_layers": 0}}', "num_layers of the matching head is 0"),

@@ -72,8 +72,8 @@ def test_weights_that_differ_from_the_configuration_are_named(vinvl, config, ten
 @pytest.mark.parametrize(
     ("change", "expected"),
     [
-        ({"hidden_size": "1e999"}, "1e999 is not a finite number"),
-        ({"hidden_size": "NaN"}, "NaN is not a finite number"),
+        ({"hidden_size": "1e999"}, "'hidden_size' is inf, not a finite number"),
+        ({"hidden_size": "NaN"}, "'hidden_size' is nan, not a finite number"),
         ({"hidden_size": "1e300"}, "hidden_size is 1e+300; expected a whole number from 1 to 2,147,483,647"),
         ({"hidden_size": "9" * 5000}, "not a JSON file"),
         ({"num_attention_heads": "0"}, "num_attention_heads is 0; expected a whole number from 1"),

@@ -150,6 +150,8 @@ def test_something_else_than_tensors_by_name_is_refused(tmp_path):
         load_state_dict(save([torch.ones(1)], tmp_path / "a.bin", zipped=True))
     with pytest.raises(TorchFileError, match=r"entry 'epoch' is no tensor \(int\)"):
         load_state_dict(save({"epoch": 1}, tmp_path / "a.bin", zipped=True))
+    with pytest.raises(TorchFileError, match="entry 391895 has a number for a name"):
+        load_state_dict(save({391895: torch.ones(1)}, tmp_path / "a.bin", zipped=True))
     with pytest.raises(TorchFileError, match=r"expected an argparse\.Namespace, found dict"):
         load_namespace(save({}, tmp_path / "a.bin", zipped=True))
 
