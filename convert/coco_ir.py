@@ -23,7 +23,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--float16", action="store_true", help="store regions in half the space")
     parser.add_argument("--overwrite", action="store_true", help="first remove a data set that is there already")
     workers = parser.add_mutually_exclusive_group()
-    workers.add_argument("--num_workers", type=int, default=1, help="processes that write files (%(default)s)")
+    workers.add_argument("--num_workers", type=int, help="processes that write (one a processor)")
     workers.add_argument(
         "--beam_pipeline_options",
         metavar="NAME=VALUE,...",
@@ -31,8 +31,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     args = parser.parse_args(argv)
     for name in ("feature_dim", "num_workers"):
-        if getattr(args, name) < 1:
-            parser.error(f"--{name} {getattr(args, name)}: must be at least 1")
+        if (value := getattr(args, name)) is not None and value < 1:
+            parser.error(f"--{name} {value}: must be at least 1")
 
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # TensorFlow, for TFDS, else speaks of the CPU it finds
     from aladin_jax.data import coco_ir
@@ -51,7 +51,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             feature_dim=args.feature_dim,
             float16=args.float16,
             overwrite=args.overwrite,
-            num_workers=args.num_workers,
+            num_workers=args.num_workers or _processors(),
             beam_options=beam_options,
         )
     except (DataError, OSError) as error:
@@ -62,6 +62,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 130
     print(prepared)
     return 0
+
+
+def _processors() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 if __name__ == "__main__":

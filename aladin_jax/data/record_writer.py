@@ -164,7 +164,12 @@ class RecordWriter:
 
 
 def write_shards(writer: RecordWriter, shards: Sequence[Shard], num_workers: int) -> list[list[str]]:
-    """Writes all files, with a progress bar; more than one worker are processes, which end with this one.
+    """Writes all files, with a progress bar.
+
+    Args:
+        writer: of the files.
+        shards: what is to be written.
+        num_workers: 1 writes in this process; more are processes of their own, which end with this one.
 
     Returns:
         Of each shard the ids of the images in its file.
@@ -172,6 +177,7 @@ def write_shards(writer: RecordWriter, shards: Sequence[Shard], num_workers: int
     Raises:
         DataError: an image is not there or is damaged, or a process was killed.
     """
+    num_workers = min(num_workers, len(shards))
     images = sum(len(shard.captions) for shard in shards)
     with tqdm(desc="Writing records", total=images, unit=" images", leave=False, mininterval=1) as bar:
         if num_workers > 1:

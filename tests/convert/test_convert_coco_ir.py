@@ -30,9 +30,13 @@ sys.exit(main(sys.argv[4:]))
 """
 
 
-def arguments(output, *more, data_dir=E2E / "coco_ir", img_feat_file=E2E / "model_0060000" / "features.tsv"):
-    paths = {"--data_dir": data_dir, "--img_feat_file": img_feat_file, "--output": output}
-    return [str(word) for pair in paths.items() for word in pair] + list(more)
+def arguments(
+    output, *more, data_dir=E2E / "coco_ir", img_feat_file=E2E / "model_0060000" / "features.tsv", num_workers="1"
+):
+    options = {"--data_dir": data_dir, "--img_feat_file": img_feat_file, "--output": output}
+    if num_workers:
+        options["--num_workers"] = num_workers  # in this process by default, since starting more takes longest
+    return [str(word) for pair in options.items() for word in pair] + list(more)
 
 
 def kill_at(event, text, times, output, *more):
@@ -146,20 +150,21 @@ def test_a_number_below_one_is_refused(tmp_path, capsys, option):
     assert f"{option} 0: must be at least 1" in capsys.readouterr().err
 
 
-def test_several_workers_on_request(tmp_path, capsys):
-    assert main(arguments(tmp_path, "--num_workers", "2")) == 0
+@pytest.mark.parametrize("num_workers", ["2", None])
+def test_several_workers_on_request_and_one_a_processor_without(tmp_path, capsys, num_workers):
+    assert main(arguments(tmp_path, num_workers=num_workers)) == 0
     assert "the data set is ready" in capsys.readouterr().out
     assert lengths(tmp_path) == {"train": 10, "minival": 4, "test": 56}
 
 
 def test_without_beam_its_extra_is_named(tmp_path, capsys, monkeypatch):
     monkeypatch.setitem(sys.modules, "apache_beam", None)  # as if it were not installed
-    assert main(arguments(tmp_path, "--beam_pipeline_options", "runner=DirectRunner")) == 1
+    assert main(arguments(tmp_path, "--beam_pipeline_options", "runner=DirectRunner", num_workers=None)) == 1
     assert capsys.readouterr().err == "error: Apache Beam is not installed; pip install 'aladin-jax[beam]'\n"
     assert not folder_of(tmp_path).exists()
 
 
 def test_workers_here_and_on_a_cluster_are_not_asked_for_together(tmp_path, capsys):
     with pytest.raises(SystemExit):
-        main(arguments(tmp_path, "--num_workers", "2", "--beam_pipeline_options", "runner=DirectRunner"))
+        main(arguments(tmp_path, "--beam_pipeline_options", "runner=DirectRunner"))
     assert "not allowed with argument --num_workers" in capsys.readouterr().err
