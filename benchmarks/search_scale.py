@@ -1,6 +1,6 @@
 """Search in a generated collection: recall and latency against re-ranking depth, and where a text query's time goes.
 
-    python -m benchmarks.search_scale --images 100000
+    OPENBLAS_NUM_THREADS=1 python -m benchmarks.search_scale --images 100000    # as the commands of search set it
 
 Embeddings are drawn (`generated_collection`), index format and code are those of real use, and the text encoder is
 BERT-base with random weights. Its time is counted, but what it gives would ask for the same images every time, so the

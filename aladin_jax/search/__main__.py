@@ -11,9 +11,10 @@ import importlib
 import os
 import sys
 
-os.environ.setdefault(
-    "TF_CPP_MIN_LOG_LEVEL", "2"
-)  # before the import: TensorFlow, for TFDS, speaks of the CPU it finds
+# Before the imports: TensorFlow, for TFDS, speaks of the CPU it finds; and the threads of NumPy's OpenBLAS, whose products
+# are small here, wait spinning, so that XLA's get no core: re-ranking took ten times as long, and encoding twice.
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
 COMMANDS = {
     "index": "make an index of a data set's split; run again after a kill, it goes on",
