@@ -67,10 +67,16 @@ def pytest_testnodedown(node):
 
 
 def pytest_terminal_summary(terminalreporter, config):
-    """Shows how close the golden numbers were."""
+    """Shows how close the golden numbers were, and what became of the files that were damaged."""
     if differences := config.stash.get(DIFFERENCES, None):
         terminalreporter.section("largest differences from the golden data")
         for line in differences.table():
+            terminalreporter.line(line)
+    reports = terminalreporter.getreports("passed")
+    printed = [(report.nodeid.split("::")[-1], line) for report in reports for line in report.capstdout.splitlines()]
+    if counts := [f"{line}  {test}" for test, line in printed if "damaged files:" in line]:
+        terminalreporter.section("damaged files")
+        for line in counts:
             terminalreporter.line(line)
 
 

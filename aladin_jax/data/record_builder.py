@@ -31,6 +31,7 @@ from aladin_jax.data.record_writer import (
     record_features,
     write_shards,
 )
+from aladin_jax.data.records import require_known_classes
 
 NAME = "coco_ir"
 VERSION = tfds.core.Version("1.0.0")
@@ -86,6 +87,7 @@ class RecordBuilder(FileReaderBuilder, skip_registration=True):
             self._check_stored()
 
     def _check_stored(self) -> None:
+        require_known_classes(Path(self.data_path))
         stored: Any = tfds.builder_from_directory(str(self.data_path)).info.features
         regions = stored["regions"]
         asked = (self._feature_dim, self._dtype)
@@ -266,6 +268,7 @@ def _remove(folder: Path) -> None:
 
 
 def _describe(folder: Path, was_there: bool) -> Prepared:
+    require_known_classes(folder)
     metadata: Any = tfds.builder_from_directory(str(folder)).info.metadata
     splits = {
         split: (len(about["ids"]), sum(about["caption_counts"]), about["skipped"])
