@@ -11,8 +11,8 @@ import importlib
 import os
 import sys
 
-# Before the imports: TensorFlow, for TFDS, speaks of the CPU it finds; and threads of OpenBLAS (NumPy), whose products are
-# small here, wait spinning, so that XLA's get no core: re-ranking took ten times as long, and encoding twice.
+# Before the imports: TensorFlow, for TFDS, speaks of the CPU it finds; and threads of NumPy's OpenBLAS wait spinning,
+# so that XLA's get no core: re-ranking took ten times as long, and encoding twice.
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
