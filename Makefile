@@ -17,6 +17,7 @@ demo: install
 	$(BIN)/python -m aladin_jax.data.scenes --output data/scenes --preview data/scenes.png
 	$(BIN)/python -m aladin_jax.main --config configs/demo.py --workdir runs/demo
 	$(BIN)/python -m aladin_jax.main --config configs/demo.py --workdir runs/demo --mode evaluate
+	rm -rf runs/demo-index  # of an earlier demo
 	@echo "Look at data/scenes.png (pictures and captions), runs/demo/report.png (R@K) and, for the curves,"
 	@echo "  $(BIN)/tensorboard --logdir runs/demo"
 	@echo "Then read configs/demo.py, and README.md for training on your own files."
