@@ -10,6 +10,7 @@ Orbax writes in the background to a temporary name and renames: a run that is ki
 
 from __future__ import annotations
 
+import contextlib
 import json
 from collections.abc import Mapping
 from pathlib import Path
@@ -18,6 +19,7 @@ from typing import Any
 import jax
 import numpy as np
 import orbax.checkpoint as ocp
+from etils import epath
 
 from aladin_jax import model_folder, sharding
 from aladin_jax.models.aladin import Params
@@ -148,10 +150,11 @@ def newest_step(folder: Path) -> int | None:
 def _restore_host(item: Path) -> Any:
     """Restores arrays as NumPy, whatever devices they were saved from."""
     try:
-        with ocp.PyTreeCheckpointer() as checkpointer:
-            metadata = checkpointer.metadata(item).item_metadata.tree
-            restore_args = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), metadata)
-            return checkpointer.restore(item, restore_args=restore_args)
+        # The handler alone: a Checkpointer would look for metadata that lie with the step, and warn.
+        with contextlib.closing(ocp.PyTreeCheckpointHandler()) as handler:
+            tree = handler.metadata(epath.Path(item)).tree
+            restore_args = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), tree)
+            return handler.restore(epath.Path(item), args=ocp.args.PyTreeRestore(restore_args=restore_args))
     except Exception as error:  # Orbax and TensorStore raise all kinds for damaged files
         raise ValueError(f"{item}: damaged, or not a checkpoint ({str(error).partition(chr(10))[0][:200]})") from error
 
