@@ -22,7 +22,7 @@ import orbax.checkpoint as ocp
 from etils import epath
 
 from aladin_jax import model_folder, sharding
-from aladin_jax.models.aladin import Params
+from aladin_jax.models.aladin import MODEL_GROUPS, Params
 from aladin_jax.reporting.files import write_whole
 from aladin_jax.train_step import TrainState
 
@@ -131,7 +131,7 @@ def load_initial(path: str | Path) -> tuple[Params, model_folder.ModelConfig, Pa
         if step is not None:
             restored = _restore_host(path / folder / str(step) / item)
             params = restored["params"] if folder == LATEST else restored
-            params = {group: params[group] for group in ("backbone", "matching_head")}
+            params = {group: params[group] for group in MODEL_GROUPS}
             model_folder.check_params(params, config, str(path / folder / str(step)))
             return (
                 params,

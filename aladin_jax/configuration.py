@@ -16,7 +16,7 @@ from jax.typing import DTypeLike
 from aladin_jax import checkpoint, optim
 from aladin_jax.data.tokenization import CaptionTokenizer, check_vocabulary
 from aladin_jax.model_folder import ModelConfig, matching_head_config
-from aladin_jax.models.aladin import Params, init_params
+from aladin_jax.models.aladin import MODEL_GROUPS, Params, init_params
 from aladin_jax.models.backbone import BackboneConfig
 from aladin_jax.objective import Objective
 
@@ -25,7 +25,6 @@ Config = Any
 
 DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
 
-MODEL_GROUPS = ("backbone", "matching_head")
 AT_LEAST_ONE = (
     "data.max_regions",
     "batch_size",

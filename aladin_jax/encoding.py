@@ -103,8 +103,7 @@ class Encoder:
         filled = pad_rows(arrays, self._batch_size)
         lengths = np.pad(lengths, (0, self._batch_size - rows))
         tokens = tokens_per_group(lengths, slots=slots, groups=self._devices)
-        groups = {name: params[name] for name in ("backbone", "matching_head")}
-        out = encode(groups, jax.device_put(filled, self._sharding), tokens)
+        out = encode(params, jax.device_put(filled, self._sharding), tokens)
         return jax.tree.map(lambda array: np.asarray(array)[:rows], out)
 
 

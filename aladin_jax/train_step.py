@@ -103,9 +103,8 @@ def make_train_step(
         key = jax.random.fold_in(jax.random.wrap_key_data(state.rng), state.step)
 
         def encode(trained_params: Params, batch: Batch, key: Array) -> tuple[Array, ...]:
-            params = {**fixed, **trained_params}
-            encode = model({group: params[group] for group in ("backbone", "matching_head")})
-            images, captions = encode(batch, key=key, tokens_per_group=shape.tokens_per_group, groups=groups)
+            encoder = model({**fixed, **trained_params})
+            images, captions = encoder(batch, key=key, tokens_per_group=shape.tokens_per_group, groups=groups)
             return images.vector, images.regions, captions.vector, captions.tokens
 
         def loss_of(embeddings: tuple[Array, ...], trained_params: Params) -> tuple[Array, Metrics]:

@@ -31,7 +31,7 @@ from aladin_jax.data.record_writer import (
     record_features,
     write_shards,
 )
-from aladin_jax.data.records import require_known_classes
+from aladin_jax.data.records import open_version
 
 NAME = "coco_ir"
 VERSION = tfds.core.Version("1.0.0")
@@ -87,8 +87,7 @@ class RecordBuilder(FileReaderBuilder, skip_registration=True):
             self._check_stored()
 
     def _check_stored(self) -> None:
-        require_known_classes(Path(self.data_path))
-        stored: Any = tfds.builder_from_directory(str(self.data_path)).info.features
+        stored: Any = open_version(Path(self.data_path)).info.features
         regions = stored["regions"]
         asked = (self._feature_dim, self._dtype)
         if (regions.shape[-1], regions.np_dtype) != asked:
@@ -268,8 +267,7 @@ def _remove(folder: Path) -> None:
 
 
 def _describe(folder: Path, was_there: bool) -> Prepared:
-    require_known_classes(folder)
-    metadata: Any = tfds.builder_from_directory(str(folder)).info.metadata
+    metadata: Any = open_version(folder).info.metadata
     splits = {
         split: (len(about["ids"]), sum(about["caption_counts"]), about["skipped"])
         for split, about in metadata["splits"].items()

@@ -204,17 +204,26 @@ def open_dataset(data_dir: str | Path) -> tfds.core.DatasetBuilder:
         raise DataError("no prepared data set here", "python -m convert.coco_ir makes one", path=root)
     if len(found) > 1:
         raise DataError(f"{len(found)} data sets", f"name one of {_list([str(path) for path in found])}", path=root)
-    require_known_classes(found[0])
-    try:
-        dataset = tfds.builder_from_directory(str(found[0]))
-    except Exception as error:  # a damaged description ends in errors of many kinds, protobuf's among them
-        raise DataError(f"cannot be opened ({_first_line(error)})", _AGAIN, path=found[0]) from error
+    dataset = open_version(found[0])
     if dataset.info.file_format is not tfds.core.FileFormat.ARRAY_RECORD:
         raise DataError("not stored as ArrayRecord", _AGAIN, path=found[0])
     return dataset
 
 
-def require_known_classes(folder: Path) -> None:
+def open_version(folder: Path) -> tfds.core.DatasetBuilder:
+    """Opens a data set's version folder, once it is known that TFDS will import nothing that the data set names.
+
+    Raises:
+        DataError: it names other feature classes than those of the builders here, or is damaged.
+    """
+    _require_known_classes(folder)
+    try:
+        return tfds.builder_from_directory(str(folder))
+    except Exception as error:  # a damaged description ends in errors of many kinds, protobuf's among them
+        raise DataError(f"cannot be opened ({_first_line(error)})", _AGAIN, path=folder) from error
+
+
+def _require_known_classes(folder: Path) -> None:
     """Refuses a data set with other feature classes than those of the builders here: TFDS imports what it names.
 
     Args:

@@ -18,6 +18,8 @@ from aladin_jax.models.heads import MatchingHead, MatchingHeadConfig
 Params = dict[str, Any]
 Batch = Mapping[str, Array]
 
+MODEL_GROUPS = ("backbone", "matching_head")  # of the parameters; losses have others
+
 
 class ImageEmbeddings(NamedTuple):
     """What is known of images: `vector` for the matching head, `regions` (with position 0) for the alignment head."""
@@ -134,12 +136,15 @@ def bind(
     dtype: DTypeLike = jnp.float32,
     remat: bool = False,
 ) -> Callable[[Params], Aladin]:
-    """Returns a function from a parameter dict to a model: the module tree is built once, without any arrays."""
+    """Returns a function from parameters to a model, which takes its own groups of them.
+
+    The module tree is built once, without any arrays.
+    """
     abstract = nnx.eval_shape(lambda: Aladin(backbone, matching_head, dtype=dtype, remat=remat, rngs=nnx.Rngs(0)))
     graphdef, state = nnx.split(abstract)
 
     def model(params: Params) -> Aladin:
-        nnx.replace_by_pure_dict(state, params)
+        nnx.replace_by_pure_dict(state, {group: params[group] for group in MODEL_GROUPS})
         return nnx.merge(graphdef, state)
 
     return model

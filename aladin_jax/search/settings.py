@@ -127,8 +127,7 @@ class SearchModel:
     def encoder(self) -> tuple[Encoder, Params]:
         """An encoder of batches, on all devices, and the parameters to give it."""
         mesh = sharding.make_mesh()
-        params = {group: self.params[group] for group in ("backbone", "matching_head")}
-        return self._encoder, jax.device_put(params, sharding.state_sharding(params, mesh))
+        return self._encoder, jax.device_put(self.params, sharding.state_sharding(self.params, mesh))
 
     @functools.cached_property
     def _encoder(self) -> Encoder:
@@ -144,8 +143,7 @@ class SearchModel:
     @functools.cached_property
     def query_encoder(self) -> QueryEncoder:
         """An encoder of single queries, on the first device."""
-        params = {group: self.params[group] for group in ("backbone", "matching_head")}
-        params = jax.device_put(params, jax.devices()[0])
+        params = jax.device_put(self.params, jax.devices()[0])
         return QueryEncoder(self._bound, params, self.tokenizer, self.settings.max_regions)
 
     def words(self, text: str) -> list[str]:

@@ -13,7 +13,7 @@ import numpy as np
 import tensorflow_datasets as tfds
 from PIL import Image
 
-from aladin_jax.data.records import require_known_classes
+from aladin_jax.data.records import open_version
 from aladin_jax.data.scenes.captions import CAPTIONS, describe
 from aladin_jax.data.scenes.detections import detect
 from aladin_jax.data.scenes.drawing import draw
@@ -145,8 +145,7 @@ def prepare(output: str | Path, sizes: dict[str, int], seed: int = SEED) -> bool
 def _check_same(target: Path, sizes: dict[str, int], seed: int) -> None:
     if not (target / "dataset_info.json").is_file():  # TFDS gives a folder this name when all is in it
         raise ValueError(f"{target}: there, but not a data set; remove it or choose another --output")
-    require_known_classes(target)
-    metadata = dict(tfds.builder_from_directory(target).info.metadata or {})
+    metadata = dict(open_version(target).info.metadata or {})
     found = {split: len(about["ids"]) for split, about in metadata["splits"].items()}
     if (found, metadata["seed"]) != (sizes, seed):
         raise ValueError(
