@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Iterator
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -16,7 +17,8 @@ from aladin_jax.data.records import Split
 from aladin_jax.data.tokenization import CaptionTokenizer
 from aladin_jax.models.aladin import Aladin, Batch, Params
 from aladin_jax.models.packing import tokens_per_group
-from aladin_jax.scoring import Packed, concatenate, pack_regions, pack_words
+from aladin_jax.packed_vectors import Packed, concatenate, pack
+from aladin_jax.similarity import region_side, word_side
 
 
 class Encoded(NamedTuple):
@@ -57,16 +59,18 @@ class Encoder:
         self._tokenizer, self._max_regions = tokenizer, max_regions
         self._sharding = sharding.batch_sharding(mesh)
 
-        def encode_images(params: Params, batch: Batch, tokens: int):
-            return model(params).encode_images(batch, tokens_per_group=tokens, groups=mesh.size)
+        # Normalised where they are computed, and replicated, so that every process has all of them.
+        @functools.partial(jax.jit, static_argnums=2, out_shardings=sharding.replicated(mesh))
+        def encode_images(params: Params, batch: Batch, tokens: int) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
+            out = model(params).encode_images(batch, tokens_per_group=tokens, groups=mesh.size)
+            return out.vector, region_side(out.regions, out.region_len, "always")[:2]
 
-        def encode_captions(params: Params, batch: Batch, tokens: int):
-            return model(params).encode_captions(batch, tokens_per_group=tokens, groups=mesh.size)
+        @functools.partial(jax.jit, static_argnums=2, out_shardings=sharding.replicated(mesh))
+        def encode_captions(params: Params, batch: Batch, tokens: int) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
+            out = model(params).encode_captions(batch, tokens_per_group=tokens, groups=mesh.size)
+            return out.vector, word_side(out.tokens, out.caption_len, "always")[:2]
 
-        # Replicated, so that every process has all of it.
-        everywhere = sharding.replicated(mesh)
-        self._encode_images = jax.jit(encode_images, static_argnums=2, out_shardings=everywhere)
-        self._encode_captions = jax.jit(encode_captions, static_argnums=2, out_shardings=everywhere)
+        self._encode_images, self._encode_captions = encode_images, encode_captions
 
     def encode_images(self, params: Params, split: Split, images: np.ndarray) -> Encoded:
         """Encodes images of a split, in the given order; `params` are on the devices of the mesh."""
@@ -74,12 +78,17 @@ class Encoder:
 
     def iterate_images(self, params: Params, split: Split, images: np.ndarray) -> Iterator[Encoded]:
         """Encodes images batch by batch, for callers that must not hold them all."""
-        for start in _batches(len(images), self._batch_size, f"{split.name} images"):
-            arrays = load_images(split, images[start : start + self._batch_size], self._tokenizer, self._max_regions)
-            lengths = np.asarray(arrays["label_len"] + arrays["region_len"])
-            slots = arrays["label_ids"].shape[1] + self._max_regions
-            out = self._run(self._encode_images, params, arrays, lengths, slots)
-            yield Encoded(out.vector, pack_regions(out.regions, out.region_len))
+
+        def batches() -> Iterator[_Batch]:
+            for start in range(0, len(images), self._batch_size):
+                rows = images[start : start + self._batch_size]
+                arrays = load_images(split, rows, self._tokenizer, self._max_regions)
+                lengths = np.pad(arrays["label_len"] + arrays["region_len"], (0, self._batch_size - len(rows)))
+                slots = arrays["label_ids"].shape[1] + self._max_regions
+                yield _Batch(arrays, self._batch_size, tokens_per_group(lengths, slots=slots, groups=self._devices))
+
+        number = -(-len(images) // self._batch_size)
+        return self._encode(self._encode_images, params, batches(), number, f"{split.name} images")
 
     def encode_captions(self, params: Params, split: Split, images: np.ndarray) -> tuple[Encoded, np.ndarray]:
         """Encodes all captions of images of a split; also returns which of `images` each caption belongs to."""
@@ -88,27 +97,90 @@ class Encoder:
 
     def encode_tokens(self, params: Params, arrays: Arrays, label: str = "captions") -> Encoded:
         """Encodes tokenised captions: caption_ids [c, w] and caption_len [c]."""
-        encoded = []
-        for start in _batches(len(arrays["caption_len"]), self._batch_size, label):
-            part = {name: array[start : start + self._batch_size] for name, array in arrays.items()}
-            out = self._run(
-                self._encode_captions, params, part, np.asarray(part["caption_len"]), part["caption_ids"].shape[1]
+        ids, lengths = np.asarray(arrays["caption_ids"]), np.asarray(arrays["caption_len"])
+        groups = caption_batches(lengths, ids.shape[1], batch_size=self._batch_size, devices=self._devices)
+        batches = (
+            _Batch(
+                {"caption_ids": ids[group.captions, : group.slots], "caption_len": lengths[group.captions]},
+                group.rows,
+                group.tokens,
             )
-            encoded.append(Encoded(out.vector, pack_words(out.tokens, out.caption_len)))
-        return _concatenate(encoded)
+            for group in groups
+        )
+        out = _concatenate(self._encode(self._encode_captions, params, batches, len(groups), label))
+        place = np.argsort(np.concatenate([group.captions for group in groups]))
+        return Encoded(out.vectors[place], out.parts.take(place))
 
-    def _run(self, encode: Callable, params: Params, arrays: Arrays, lengths: np.ndarray, slots: int):
-        """Encodes one batch, filled up to the batch size with empty rows, and brings it to the host."""
-        rows = len(lengths)
-        filled = pad_rows(arrays, self._batch_size)
-        lengths = np.pad(lengths, (0, self._batch_size - rows))
-        tokens = tokens_per_group(lengths, slots=slots, groups=self._devices)
-        out = encode(params, jax.device_put(filled, self._sharding), tokens)
-        return jax.tree.map(lambda array: np.asarray(array)[:rows], out)
+    def _encode(
+        self, encode: Callable, params: Params, batches: Iterator[_Batch], number: int, label: str
+    ) -> Iterator[Encoded]:
+        """Encodes batches; each is brought to the host while the next one, which is read meanwhile, is computed."""
+        computing: list[tuple[Any, int]] = []
+        for batch in tqdm(batches, f"encoding {label}", number, unit="batch", leave=False, disable=None):
+            rows = len(next(iter(batch.arrays.values())))
+            filled = jax.device_put(pad_rows(batch.arrays, batch.rows), self._sharding)
+            computing.append((encode(params, filled, batch.tokens), rows))
+            if len(computing) > 1:
+                yield _on_host(*computing.pop(0))
+        for out, rows in computing:
+            yield _on_host(out, rows)
 
 
-def _batches(examples: int, batch_size: int, label: str) -> tqdm:
-    return tqdm(range(0, examples, batch_size), desc=f"encoding {label}", unit="batch", leave=False, disable=None)
+class _Batch(NamedTuple):
+    """Rows to encode, the number that they are filled up to with empty ones, and `packing.tokens_per_group`."""
+
+    arrays: Arrays
+    rows: int
+    tokens: int
+
+
+def _on_host(out: Any, rows: int) -> Encoded:
+    vectors, (parts, is_part) = jax.tree.map(lambda array: np.asarray(array)[:rows], out)
+    return Encoded(vectors, pack(parts, is_part))
+
+
+class CaptionBatch(NamedTuple):
+    """Captions to encode at once, all of few tokens or all of many.
+
+    Attributes:
+        captions: [k] which.
+        slots: tokens that each is padded to.
+        rows: captions that the batch is filled up to, so that batches of as many slots share an executable.
+        tokens: see `packing.tokens_per_group`.
+    """
+
+    captions: np.ndarray
+    slots: int
+    rows: int
+    tokens: int
+
+
+def caption_batches(lengths: np.ndarray, most_slots: int, *, batch_size: int, devices: int) -> list[CaptionBatch]:
+    """Puts short captions together, so that attention and the matching head see little padding.
+
+    Slots are powers of two from 16, so that few shapes are compiled. A batch has as many of them as `batch_size`
+    captions of `most_slots`; captions that don't fill one go with the next longer ones.
+
+    Args:
+        lengths: [c] tokens of each caption.
+        most_slots: that no caption exceeds.
+        batch_size: captions of that many slots in a batch.
+        devices: divides it.
+    """
+    needed = np.minimum(2 ** np.ceil(np.log2(np.clip(lengths, 16, None))).astype(int), most_slots)
+    waiting, batches = np.zeros(0, int), []
+    for slots in np.unique(needed).tolist():
+        waiting = np.concatenate([waiting, np.flatnonzero(needed == slots)])
+        rows = batch_size * most_slots // slots // devices * devices
+        end = len(waiting) if slots == needed.max() else len(waiting) // rows * rows
+        if end == 0:
+            continue
+        chosen, waiting = np.split(waiting[:end], range(rows, end, rows)), waiting[end:]
+        # The fullest batch decides for all, and coarsely: one executable for all, and for the next call.
+        filled = np.stack([np.pad(lengths[captions], (0, rows - len(captions))) for captions in chosen])
+        tokens = tokens_per_group(filled.reshape(-1), slots=slots, groups=len(chosen) * devices, buckets=32)
+        batches += [CaptionBatch(captions, slots, rows, tokens) for captions in chosen]
+    return batches
 
 
 def _concatenate(parts: Iterator[Encoded] | list[Encoded]) -> Encoded:

@@ -8,10 +8,9 @@ from typing import Any, NamedTuple
 
 import jax
 import numpy as np
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 
 from aladin_jax import similarity
-from aladin_jax.similarity import Side
 
 
 class Packed(NamedTuple):
@@ -46,7 +45,8 @@ def pack_regions(regions: Any, region_len: Any, dtype: Any = np.float32) -> Pack
         region_len: [i] real regions of each image.
         dtype: float32, or float16 for half the memory (scores then move by about 1e-4 a word).
     """
-    return _pack(_region_side(regions, region_len), dtype)
+    side = _region_side(regions, region_len)
+    return pack(np.asarray(side.x), np.asarray(side.real), dtype)
 
 
 def pack_words(tokens: Any, caption_len: Any, dtype: Any = np.float32) -> Packed:
@@ -57,7 +57,13 @@ def pack_words(tokens: Any, caption_len: Any, dtype: Any = np.float32) -> Packed
         caption_len: [c] real tokens of each caption.
         dtype: as in `pack_regions`.
     """
-    return _pack(_word_side(tokens, caption_len), dtype)
+    side = _word_side(tokens, caption_len)
+    return pack(np.asarray(side.x), np.asarray(side.real), dtype)
+
+
+def pack(x: Float[np.ndarray, "n k d"], real: Bool[np.ndarray, "n k"], dtype: Any = np.float32) -> Packed:
+    """Leaves out padding."""
+    return Packed(x[real].astype(dtype, copy=False), offsets_of(real.sum(axis=1)))
 
 
 def concatenate(parts: Sequence[Packed]) -> Packed:
@@ -78,8 +84,3 @@ def offsets_of(lengths: Int[np.ndarray, " e"]) -> Int[np.ndarray, " e1"]:
 
 _region_side = jax.jit(functools.partial(similarity.region_side, floor="always"))
 _word_side = jax.jit(functools.partial(similarity.word_side, floor="always"))
-
-
-def _pack(side: Side, dtype: Any) -> Packed:
-    real = np.asarray(side.real)
-    return Packed(np.asarray(side.x)[real].astype(dtype), offsets_of(real.sum(axis=1)))

@@ -182,12 +182,18 @@ def _generate_blocks(
 
 
 def _image_tile(images: Packed, chosen: np.ndarray, level: ImageLevel, dtype: Any) -> tuple[Array, Array]:
-    """Zero-padded regions [r, i, d] and their counts [i]."""
+    """Zero-padded regions [d, r, i] and their counts [i]."""
     taken = images.take(chosen)
     tile = np.zeros((level.regions, level.tile_images, images.vectors.shape[1]), dtype)
     image = np.repeat(np.arange(len(chosen)), taken.lengths)
     tile[np.arange(len(image)) - taken.offsets[image], image] = taken.vectors
-    return jnp.asarray(tile), jnp.asarray(np.pad(taken.lengths, (0, level.tile_images - len(chosen))))
+    return _features_first(tile), jnp.asarray(np.pad(taken.lengths, (0, level.tile_images - len(chosen))))
+
+
+@jax.jit
+def _features_first(tile: Float[Array, "r i d"]) -> Float[Array, "d r i"]:
+    # The right operand's own layout: with it transposed, CPUs multiply bfloat16 at half the rate.
+    return jnp.moveaxis(tile, -1, 0)
 
 
 def _caption_tile(captions: Packed, run: slice, tiling: CaptionTiling, dtype: Any) -> tuple[Array, Array]:
@@ -203,7 +209,7 @@ def _caption_tile(captions: Packed, run: slice, tiling: CaptionTiling, dtype: An
 
 @functools.partial(jax.jit, static_argnames="pooling")
 def score_tile(
-    regions: Float[Array, "r i d"],
+    regions: Float[Array, "d r i"],
     region_count: Int[Array, " i"],
     words: Float[Array, "w d"],
     place: Int[Array, "c k"],
@@ -213,10 +219,10 @@ def score_tile(
     """Scores a tile; see `_image_tile` and `_caption_tile` for the arguments."""
     if pooling == "MrSw":
         return _mrsw_tile(regions, words, place)
-    r, i, _ = regions.shape
+    _, r, i = regions.shape
     ones = functools.partial(jnp.ones, dtype=bool)
     images = Side(
-        jnp.swapaxes(regions, 0, 1),
+        jnp.transpose(regions),
         jnp.arange(r) < region_count[:, None],
         ones(i),
         jnp.asarray(similarity.EVALUATION_REGIONS),
@@ -226,8 +232,9 @@ def score_tile(
 
 
 def _mrsw_tile(regions: Array, words: Array, place: Array) -> Array:
-    r, i, d = regions.shape
+    d, r, i = regions.shape
     # Without "highest", GPUs would round float32 vectors to 10 bits; of bfloat16 it asks nothing.
-    all_pairs = jnp.matmul(words, regions.reshape(r * i, d).T, precision="highest", preferred_element_type=jnp.float32)
+    precision = "highest" if words.dtype == jnp.float32 else None
+    all_pairs = jnp.matmul(words, regions.reshape(d, r * i), precision=precision, preferred_element_type=jnp.float32)
     best = jnp.maximum(all_pairs.reshape(-1, r, i).max(axis=1), 0)
     return best[place].sum(axis=1)

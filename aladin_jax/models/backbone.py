@@ -17,6 +17,7 @@ from aladin_jax.models.bert import (
     LayerKeys,
     Stream,
     TransformerLayer,
+    dense_layer,
     dropout,
     encode_streams,
     gelu,
@@ -143,14 +144,7 @@ class Backbone(nnx.Module):
         """
         normal, zeros = nnx.initializers.normal(config.initializer_range), nnx.initializers.zeros_init()
         self.embeddings = Embeddings(config, dtype, rngs)
-        self.region_projection = nnx.Linear(
-            config.img_feature_dim,
-            config.hidden_size,
-            kernel_init=normal,
-            bias_init=zeros,
-            dtype=dtype,
-            rngs=rngs,
-        )
+        self.region_projection = dense_layer(config.img_feature_dim, config.hidden_size, (normal, zeros), dtype, rngs)
         if config.use_img_layernorm:
             self.region_norm = layer_norm(config.hidden_size, config.img_layer_norm_eps, rngs)
         self.layers = stack_layers(
@@ -191,7 +185,8 @@ class Backbone(nnx.Module):
         tags = self.embeddings(label_ids, token_type, tag_key)
         regions = self.region_projection(features.reshape(-1, features.shape[-1]))
         if self.config.use_img_layernorm:
-            regions = self.region_norm(regions).astype(self.dtype)
+            regions = self.region_norm(regions)
+        regions = regions.astype(self.dtype)
         regions = dropout(regions.reshape(*features.shape[:2], -1), self.config.hidden_dropout_prob, region_key)
         is_region = positions_within(region_len, features.shape[1])
         return Stream(jnp.concatenate([tags, regions], axis=1), jnp.concatenate([is_tag, is_region], axis=1))

@@ -9,6 +9,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 from flax import nnx
+from jax.ad_checkpoint import checkpoint_name
 from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float
 
@@ -32,13 +33,23 @@ class LayerKeys(NamedTuple):
 Attend = Callable[[Array, LayerKeys | None], Array]
 
 
+Initializers = tuple[nnx.Initializer, nnx.Initializer]
+
+
 class LayerInitializers(NamedTuple):
     """(kernel, bias) initialisers of a layer's four dense layers."""
 
-    qkv: tuple[nnx.Initializer, nnx.Initializer]
-    attention_output: tuple[nnx.Initializer, nnx.Initializer]
-    intermediate: tuple[nnx.Initializer, nnx.Initializer]
-    output: tuple[nnx.Initializer, nnx.Initializer]
+    qkv: Initializers
+    attention_output: Initializers
+    intermediate: Initializers
+    output: Initializers
+
+
+_KEPT = "kept for the backward pass"
+
+
+def _keep(x: Array) -> Array:
+    return checkpoint_name(x, _KEPT)
 
 
 class TransformerLayer(nnx.Module):
@@ -62,8 +73,7 @@ class TransformerLayer(nnx.Module):
         """Builds the layer: float32 parameters, dense layers computed in `dtype`, LayerNorms in float32."""
 
         def dense(name: str, fan_in: int, fan_out: int) -> nnx.Linear:
-            kernel_init, bias_init = getattr(initializers, name)
-            return nnx.Linear(fan_in, fan_out, kernel_init=kernel_init, bias_init=bias_init, dtype=dtype, rngs=rngs)
+            return dense_layer(fan_in, fan_out, getattr(initializers, name), dtype, rngs)
 
         self.qkv = dense("qkv", hidden_size, 3 * hidden_size)
         self.attention_output = dense("attention_output", hidden_size, hidden_size)
@@ -77,15 +87,17 @@ class TransformerLayer(nnx.Module):
 
     def __call__(self, x: Float[Array, "t d"], attend: Attend, keys: LayerKeys | None) -> Float[Array, "t d"]:
         """Applies the layer, with dropout if there are keys."""
-        return self.finish(x, attend(self.qkv(x), keys), keys)
+        qkv = _keep(self.qkv(x))
+        return self.finish(x, _keep(attend(qkv, keys)), keys)
 
     def finish(
         self, x: Float[Array, "t d"], context: Float[Array, "t d"], keys: LayerKeys | None
     ) -> Float[Array, "t d"]:
         """Applies all that follows attention, position by position."""
-        context = dropout(self.attention_output(context), self.dropout_rate, keys and keys.context)
+        context = dropout(_keep(self.attention_output(context)), self.dropout_rate, keys and keys.context)
         x = self.attention_norm(x + context).astype(self.dtype)
-        h = dropout(self.output(self.activation(self.intermediate(x))), self.dropout_rate, keys and keys.output)
+        h = self.output(self.activation(_keep(self.intermediate(x))))
+        h = dropout(_keep(h), self.dropout_rate, keys and keys.output)
         return self.output_norm(x + h).astype(self.dtype)
 
 
@@ -110,14 +122,19 @@ def stack_layers(create: Callable[[nnx.Rngs], TransformerLayer], num_layers: int
 def run_layers(
     layers: TransformerLayer, x: Float[Array, "t d"], attend: Attend, keys: LayerKeys | None, remat: bool
 ) -> Float[Array, "t d"]:
-    """Applies stacked layers one after the other; with `remat`, only their inputs are kept for the backward pass."""
+    """Applies stacked layers one after the other.
+
+    For the backward pass what `_keep` marks is kept, and the rest, which is cheap (LayerNorm, GELU), computed again:
+    less is written and read. With `remat` only the layers' inputs are kept.
+    """
     graphdef, params = nnx.split(layers)
 
     def apply(x, layer):
         params, keys = layer
         return nnx.merge(graphdef, params)(x, attend, keys), None
 
-    return jax.lax.scan(jax.checkpoint(apply) if remat else apply, x, (params, keys))[0]
+    policy = None if remat else jax.checkpoint_policies.save_only_these_names("saved")
+    return jax.lax.scan(jax.checkpoint(apply, policy=policy, prevent_cse=False), x, (params, keys))[0]
 
 
 def encode_streams(
@@ -194,7 +211,7 @@ def attention(
     logits = jnp.matmul(q, jnp.swapaxes(k, 2, 3), preferred_element_type=jnp.float32) / q.shape[-1] ** 0.5
     # The original adds -10,000 to padded keys: in float32 their weight is exactly 0 either way.
     logits = jnp.where(mask[:, None, None, :], logits, -1e4)
-    weights = dropout(jax.nn.softmax(logits), dropout_rate, key).astype(v.dtype)
+    weights = dropout(checkpoint_name(jax.nn.softmax(logits), "saved"), dropout_rate, key).astype(v.dtype)
     return jnp.swapaxes(jnp.matmul(weights, v), 1, 2).reshape(examples, -1, width // 3)
 
 
@@ -211,7 +228,8 @@ def dropout(x: Float[Array, "*s"], rate: float, key: Array | None) -> Float[Arra
     words = jax.random.bits(key, (math.prod(rows) * ((size + 1) // 2),), jnp.uint32)
     words = jax.lax.optimization_barrier(words).reshape(*rows, -1)  # else both halves would draw them
     halves = jnp.concatenate([words >> 16, words & 0xFFFF], axis=-1)[..., :size]
-    return jnp.where(halves >= round(rate * 2**16), x * (1 / (1 - rate)), 0).astype(x.dtype)
+    keep = checkpoint_name(halves >= round(rate * 2**16), "saved")
+    return jnp.where(keep, x * (1 / (1 - rate)), 0).astype(x.dtype)
 
 
 @jax.custom_vjp
@@ -234,6 +252,24 @@ def split_layer_keys(keys: Array | None, num_layers: int) -> LayerKeys | None:
         return None
     keys = keys.reshape(num_layers, -1)
     return LayerKeys(keys[:, 0], keys[:, 1], keys[:, 2:])
+
+
+def dense_layer(fan_in: int, fan_out: int, initializers: Initializers, dtype: DTypeLike, rngs: nnx.Rngs) -> nnx.Linear:
+    """A dense layer with float32 parameters that multiplies in `dtype`.
+
+    On a CPU its output is float32: XLA multiplies bfloat16 into float32 there at twice its float32 rate, but into
+    bfloat16 more slowly than float32.
+    """
+    kernel_init, bias_init = initializers
+    return nnx.Linear(
+        fan_in,
+        fan_out,
+        kernel_init=kernel_init,
+        bias_init=bias_init,
+        dtype=dtype,
+        preferred_element_type=jnp.float32 if jax.default_backend() == "cpu" else None,
+        rngs=rngs,
+    )
 
 
 def layer_norm(size: int, eps: float, rngs: nnx.Rngs) -> nnx.LayerNorm:
