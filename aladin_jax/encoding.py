@@ -85,7 +85,9 @@ class Encoder:
                 arrays = load_images(split, rows, self._tokenizer, self._max_regions)
                 lengths = np.pad(arrays["label_len"] + arrays["region_len"], (0, self._batch_size - len(rows)))
                 slots = arrays["label_ids"].shape[1] + self._max_regions
-                yield _Batch(arrays, self._batch_size, tokens_per_group(lengths, slots=slots, groups=self._devices))
+                yield _Batch(
+                    arrays, self._batch_size, tokens_per_group(lengths, slots=slots, groups=self._devices, buckets=32)
+                )
 
         number = -(-len(images) // self._batch_size)
         return self._encode(self._encode_images, params, batches(), number, f"{split.name} images")

@@ -133,7 +133,7 @@ def run_layers(
         params, keys = layer
         return nnx.merge(graphdef, params)(x, attend, keys), None
 
-    policy = None if remat else jax.checkpoint_policies.save_only_these_names("saved")
+    policy = None if remat else jax.checkpoint_policies.save_only_these_names(_KEPT)
     return jax.lax.scan(jax.checkpoint(apply, policy=policy, prevent_cse=False), x, (params, keys))[0]
 
 
