@@ -47,6 +47,7 @@ OBJECTIVE = Objective(alignment=1.0, distillation=1.0)
 class Ours(NamedTuple):
     """Our pipeline over a prepared data set."""
 
+    dtype: np.dtype
     encoder: Encoder
     params: aladin.Params
     split: Split
@@ -62,7 +63,9 @@ class Ours(NamedTuple):
 
     def whole(self) -> dict[str, dict[str, float]]:
         """Everything, ending with both heads' recalls."""
-        scores, image_of_caption = score_split(self.encoder, self.params, self.split, self.images, objective=OBJECTIVE)
+        scores, image_of_caption = score_split(
+            self.encoder, self.params, self.split, self.images, objective=OBJECTIVE, dtype=self.dtype
+        )
         return {head: retrieval_report(some, image_of_caption) for head, some in scores.items()}
 
 
@@ -95,10 +98,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--baseline_images", type=int, default=10, help="that the parts of the original are timed on")
     parser.add_argument("--batch_size", type=int, default=50, help="of our encoder")
     parser.add_argument("--layers", type=int, default=12)
+    parser.add_argument("--dtype", choices=["float32", "bfloat16"], default="float32", help="of our dense layers")
     parser.add_argument("--runs", type=int, default=5)
     parser.add_argument("--whole", action="store_true", help="also run all of ours on all images")
     args = parser.parse_args(arguments)
     backbone, head = BackboneConfig(num_hidden_layers=args.layers), MatchingHeadConfig()
+    dtype = np.dtype(args.dtype)  # "bfloat16" is a NumPy type once JAX is imported
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         rng = np.random.default_rng(0)
@@ -112,7 +117,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         )
         mesh = sharding.make_mesh(devices=jax.devices()[:1])
         encoder = Encoder(
-            aladin.bind(backbone, head),
+            aladin.bind(backbone, head, dtype=dtype),
             tokenizer,
             max_regions=workload.MAX_REGIONS,
             batch_size=args.batch_size,
@@ -120,7 +125,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         )
         params = jax.device_put(aladin.init_params(backbone, head, seed=0), sharding.replicated(mesh))
         split = Split(open_dataset(folder / "prepared"), SPLIT)
-        ours = Ours(encoder, params, split, np.arange(args.measured_images))
+        ours = Ours(dtype, encoder, params, split, np.arange(args.measured_images))
         torch.manual_seed(0)
         original = Original(torch_baseline.BaselineModel(backbone, head).eval(), TsvPairs(small, tokenizer))
         results = compare(original, ours, args.images, args.runs)
@@ -128,7 +133,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
             started = time.perf_counter()
             ours._replace(images=np.arange(args.images)).whole()
             results["whole_seconds"] = significant(time.perf_counter() - started)
-    lengths = {name: getattr(args, name) for name in ("images", "measured_images", "baseline_images", "layers")}
+    lengths = {
+        name: getattr(args, name) for name in ("images", "measured_images", "baseline_images", "layers", "dtype")
+    }
     print_report("evaluate", {**lengths, "captions_per_image": workload.CAPTIONS_PER_IMAGE}, results)
 
 
@@ -149,7 +156,8 @@ def compare(original: Original, ours: Ours, images: int, runs: int) -> dict[str,
     def our_scores():
         matching = matching_scores(jnp.asarray(encoded_images.vectors), jnp.asarray(encoded_captions.vectors))
         retrieval_report(np.asarray(matching), image_of_caption)
-        retrieval_report(all_alignment_scores(encoded_images.parts, encoded_captions.parts), image_of_caption)
+        alignment = all_alignment_scores(encoded_images.parts, encoded_captions.parts, dtype=ours.dtype)
+        retrieval_report(alignment, image_of_caption)
 
     seconds = time_in_turns(
         {

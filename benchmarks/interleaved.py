@@ -10,15 +10,16 @@ from typing import Any
 import jax
 
 
-def time_in_turns(ways: Mapping[str, Callable[[], Any]], *, runs: int) -> dict[str, list[float]]:
+def time_in_turns(ways: Mapping[str, Callable[[], Any]], *, runs: int, calls: int = 1) -> dict[str, list[float]]:
     """Runs every way once untimed (compilation, caches), then all of them in turns.
 
     Args:
         ways: functions without arguments; results on a device are waited for.
         runs: how often each is timed.
+        calls: of a way in a run, one after the other, where one is too short to time.
 
     Returns:
-        Seconds of each run.
+        Seconds a call, of each run.
     """
     for way in ways.values():
         jax.block_until_ready(way())
@@ -26,8 +27,9 @@ def time_in_turns(ways: Mapping[str, Callable[[], Any]], *, runs: int) -> dict[s
     for _ in range(runs):
         for name, way in ways.items():
             started = time.perf_counter()
-            jax.block_until_ready(way())
-            seconds[name].append(time.perf_counter() - started)
+            for _ in range(calls):
+                jax.block_until_ready(way())
+            seconds[name].append((time.perf_counter() - started) / calls)
     return seconds
 
 

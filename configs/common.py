@@ -27,8 +27,8 @@ def get_config() -> config_dict.ConfigDict:
     config.data.prefetch = 4
 
     config.model = config_dict.ConfigDict()
-    # Number format of the dense layers: "float32" or "bfloat16". Parameters, LayerNorms, softmax, scores and the
-    # optimizer are float32 either way.
+    # Number format of the dense layers, and in evaluation of the regions and words compared: "float32" or "bfloat16"
+    # (twice as fast, also on current CPUs). Parameters, LayerNorms, softmax, sums and the optimizer are float32 anyway.
     config.model.dtype = "float32"
     # Dropout of the matching head.
     config.model.dropout = 0.1
