@@ -166,6 +166,7 @@ def _generate_blocks(
     images: Packed, captions: Packed, tiling: Tiling, pooling: Pooling, dtype: Any
 ) -> Iterator[ScoreBlock]:
     runs, per_group = tiling.captions.runs, max(RESIDENT_WORDS // tiling.captions.words, 1)
+    computing: list[tuple[np.ndarray, list[slice], list[Array]]] = []
     for first in range(0, len(runs), per_group):
         group = runs[first : first + per_group]
         caption_tiles = [_caption_tile(captions, run, tiling.captions, dtype) for run in group]
@@ -174,11 +175,19 @@ def _generate_blocks(
                 chosen = level.images[start : start + level.tile_images]
                 image_tile = _image_tile(images, chosen, level, dtype)
                 tiles = [score_tile(*image_tile, *caption_tile, pooling=pooling) for caption_tile in caption_tiles]
-                parts = [
-                    np.asarray(tile)[: run.stop - run.start, : len(chosen)]
-                    for tile, run in zip(tiles, group, strict=True)
-                ]
-                yield ScoreBlock(chosen, slice(group[0].start, group[-1].stop), np.concatenate(parts).T)
+                computing.append((chosen, group, tiles))
+                if len(computing) > 1:  # brought to the host while the next are computed
+                    yield _block(*computing.pop(0))
+    for one in computing:
+        yield _block(*one)
+
+
+def _block(chosen: np.ndarray, group: list[slice], tiles: list[Array]) -> ScoreBlock:
+    scores = np.empty((len(chosen), group[-1].stop - group[0].start), np.float32)
+    for tile, run in zip(tiles, group, strict=True):
+        columns = slice(run.start - group[0].start, run.stop - group[0].start)
+        scores[:, columns] = np.asarray(tile)[: run.stop - run.start, : len(chosen)].T
+    return ScoreBlock(chosen, slice(group[0].start, group[-1].stop), scores)
 
 
 def _image_tile(images: Packed, chosen: np.ndarray, level: ImageLevel, dtype: Any) -> tuple[Array, Array]:

@@ -31,7 +31,7 @@ CANDIDATES = 100
 def main(arguments: Sequence[str] | None = None) -> None:
     """Measures, and prints a JSON line last."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--images", type=int, default=300, help="images that are scored, 5 captions each")
+    parser.add_argument("--images", type=int, default=1000, help="images that are scored, 5 captions each")
     parser.add_argument("--baseline_images", type=int, default=10, help="images that the original scores")
     parser.add_argument("--runs", type=int, default=5)
     parser.add_argument("--sizes", type=int, nargs="*", default=[], help="numbers of images to score once each, alone")
