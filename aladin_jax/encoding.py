@@ -7,8 +7,10 @@ from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
+from jax.typing import DTypeLike
 from tqdm import tqdm
 
 from aladin_jax import sharding
@@ -44,6 +46,7 @@ class Encoder:
         max_regions: int,
         batch_size: int,
         mesh: Mesh,
+        dtype: DTypeLike = jnp.float32,
     ):
         """Takes what stays the same from call to call.
 
@@ -53,7 +56,9 @@ class Encoder:
             max_regions: regions kept of an image.
             batch_size: images or captions encoded at once; rounded up to a multiple of the devices.
             mesh: devices to use.
+            dtype: the number format that the model's dense layers compute in.
         """
+        self.dtype = dtype
         self._devices = mesh.size
         self._batch_size = -(-batch_size // mesh.size) * mesh.size
         self._tokenizer, self._max_regions = tokenizer, max_regions

@@ -10,7 +10,6 @@ import jax.numpy as jnp
 import numpy as np
 from absl import logging
 from jax.sharding import Mesh
-from jax.typing import DTypeLike
 
 from aladin_jax import checkpoint, configuration, sharding
 from aladin_jax.configuration import Config
@@ -53,9 +52,7 @@ def evaluate(config: Config, workdir: Path) -> dict[str, dict[str, dict[str, flo
     images = split.select(read_image_keys(keys)) if keys else None
     params = jax.device_put(params, sharding.state_sharding(params, mesh))
 
-    scores, image_of_caption = score_split(
-        encoder, params, split, images, objective=configuration.objective(config), dtype=configuration.dtype(config)
-    )
+    scores, image_of_caption = score_split(encoder, params, split, images, objective=configuration.objective(config))
     reports = {split.name: {head: recall.retrieval_report(s, image_of_caption) for head, s in scores.items()}}
     folds, size = config.eval.num_folds, config.eval.fold_size
     if folds > 0 and scores["matching"].shape[0] >= folds * size:
@@ -73,35 +70,33 @@ def evaluate(config: Config, workdir: Path) -> dict[str, dict[str, dict[str, flo
 
 def make_encoder(config: Config, model: Callable[[Params], Aladin], tokenizer: CaptionTokenizer, mesh: Mesh) -> Encoder:
     """An encoder with the configuration's sizes."""
-    return Encoder(model, tokenizer, max_regions=config.data.max_regions, batch_size=config.eval.batch_size, mesh=mesh)
+    return Encoder(
+        model,
+        tokenizer,
+        max_regions=config.data.max_regions,
+        batch_size=config.eval.batch_size,
+        mesh=mesh,
+        dtype=configuration.dtype(config),
+    )
 
 
-def report_split(
-    encoder: Encoder, split: Split, objective: Objective, dtype: DTypeLike, params: Params
-) -> table.Reports:
+def report_split(encoder: Encoder, split: Split, objective: Objective, params: Params) -> table.Reports:
     """Both heads' recalls on a whole split, under its name."""
-    scores, image_of_caption = score_split(encoder, params, split, objective=objective, dtype=dtype)
+    scores, image_of_caption = score_split(encoder, params, split, objective=objective)
     return {split.name: {head: recall.retrieval_report(s, image_of_caption) for head, s in scores.items()}}
 
 
 def score_split(
-    encoder: Encoder,
-    params: Params,
-    split: Split,
-    images: np.ndarray | None = None,
-    *,
-    objective: Objective,
-    dtype: DTypeLike = jnp.float32,
+    encoder: Encoder, params: Params, split: Split, images: np.ndarray | None = None, *, objective: Objective
 ) -> tuple[dict[str, np.ndarray], np.ndarray]:
     """Scores all pairs of images and of their captions with both heads.
 
     Args:
-        encoder: of the model.
+        encoder: of the model; regions and words are compared in its number format, scores are float32 either way.
         params: on the devices.
         split: where the images are.
         images: records to take, in order; None for all.
         objective: says which pooling and which measure.
-        dtype: that regions and words are compared in; scores are float32 either way.
 
     Returns:
         {"matching": [i, c], "alignment": [i, c]}, and the image (position in `images`) of every caption.
@@ -111,5 +106,7 @@ def score_split(
     captions, image_of_caption = encoder.encode_captions(params, split, images)
     vectors = jnp.asarray(encoded_images.vectors), jnp.asarray(captions.vectors)
     matching = matching_scores(*vectors, measure=objective.measure)
-    alignment = all_alignment_scores(encoded_images.parts, captions.parts, pooling=objective.pooling, dtype=dtype)
+    alignment = all_alignment_scores(
+        encoded_images.parts, captions.parts, pooling=objective.pooling, dtype=encoder.dtype
+    )
     return {"matching": np.asarray(matching), "alignment": alignment}, image_of_caption

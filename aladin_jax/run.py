@@ -67,8 +67,7 @@ def prepare(config: Config, workdir: Path, checkpoints: checkpoint.RunCheckpoint
     validate = None
     if config.eval_every:
         validation = Split(dataset, config.eval.validation_split, split.feature_dim)
-        encoder = make_encoder(config, model, tokenizer, mesh)
-        validate = partial(report_split, encoder, validation, objective, configuration.dtype(config))
+        validate = partial(report_split, make_encoder(config, model, tokenizer, mesh), validation, objective)
 
     def fresh(params: Params) -> TrainState:
         return init_state(params, objective, optimizer, frozen, config.seed)

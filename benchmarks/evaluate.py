@@ -47,7 +47,6 @@ OBJECTIVE = Objective(alignment=1.0, distillation=1.0)
 class Ours(NamedTuple):
     """Our pipeline over a prepared data set."""
 
-    dtype: np.dtype
     encoder: Encoder
     params: aladin.Params
     split: Split
@@ -63,9 +62,7 @@ class Ours(NamedTuple):
 
     def whole(self) -> dict[str, dict[str, float]]:
         """Everything, ending with both heads' recalls."""
-        scores, image_of_caption = score_split(
-            self.encoder, self.params, self.split, self.images, objective=OBJECTIVE, dtype=self.dtype
-        )
+        scores, image_of_caption = score_split(self.encoder, self.params, self.split, self.images, objective=OBJECTIVE)
         return {head: retrieval_report(some, image_of_caption) for head, some in scores.items()}
 
 
@@ -122,10 +119,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
             max_regions=workload.MAX_REGIONS,
             batch_size=args.batch_size,
             mesh=mesh,
+            dtype=dtype,
         )
         params = jax.device_put(aladin.init_params(backbone, head, seed=0), sharding.replicated(mesh))
         split = Split(open_dataset(folder / "prepared"), SPLIT)
-        ours = Ours(dtype, encoder, params, split, np.arange(args.measured_images))
+        ours = Ours(encoder, params, split, np.arange(args.measured_images))
         torch.manual_seed(0)
         original = Original(torch_baseline.BaselineModel(backbone, head).eval(), TsvPairs(small, tokenizer))
         results = compare(original, ours, args.images, args.runs)
@@ -156,7 +154,7 @@ def compare(original: Original, ours: Ours, images: int, runs: int) -> dict[str,
     def our_scores():
         matching = matching_scores(jnp.asarray(encoded_images.vectors), jnp.asarray(encoded_captions.vectors))
         retrieval_report(np.asarray(matching), image_of_caption)
-        alignment = all_alignment_scores(encoded_images.parts, encoded_captions.parts, dtype=ours.dtype)
+        alignment = all_alignment_scores(encoded_images.parts, encoded_captions.parts, dtype=ours.encoder.dtype)
         retrieval_report(alignment, image_of_caption)
 
     seconds = time_in_turns(

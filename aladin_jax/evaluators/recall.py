@@ -27,51 +27,6 @@ from jaxtyping import Float, Int
 CUTOFFS = (1, 5, 10)
 
 
-class ScoreMatrix:
-    """All-pairs scores [images, captions] in float32, filled block by block in any order.
-
-    Unfilled entries are NaN, so a missing block, a block given twice and a NaN score all end with an error.
-    """
-
-    def __init__(self, num_images: int, num_captions: int):
-        """Allocates the matrix: 4 * num_images * num_captions bytes."""
-        self._scores = np.full((num_images, num_captions), np.nan, np.float32)
-
-    def update(self, images: slice, captions: slice, block: np.ndarray) -> None:
-        """Stores the scores of some images [i] with some captions [c].
-
-        Args:
-            images: rows of the block.
-            captions: columns of the block.
-            block: scores [i, c]; any float type, stored as float32.
-
-        Raises:
-            ValueError: the block has another shape than the slices, holds a NaN or an infinity, or overlaps an earlier
-                block.
-        """
-        target = self._scores[images, captions]
-        where = f"block of images {images.start}:{images.stop}, captions {captions.start}:{captions.stop}"
-        block = np.asarray(block, np.float32)
-        if block.shape != target.shape:
-            raise ValueError(f"{where}: shape {block.shape}, expected {target.shape}")
-        if not np.isnan(target).all():
-            raise ValueError(f"{where}: overlaps an earlier block")
-        if not np.isfinite(block).all():
-            raise ValueError(f"{where}: {int(np.count_nonzero(~np.isfinite(block)))} scores are NaN or infinite")
-        target[...] = block
-
-    def scores(self) -> Float[np.ndarray, "i c"]:
-        """The whole matrix, not copied.
-
-        Raises:
-            ValueError: some blocks are missing.
-        """
-        missing = sum(int(np.count_nonzero(np.isnan(row))) for row in self._scores)  # row by row: no mask of the whole
-        if missing:
-            raise ValueError(f"{missing} of {self._scores.size} scores are missing: not every block was given")
-        return self._scores
-
-
 def retrieval_ranks(
     scores: Float[np.ndarray, "i c"], image_of_caption: Int[np.ndarray, " c"]
 ) -> tuple[Int[np.ndarray, " i"], Int[np.ndarray, " c"]]:

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
-from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -66,17 +64,6 @@ class BackboneConfig:
         config = cls(**known)
         config._check(source)
         return config
-
-    @classmethod
-    def from_json(cls, path: str | Path) -> BackboneConfig:
-        """Reads a BERT or VinVL config.json; fields it lacks keep BERT-base's values."""
-        try:
-            values = json.loads(Path(path).read_text(encoding="utf-8"))
-        except (ValueError, RecursionError) as error:
-            raise ValueError(f"{path}: not a JSON file ({error})") from error
-        if not isinstance(values, dict):
-            raise ValueError(f"{path}: expected a JSON object, found {type(values).__name__}")
-        return cls.from_dict(values, str(path))
 
     def _check(self, source: str) -> None:
         if self.hidden_size % self.num_attention_heads:

@@ -155,13 +155,6 @@ class Index:
         """The row of each image that is not deleted."""
         return {self.ids[row]: int(row) for row in self.images.live_rows}
 
-    @functools.cached_property
-    def captions_of_image(self) -> list[np.ndarray]:
-        """The caption rows of each image row."""
-        order = np.argsort(self.caption_image, kind="stable")
-        bounds = np.cumsum(np.bincount(self.caption_image, minlength=len(self.images)))
-        return np.split(order, bounds[:-1])
-
     def row(self, image_id: str) -> int:
         """The row of an image.
 

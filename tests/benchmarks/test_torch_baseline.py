@@ -1,5 +1,6 @@
 """The baseline of the benchmarks computes what the original computes."""
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -40,7 +41,8 @@ def load_batch(name: str) -> dict:
 def load_model() -> torch_baseline.BaselineModel:
     saved = torch.load(GOLDEN / "checkpoint.pth.tar", weights_only=False)["model"]
     model = torch_baseline.BaselineModel(
-        BackboneConfig.from_json(GOLDEN / "vinvl" / "config.json"), MatchingHeadConfig(dropout=0.0)
+        BackboneConfig.from_dict(json.loads((GOLDEN / "vinvl" / "config.json").read_text())),
+        MatchingHeadConfig(dropout=0.0),
     )
     weights = {}
     for name, tensor in saved.items():

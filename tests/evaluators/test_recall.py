@@ -9,7 +9,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from aladin_jax.evaluators.recall import (
-    ScoreMatrix,
     fold_reports,
     retrieval_ranks,
     retrieval_report,
@@ -111,40 +110,6 @@ def test_the_median_rank_of_an_even_number_of_queries_is_rounded_down():
     report = retrieval_report(scores, np.arange(4))  # image ranks 0, 1, 0, 3: median 0.5
     assert report["i2t/medr"] == 1.0
     assert report["i2t/meanr"] == 2.0
-
-
-def test_blocks_given_in_any_order_make_the_same_matrix(golden, five_each):
-    scores = golden["alignment_scores"]
-    matrix = ScoreMatrix(*scores.shape)
-    for columns in (slice(200, 300), slice(0, 70), slice(70, 200)):
-        for rows in (slice(31, 60), slice(0, 31)):
-            matrix.update(rows, columns, scores[rows, columns])
-    np.testing.assert_array_equal(matrix.scores(), scores)
-    assert retrieval_report(matrix.scores(), five_each) == retrieval_report(scores, five_each)
-
-
-def test_a_missing_block_is_an_error():
-    matrix = ScoreMatrix(2, 3)
-    matrix.update(slice(0, 2), slice(0, 2), np.zeros((2, 2)))
-    with pytest.raises(ValueError, match="2 of 6 scores are missing"):
-        matrix.scores()
-
-
-@pytest.mark.parametrize(
-    ("columns", "block", "message"),
-    [
-        (slice(1, 3), np.zeros((2, 2)), "overlaps an earlier block"),
-        (slice(2, 4), np.zeros((2, 2)), r"captions 2:4: shape \(2, 2\), expected \(2, 1\)"),
-        (slice(2, 3), np.array([[0.0], [np.nan]]), "1 scores are NaN or infinite"),
-    ],
-)
-def test_a_bad_block_is_an_error_that_names_it_and_leaves_the_matrix_as_it_was(columns, block, message):
-    matrix = ScoreMatrix(2, 3)
-    matrix.update(slice(0, 2), slice(0, 2), np.ones((2, 2)))
-    with pytest.raises(ValueError, match=message):
-        matrix.update(slice(0, 2), columns, block)
-    matrix.update(slice(0, 2), slice(2, 3), np.full((2, 1), 2.0))
-    assert matrix.scores().tolist() == [[1, 1, 2], [1, 1, 2]]
 
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf])
