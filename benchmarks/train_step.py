@@ -45,12 +45,19 @@ def main(arguments: Sequence[str] | None = None) -> None:
     )
     parser.add_argument("--peak_tflops", type=float, help="of the device in that type, to report mfu")
     parser.add_argument("--runs", type=int, default=5)
-    parser.add_argument("--sizes", type=int, nargs="*", default=[], help="batch sizes at which to time ours alone")
+    parser.add_argument(
+        "--sizes", type=int, nargs="*", default=[], help="batch sizes to time ours at, and nothing else"
+    )
     args = parser.parse_args(arguments)
     backbone, head = BackboneConfig(num_hidden_layers=args.layers), MatchingHeadConfig()
     rng = np.random.default_rng(0)
-    batch = workload.training_batch(rng, args.batch_size, backbone.vocab_size, backbone.img_feature_dim)
+    lengths = {"pairs": args.sizes or args.batch_size, "layers": args.layers, "dtype": args.dtype}
+    if args.sizes:
+        sizes = [growth(backbone, head, rng, size, args.dtype, args.runs) for size in args.sizes]
+        print_report("train_step", lengths, {"growth": sizes})
+        return
 
+    batch = workload.training_batch(rng, args.batch_size, backbone.vocab_size, backbone.img_feature_dim)
     ours, compile_seconds = our_step(backbone, head, batch, args.dtype)
     started = time.perf_counter()
     jax.block_until_ready(ours())  # slower than later ones, on memory that no one has touched
@@ -64,14 +71,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
         "compile_seconds": compile_seconds,
         "first_run_seconds": first_run_seconds,
         "gflops": spread([flops / s / 1e9 for s in seconds["ours"]]),
-        "growth": [growth(backbone, head, rng, size, args.dtype, args.runs) for size in args.sizes],
     }
     if args.peak_tflops:
         results["mfu"] = spread([flops / s / (args.peak_tflops * 1e12) for s in seconds["ours"]])
-    lengths = {
-        "pairs": args.batch_size,
-        "layers": args.layers,
-        "dtype": args.dtype,
+    lengths |= {
         "real_tokens": int(real_tokens(batch).sum()),
         "padded_tokens": args.batch_size * SLOTS,
         **{name: significant(float(batch[name].mean())) for name in ("caption_len", "label_len", "region_len")},
