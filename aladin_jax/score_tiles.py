@@ -15,9 +15,9 @@ from aladin_jax import similarity
 from aladin_jax.packed_vectors import Packed, offsets_of
 from aladin_jax.similarity import Pooling, Side
 
-# Words and regions of a tile of all pairs. MrSw keeps a similarity per (word, region), 9 MB; other poolings keep a few
+# Words and regions of a tile of all pairs. MrSw keeps a similarity per (word, region), 17 MB; other poolings keep a few
 # arrays of that size, `scan-sentences` one of (image, caption, region, feature).
-MRSW_TILE, OTHER_TILE = (1024, 2112), (256, 528)
+MRSW_TILE, OTHER_TILE = (2048, 2112), (256, 528)
 MAX_TILE_IMAGES = 256
 # Images of one level are padded to the same number of regions; each level is a compiled shape.
 LEVEL_SPAN, MIN_LEVEL_IMAGES = 4, 32
