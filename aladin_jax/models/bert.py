@@ -124,8 +124,8 @@ def run_layers(
 ) -> Float[Array, "t d"]:
     """Applies stacked layers one after the other.
 
-    For the backward pass what `_keep` marks is kept, and the rest, which is cheap (LayerNorm, GELU), computed again:
-    less is written and read. With `remat` only the layers' inputs are kept.
+    For the backward pass what `_keep` marks is kept (products, softmax, dropout's masks), and the rest, which is cheap,
+    computed again: less is written and read. With `remat` only the layers' inputs are kept.
     """
     graphdef, params = nnx.split(layers)
 
@@ -211,7 +211,7 @@ def attention(
     logits = jnp.matmul(q, jnp.swapaxes(k, 2, 3), preferred_element_type=jnp.float32) / q.shape[-1] ** 0.5
     # The original adds -10,000 to padded keys: in float32 their weight is exactly 0 either way.
     logits = jnp.where(mask[:, None, None, :], logits, -1e4)
-    weights = dropout(checkpoint_name(jax.nn.softmax(logits), "saved"), dropout_rate, key).astype(v.dtype)
+    weights = dropout(_keep(jax.nn.softmax(logits)), dropout_rate, key).astype(v.dtype)
     return jnp.swapaxes(jnp.matmul(weights, v), 1, 2).reshape(examples, -1, width // 3)
 
 
@@ -228,7 +228,7 @@ def dropout(x: Float[Array, "*s"], rate: float, key: Array | None) -> Float[Arra
     words = jax.random.bits(key, (math.prod(rows) * ((size + 1) // 2),), jnp.uint32)
     words = jax.lax.optimization_barrier(words).reshape(*rows, -1)  # else both halves would draw them
     halves = jnp.concatenate([words >> 16, words & 0xFFFF], axis=-1)[..., :size]
-    keep = checkpoint_name(halves >= round(rate * 2**16), "saved")
+    keep = _keep(halves >= round(rate * 2**16))
     return jnp.where(keep, x * (1 / (1 - rate)), 0).astype(x.dtype)
 
 
