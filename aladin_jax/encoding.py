@@ -17,6 +17,7 @@ from aladin_jax import sharding
 from aladin_jax.data.pipeline import Arrays, load_captions, load_images, pad_rows
 from aladin_jax.data.records import Split
 from aladin_jax.data.tokenization import CaptionTokenizer
+from aladin_jax.lookahead import look_ahead
 from aladin_jax.models.aladin import Aladin, Batch, Params
 from aladin_jax.models.packing import tokens_per_group
 from aladin_jax.packed_vectors import Packed, concatenate, pack
@@ -122,15 +123,15 @@ class Encoder:
         self, encode: Callable, params: Params, batches: Iterator[_Batch], number: int, label: str
     ) -> Iterator[Encoded]:
         """Encodes batches; each is brought to the host while the next one, which is read meanwhile, is computed."""
-        computing: list[tuple[Any, int]] = []
-        for batch in tqdm(batches, f"encoding {label}", number, unit="batch", leave=False, disable=None):
-            rows = len(next(iter(batch.arrays.values())))
-            filled = jax.device_put(pad_rows(batch.arrays, batch.rows), self._sharding)
-            computing.append((encode(params, filled, batch.tokens), rows))
-            if len(computing) > 1:
-                yield _on_host(*computing.pop(0))
-        for out, rows in computing:
-            yield _on_host(out, rows)
+
+        def computing() -> Iterator[tuple[Any, int]]:
+            for batch in tqdm(batches, f"encoding {label}", number, unit="batch", leave=False, disable=None):
+                filled = jax.device_put(pad_rows(batch.arrays, batch.rows), self._sharding)
+                yield encode(params, filled, batch.tokens), len(next(iter(batch.arrays.values())))
+
+        for out, rows in look_ahead(computing(), 1):
+            vectors, (parts, is_part) = jax.tree.map(lambda array, rows=rows: np.asarray(array)[:rows], out)
+            yield Encoded(vectors, pack(parts, is_part))
 
 
 class _Batch(NamedTuple):
@@ -139,11 +140,6 @@ class _Batch(NamedTuple):
     arrays: Arrays
     rows: int
     tokens: int
-
-
-def _on_host(out: Any, rows: int) -> Encoded:
-    vectors, (parts, is_part) = jax.tree.map(lambda array: np.asarray(array)[:rows], out)
-    return Encoded(vectors, pack(parts, is_part))
 
 
 class CaptionBatch(NamedTuple):

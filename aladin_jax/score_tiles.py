@@ -12,6 +12,7 @@ import numpy as np
 from jaxtyping import Array, Float, Int
 
 from aladin_jax import similarity
+from aladin_jax.lookahead import look_ahead
 from aladin_jax.packed_vectors import Packed, offsets_of
 from aladin_jax.similarity import Pooling, Side
 
@@ -166,20 +167,19 @@ def _generate_blocks(
     images: Packed, captions: Packed, tiling: Tiling, pooling: Pooling, dtype: Any
 ) -> Iterator[ScoreBlock]:
     runs, per_group = tiling.captions.runs, max(RESIDENT_WORDS // tiling.captions.words, 1)
-    computing: list[tuple[np.ndarray, list[slice], list[Array]]] = []
-    for first in range(0, len(runs), per_group):
-        group = runs[first : first + per_group]
-        caption_tiles = [_caption_tile(captions, run, tiling.captions, dtype) for run in group]
-        for level in tiling.levels:
-            for start in range(0, len(level.images), level.tile_images):
-                chosen = level.images[start : start + level.tile_images]
-                image_tile = _image_tile(images, chosen, level, dtype)
-                tiles = [score_tile(*image_tile, *caption_tile, pooling=pooling) for caption_tile in caption_tiles]
-                computing.append((chosen, group, tiles))
-                if len(computing) > 1:  # brought to the host while the next are computed
-                    yield _block(*computing.pop(0))
-    for one in computing:
-        yield _block(*one)
+
+    def computing() -> Iterator[tuple[np.ndarray, list[slice], list[Array]]]:
+        for first in range(0, len(runs), per_group):
+            group = runs[first : first + per_group]
+            caption_tiles = [_caption_tile(captions, run, tiling.captions, dtype) for run in group]
+            for level in tiling.levels:
+                for start in range(0, len(level.images), level.tile_images):
+                    chosen = level.images[start : start + level.tile_images]
+                    image_tile = _image_tile(images, chosen, level, dtype)
+                    yield chosen, group, [score_tile(*image_tile, *tile, pooling=pooling) for tile in caption_tiles]
+
+    for chosen, group, tiles in look_ahead(computing(), 1):
+        yield _block(chosen, group, tiles)
 
 
 def _block(chosen: np.ndarray, group: list[slice], tiles: list[Array]) -> ScoreBlock:

@@ -4,7 +4,6 @@ Which pair stands where in which batch follows from the seed and the batch's num
 is that number: it holds for any number of reader threads, reader processes and training processes.
 """
 
-import collections
 import functools
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
@@ -18,6 +17,7 @@ from aladin_jax.data.errors import DataError
 from aladin_jax.data.records import Record, Split
 from aladin_jax.data.records import open_dataset as open_dataset  # the pipeline's entry, for its callers
 from aladin_jax.data.tokenization import CaptionTokenizer
+from aladin_jax.lookahead import look_ahead
 
 Arrays = dict[str, Shaped[np.ndarray | jax.Array, "_ ..."]]
 
@@ -159,16 +159,15 @@ def prefetch_to_device(batches: Iterator[Batch], sharding: jax.sharding.Sharding
         sharding: how the rows of the global batch lie on the devices; one for all arrays.
         size: batches ahead; device memory holds as many and the one in use.
 
-    Yields:
+    Returns:
         The batches with global `jax.Array`s; each keeps the state that belongs to it.
     """
-    waiting: collections.deque[Batch] = collections.deque()
-    for batch in batches:
-        arrays = {name: jax.make_array_from_process_local_data(sharding, array) for name, array in batch.arrays.items()}
-        waiting.append(batch._replace(arrays=arrays))
-        if len(waiting) > size:
-            yield waiting.popleft()
-    yield from waiting
+    return look_ahead((_on_devices(batch, sharding) for batch in batches), size)
+
+
+def _on_devices(batch: Batch, sharding: jax.sharding.Sharding) -> Batch:
+    arrays = {name: jax.make_array_from_process_local_data(sharding, array) for name, array in batch.arrays.items()}
+    return batch._replace(arrays=arrays)
 
 
 def load_pairs(
