@@ -17,7 +17,7 @@ install: .venv/installed
 
 # Draws a small data set, trains on it, evaluates: what training on COCO looks like, in minutes.
 demo: install
-	$(BIN)/python -m aladin_jax.data.scenes --output data/scenes --preview data/scenes.png
+	$(BIN)/python -m demo --output data/scenes --preview data/scenes.png
 	$(BIN)/python -m aladin_jax.main --config configs/demo.py --workdir runs/demo
 	$(BIN)/python -m aladin_jax.main --config configs/demo.py --workdir runs/demo --mode evaluate
 	rm -rf runs/demo-index  # of an earlier demo

@@ -13,12 +13,12 @@ import jax.numpy as jnp
 from absl import logging
 from jax.typing import DTypeLike
 
-from aladin_jax import checkpoint, optim
 from aladin_jax.data.tokenization import CaptionTokenizer, check_vocabulary
 from aladin_jax.model_folder import ModelConfig, matching_head_config
 from aladin_jax.models.aladin import MODEL_GROUPS, Params, init_params
 from aladin_jax.models.backbone import BackboneConfig
-from aladin_jax.objective import Objective
+from aladin_jax.training import checkpoint, optim
+from aladin_jax.training.objective import Objective
 
 # An ml_collections.ConfigDict with the fields of configs/common.py; no type checker knows them.
 Config = Any

@@ -20,8 +20,8 @@ from aladin_jax.data.tokenization import CaptionTokenizer
 from aladin_jax.lookahead import look_ahead
 from aladin_jax.models.aladin import Aladin, Batch, Params
 from aladin_jax.models.packing import tokens_per_group
-from aladin_jax.packed_vectors import Packed, concatenate, pack
-from aladin_jax.similarity import region_side, word_side
+from aladin_jax.scores.ragged import Packed, concatenate, pack
+from aladin_jax.scores.similarity import region_side, word_side
 
 
 class Encoded(NamedTuple):

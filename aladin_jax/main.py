@@ -11,9 +11,9 @@ import tensorflow as tf
 from absl import app, flags, logging
 from ml_collections import config_flags
 
-from aladin_jax.evaluate import evaluate
-from aladin_jax.reporting.logs import show_our_messages
-from aladin_jax.train import train
+from aladin_jax.evaluation.report import evaluate
+from aladin_jax.logs import show_our_messages
+from aladin_jax.training.loop import train
 
 _CONFIG = config_flags.DEFINE_config_file(
     "config", None, "Configuration file; --config.FIELD=VALUE changes a field.", lock_config=True

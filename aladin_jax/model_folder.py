@@ -27,7 +27,7 @@ import orbax.checkpoint as ocp
 
 from aladin_jax.models.aladin import Params, init_params
 from aladin_jax.models.backbone import BackboneConfig
-from aladin_jax.models.heads import MatchingHeadConfig
+from aladin_jax.models.matching_head import MatchingHeadConfig
 
 PARAMS = "params"
 CHECKSUMS = "params.sha256"

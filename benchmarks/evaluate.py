@@ -22,23 +22,23 @@ import torch
 from torch.utils.data import DataLoader
 
 from aladin_jax import sharding
-from aladin_jax.data import coco_ir
 from aladin_jax.data.records import Split, open_dataset
 from aladin_jax.data.tokenization import CaptionTokenizer
 from aladin_jax.encoding import Encoder
-from aladin_jax.evaluate import score_split
-from aladin_jax.evaluators.recall import retrieval_report
+from aladin_jax.evaluation.recall import retrieval_report
+from aladin_jax.evaluation.report import score_split
 from aladin_jax.models import aladin
 from aladin_jax.models.backbone import BackboneConfig
-from aladin_jax.models.heads import MatchingHeadConfig
-from aladin_jax.objective import Objective
-from aladin_jax.scoring import all_alignment_scores
-from aladin_jax.similarity import matching_scores
+from aladin_jax.models.matching_head import MatchingHeadConfig
+from aladin_jax.scores.all_pairs import all_alignment_scores
+from aladin_jax.scores.similarity import matching_scores
+from aladin_jax.training.objective import Objective
 from benchmarks import torch_baseline, workload
 from benchmarks.interleaved import ratios, significant, spread, time_in_turns
 from benchmarks.report import print_report
 from benchmarks.tsv_baseline import TsvPairs
 from benchmarks.vinvl_folder import SPLIT, write_vinvl_folder
+from convert.dataset import coco_ir
 
 BASELINE_BATCH_SIZE = 32
 OBJECTIVE = Objective(alignment=1.0, distillation=1.0)

@@ -21,8 +21,8 @@ from aladin_jax import model_folder
 from aladin_jax.encoding import Encoded
 from aladin_jax.models.aladin import init_params
 from aladin_jax.models.backbone import BackboneConfig
-from aladin_jax.models.heads import MatchingHeadConfig
-from aladin_jax.packed_vectors import Packed, offsets_of
+from aladin_jax.models.matching_head import MatchingHeadConfig
+from aladin_jax.scores.ragged import Packed, offsets_of
 from aladin_jax.search import manifest as manifests
 from aladin_jax.search import segment as segments
 from aladin_jax.search.manifest import Manifest, SegmentEntry

@@ -17,8 +17,8 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, NullFormatter
 
-from aladin_jax.reporting.figures import COLOURS, FAINT, GREY, INK
-from aladin_jax.reporting.files import write_whole
+from aladin_jax.evaluation.figure import COLOURS, FAINT, GREY, INK
+from aladin_jax.files import write_whole
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

@@ -23,9 +23,10 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from aladin_jax import sharding, similarity
+from aladin_jax import sharding
 from aladin_jax.models.aladin import CaptionEmbeddings, ImageEmbeddings
-from aladin_jax.objective import Objective
+from aladin_jax.scores import similarity
+from aladin_jax.training.objective import Objective
 from benchmarks import workload
 from benchmarks.report import print_report
 

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from torch.utils.data import DataLoader
 
-from aladin_jax.data import coco_ir, pipeline
+from aladin_jax.data import pipeline
 from aladin_jax.data.records import Split
 from aladin_jax.data.tokenization import CaptionTokenizer
 from benchmarks import workload
@@ -22,6 +22,7 @@ from benchmarks.interleaved import ratios, spread, time_in_turns
 from benchmarks.report import print_report
 from benchmarks.tsv_baseline import TsvPairs
 from benchmarks.vinvl_folder import SPLIT, write_vinvl_folder
+from convert.dataset import coco_ir
 
 BATCH_SIZE = 32
 

@@ -17,9 +17,9 @@ import jax.numpy as jnp
 import numpy as np
 import torch
 
-from aladin_jax import score_tiles, scoring
 from aladin_jax.models.aladin import CaptionEmbeddings, ImageEmbeddings
-from aladin_jax.objective import Objective
+from aladin_jax.scores import all_pairs, tiles
+from aladin_jax.training.objective import Objective
 from benchmarks import torch_baseline, workload
 from benchmarks.interleaved import ratios, significant, spread, time_in_turns
 from benchmarks.report import peak_memory_bytes, print_report, reset_peak_memory
@@ -39,7 +39,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     rng = np.random.default_rng(0)
     lengths: dict[str, Any] = {}
     results = {
-        "all_pairs": all_pairs(rng, args.images, args.baseline_images, args.runs, lengths),
+        "all_pairs": measure_all_pairs(rng, args.images, args.baseline_images, args.runs, lengths),
         "alignment_loss": alignment_loss(rng, args.runs, lengths),
         "re_ranking": re_ranking(rng, args.runs),
         "growth": [growth(rng, images) for images in args.sizes],
@@ -47,7 +47,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     print_report("scoring", lengths, results)
 
 
-def all_pairs(rng: np.random.Generator, images: int, baseline_images: int, runs: int, lengths: dict) -> dict[str, Any]:
+def measure_all_pairs(
+    rng: np.random.Generator, images: int, baseline_images: int, runs: int, lengths: dict
+) -> dict[str, Any]:
     """Pairs a second of both, and how close ours comes to the bare matrix product of its tiles."""
     region_len = workload.region_lengths(rng, images)
     caption_len = workload.caption_lengths(rng, images * workload.CAPTIONS_PER_IMAGE)
@@ -62,7 +64,7 @@ def all_pairs(rng: np.random.Generator, images: int, baseline_images: int, runs:
     ]
     some_lengths = torch.from_numpy(region_len[:baseline_images]), torch.from_numpy(caption_len[:baseline_captions])
 
-    tile_words, tile_columns = score_tiles.MRSW_TILE
+    tile_words, tile_columns = tiles.MRSW_TILE
     left = jnp.asarray(workload.unit_vectors(rng, tile_words, workload.HIDDEN_SIZE))
     right = jnp.asarray(workload.unit_vectors(rng, workload.HIDDEN_SIZE, tile_columns))
     product = jax.jit(lambda x, y: jnp.matmul(x, y, precision="highest"))
@@ -79,8 +81,8 @@ def all_pairs(rng: np.random.Generator, images: int, baseline_images: int, runs:
                 "original": lambda: torch_baseline.evaluation_scores(
                     padded[0], some_lengths[0], padded[1], some_lengths[1]
                 ),
-                "ours": lambda: scoring.all_alignment_scores(regions, words),
-                "ours_bfloat16": lambda: scoring.all_alignment_scores(regions, words, dtype=jnp.bfloat16),
+                "ours": lambda: all_pairs.all_alignment_scores(regions, words),
+                "ours_bfloat16": lambda: all_pairs.all_alignment_scores(regions, words, dtype=jnp.bfloat16),
                 "product": bare_products,
             },
             runs=runs,
@@ -162,8 +164,8 @@ def re_ranking(rng: np.random.Generator, runs: int) -> dict[str, Any]:
     chosen = rng.choice(1000, CANDIDATES, replace=False)
     seconds = time_in_turns(
         {
-            "caption": lambda: scoring.scores_of_caption(words, images, chosen),
-            "image": lambda: scoring.scores_of_image(regions, captions, chosen),
+            "caption": lambda: all_pairs.scores_of_caption(words, images, chosen),
+            "image": lambda: all_pairs.scores_of_image(regions, captions, chosen),
         },
         runs=runs,
     )
@@ -176,7 +178,7 @@ def growth(rng: np.random.Generator, images: int) -> dict[str, Any]:
     words = workload.packed(rng, workload.caption_lengths(rng, images * workload.CAPTIONS_PER_IMAGE) - 3)
     reset_peak_memory()
     started = time.perf_counter()
-    scoring.all_alignment_scores(regions, words)
+    all_pairs.all_alignment_scores(regions, words)
     return {
         "images": images,
         "captions": images * workload.CAPTIONS_PER_IMAGE,

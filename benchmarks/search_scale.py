@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from aladin_jax.encoding import Encoded
-from aladin_jax.packed_vectors import pack_one
+from aladin_jax.scores.ragged import pack_one
 from aladin_jax.search import maintain, tradeoff
 from aladin_jax.search.ann import KINDS, AnnFinder
 from aladin_jax.search.index import Index

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from aladin_jax.models.backbone import BackboneConfig
-from aladin_jax.models.heads import MatchingHeadConfig
+from aladin_jax.models.matching_head import MatchingHeadConfig
 from benchmarks.torch_bert import Bert, SelfAttention
 
 EVALUATION_LENGTH = 71

@@ -19,13 +19,14 @@ import numpy as np
 import torch
 from jax.experimental.compilation_cache import compilation_cache
 
-from aladin_jax import optim, sharding
+from aladin_jax import sharding
 from aladin_jax.models import aladin
 from aladin_jax.models.backbone import BackboneConfig
-from aladin_jax.models.heads import MatchingHeadConfig
+from aladin_jax.models.matching_head import MatchingHeadConfig
 from aladin_jax.models.packing import tokens_per_group
-from aladin_jax.objective import Objective
-from aladin_jax.train_step import StepShape, init_state, jit_train_step, make_train_step
+from aladin_jax.training import optim
+from aladin_jax.training.objective import Objective
+from aladin_jax.training.step import StepShape, init_state, jit_train_step, make_train_step
 from benchmarks import torch_baseline, workload
 from benchmarks.interleaved import ratios, significant, spread, time_in_turns
 from benchmarks.report import peak_memory_bytes, print_report, reset_peak_memory

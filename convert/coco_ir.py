@@ -35,13 +35,13 @@ def main(argv: Sequence[str] | None = None) -> int:
             parser.error(f"--{name} {value}: must be at least 1")
 
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # TensorFlow, for TFDS, else speaks of the CPU it finds
-    from aladin_jax.data import coco_ir
-    from aladin_jax.data.errors import DataError
+    from aladin_jax.errors import DataError
+    from convert.dataset import coco_ir
 
     try:
         beam_options = None
         if args.beam_pipeline_options:
-            from aladin_jax.data.record_beam import pipeline_options
+            from convert.dataset.record_beam import pipeline_options
 
             beam_options = pipeline_options(args.beam_pipeline_options)
         prepared = coco_ir.prepare(

@@ -85,7 +85,7 @@ def _detect(args: argparse.Namespace) -> None:
 
 
 def _load_detector(folder: Path, device: str | None):
-    from aladin_jax.data.errors import DataError
+    from aladin_jax.errors import DataError
 
     try:
         import torch

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from aladin_jax.data.errors import DataError
+from aladin_jax.errors import DataError
 
 if TYPE_CHECKING:
     from convert.importing.caption_files import CaptionFiles
@@ -87,7 +87,7 @@ def prepare_imported(source: "ImportedSource", output: Path, *, float16: bool, o
     Raises:
         DataError: a file is not what it should be.
     """
-    from aladin_jax.data.record_builder import RecordBuilder, prepare_records
+    from convert.dataset.record_builder import RecordBuilder, prepare_records
 
     feature_dim = source.feature_dim
     for note in source.notes:
@@ -112,7 +112,7 @@ def _import(args: argparse.Namespace) -> None:
 
 def _split_and_path(text: str) -> tuple[str | None, Path]:
     """`SPLIT=PATH`, or a path alone."""
-    from aladin_jax.data.split_captions import SPLITS
+    from convert.raw.split_captions import SPLITS
 
     split, mark, path = text.partition("=")
     if not mark or Path(text).exists():

@@ -12,7 +12,7 @@ from safetensors.torch import load_file
 
 from aladin_jax.model_folder import ModelConfig, read_json
 from aladin_jax.models.backbone import BackboneConfig
-from aladin_jax.models.heads import MatchingHeadConfig
+from aladin_jax.models.matching_head import MatchingHeadConfig
 from convert.pickles import first_line
 from convert.sources import Source, find_vocabulary, read_config, rename_tensors
 from convert.torch_files import load_state_dict

@@ -97,10 +97,10 @@ def _inspect_one(thing: Any, tokens: Any, max_regions: int) -> dict[str, Any]:
 
 
 def _compare(first: list[Any], second: list[Any]) -> dict[str, Any]:
-    from aladin_jax.data.errors import DataError
-    from aladin_jax.data.split_captions import read_split_captions
+    from aladin_jax.errors import DataError
     from convert.inspection import kinds
     from convert.inspection.differences import compare_features, compare_ids
+    from convert.raw.split_captions import read_split_captions
 
     comparable = (kinds.FEATURES, kinds.DATA_SET, kinds.CAPTIONS)
     one, other = (

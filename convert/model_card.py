@@ -7,8 +7,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from aladin_jax.evaluation.table import COLUMNS, DIRECTIONS
 from aladin_jax.model_folder import ModelConfig, read_json
-from aladin_jax.reporting.table import COLUMNS, DIRECTIONS
 from convert.original import Run
 
 # Fields that hold paths of the machine it was trained on, or say nothing of the model.

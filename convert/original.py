@@ -11,10 +11,10 @@ import numpy as np
 import orbax.checkpoint as ocp
 import torch
 
-from aladin_jax import checkpoint
 from aladin_jax.model_folder import ModelConfig, flatten, read_json, read_provenance
 from aladin_jax.models.aladin import Params
-from aladin_jax.objective import LOSS_NAMES
+from aladin_jax.training import checkpoint
+from aladin_jax.training.objective import LOSS_NAMES
 from configs import alignment_and_matching_distill
 from convert.names import entries, num_layers, to_tensors
 

@@ -15,7 +15,7 @@ import torch
 from aladin_jax.data.tokenization import read_vocabulary
 from aladin_jax.model_folder import ModelConfig, matching_head_config, read_json
 from aladin_jax.models.backbone import BackboneConfig
-from aladin_jax.models.heads import MatchingHeadConfig
+from aladin_jax.models.matching_head import MatchingHeadConfig
 from convert.torch_files import as_state_dict, load_namespace, load_state_dict, load_torch_file
 
 # Settings of the original's YAML under which it computes something else than this project does.

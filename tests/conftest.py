@@ -19,11 +19,8 @@ import tests.type_checks
 
 PACKAGE = Path(__file__).parents[1] / "aladin_jax"
 
-# What beartype cannot take as it stands: `-> Self`, a protocol that is not checkable at run time, an axis named `3d`.
+# What beartype cannot take as it stands: an axis named `3d`.
 UNCHECKED = {
-    "aladin_jax.data.indexed_tsv",
-    "aladin_jax.data.record_builder",
-    "aladin_jax.data.vinvl_files",
     "aladin_jax.models.bert",
 }
 DIFFERENCES = pytest.StashKey()

@@ -9,13 +9,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from aladin_jax import optim, sharding
+from aladin_jax import sharding
 from aladin_jax.data.pipeline import pad_rows
 from aladin_jax.model_folder import flatten
 from aladin_jax.models.aladin import bind
 from aladin_jax.models.packing import tokens_per_group
-from aladin_jax.objective import Objective
-from aladin_jax.train_step import StepShape, init_state, jit_train_step, make_train_step
+from aladin_jax.training import optim
+from aladin_jax.training.objective import Objective
+from aladin_jax.training.step import StepShape, init_state, jit_train_step, make_train_step
 from tests.golden_data import converted, unit_batch
 
 # Devices, how many of them share parameters between them, and steps.

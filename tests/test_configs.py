@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from aladin_jax import configuration
-from aladin_jax.train import train
+from aladin_jax.training.loop import train
 from tests.golden_data import REGIMES
 
 ROOT = Path(__file__).parents[1]

@@ -5,7 +5,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from aladin_jax import losses, similarity
+from aladin_jax import losses
+from aladin_jax.scores import similarity
 from tests.golden_data import arrays
 
 RTOL = 1e-4

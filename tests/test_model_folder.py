@@ -18,7 +18,7 @@ from aladin_jax.model_folder import (
 )
 from aladin_jax.models.aladin import init_params
 from aladin_jax.models.backbone import BackboneConfig
-from aladin_jax.models.heads import MatchingHeadConfig
+from aladin_jax.models.matching_head import MatchingHeadConfig
 
 CONFIG = ModelConfig(
     BackboneConfig(

@@ -14,18 +14,11 @@ from rich.console import Console
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tensorboard.util.tensor_util import make_ndarray
 
-from aladin_jax.evaluators.recall import retrieval_report
-from aladin_jax.reporting import (
-    TrainMetrics,
-    create_profile,
-    create_progress,
-    create_writer,
-    log_parameters,
-    print_reports,
-    report_scalars,
-    save_recall_figure,
-    write_report,
-)
+from aladin_jax.evaluation.figure import save_recall_figure
+from aladin_jax.evaluation.recall import retrieval_report
+from aladin_jax.evaluation.table import print_reports, report_scalars, write_report
+from aladin_jax.training.metrics import TrainMetrics
+from aladin_jax.training.writers import create_profile, create_progress, create_writer, log_parameters
 
 
 class Clock:

@@ -13,10 +13,10 @@ import jax
 import numpy as np
 from jaxtyping import Int64, Shaped
 
-from aladin_jax.data.errors import DataError
 from aladin_jax.data.records import Record, Split
 from aladin_jax.data.records import open_dataset as open_dataset  # the pipeline's entry, for its callers
 from aladin_jax.data.tokenization import CaptionTokenizer
+from aladin_jax.errors import DataError
 from aladin_jax.lookahead import look_ahead
 
 Arrays = dict[str, Shaped[np.ndarray | jax.Array, "_ ..."]]

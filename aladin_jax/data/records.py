@@ -10,8 +10,8 @@ import numpy as np
 import tensorflow_datasets as tfds
 from jaxtyping import Float, Int64
 
-from aladin_jax.data.errors import DataError, shown
-from aladin_jax.data.untrusted import decode, parse_json, require_file
+from aladin_jax.errors import DataError, shown
+from aladin_jax.untrusted import decode, parse_json, require_file
 
 _AGAIN = "prepare it again with python -m convert.coco_ir"
 _FEATURES = ("id", "regions", "tags", "captions")

@@ -13,7 +13,7 @@ from jaxtyping import Array, Float, Int
 
 from aladin_jax.models.backbone import Backbone, BackboneConfig, positions_within
 from aladin_jax.models.bert import Stream, split_layer_keys
-from aladin_jax.models.heads import MatchingHead, MatchingHeadConfig
+from aladin_jax.models.matching_head import MatchingHead, MatchingHeadConfig
 
 Params = dict[str, Any]
 Batch = Mapping[str, Array]

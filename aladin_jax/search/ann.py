@@ -15,12 +15,12 @@ import numpy as np
 from jaxtyping import Bool, Float, Int
 from tqdm import tqdm
 
-from aladin_jax.reporting.files import write_whole
+from aladin_jax.files import write_whole
+from aladin_jax.scores.similarity import Measure
 from aladin_jax.search import segment
 from aladin_jax.search.index import Index
 from aladin_jax.search.manifest import writer_lock
 from aladin_jax.search.ranking import Candidates, ExactFinder
-from aladin_jax.similarity import Measure
 
 Kind = Literal["hnsw", "ivf"]
 KINDS: tuple[Kind, ...] = ("hnsw", "ivf")

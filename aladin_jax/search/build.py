@@ -15,12 +15,11 @@ from absl import logging
 from tqdm import tqdm
 
 from aladin_jax import model_folder
-from aladin_jax.data.errors import DataError
 from aladin_jax.data.records import Split, open_dataset
-from aladin_jax.data.untrusted import check_image_id
 from aladin_jax.encoding import Encoded
-from aladin_jax.packed_vectors import Packed, offsets_of
-from aladin_jax.reporting.files import write_whole
+from aladin_jax.errors import DataError
+from aladin_jax.files import write_whole
+from aladin_jax.scores.ragged import Packed, offsets_of
 from aladin_jax.search import manifest as manifests
 from aladin_jax.search import segment as segments
 from aladin_jax.search.index import Index
@@ -28,6 +27,7 @@ from aladin_jax.search.manifest import Manifest, SegmentEntry
 from aladin_jax.search.pictures import Pictures
 from aladin_jax.search.segment import Segment
 from aladin_jax.search.settings import SearchModel
+from aladin_jax.untrusted import check_image_id
 
 PART_IMAGES = 512  # a multiple of the encoding batch
 _JOB = "job.json"

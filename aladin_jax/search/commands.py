@@ -8,7 +8,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from aladin_jax import configuration, similarity
+from aladin_jax import configuration
+from aladin_jax.scores import similarity
 from aladin_jax.search import build, maintain
 from aladin_jax.search.index import Index
 from aladin_jax.search.manifest import PARTS_DTYPES, read_manifest

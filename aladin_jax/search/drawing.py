@@ -12,8 +12,8 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from PIL import Image
 
-from aladin_jax.reporting.figures import COLOURS, GREY, INK
-from aladin_jax.reporting.files import write_whole
+from aladin_jax.evaluation.figure import COLOURS, GREY, INK
+from aladin_jax.files import write_whole
 from aladin_jax.search.index import Index
 from aladin_jax.search.query import Hit, Results
 

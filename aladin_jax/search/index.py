@@ -11,7 +11,7 @@ import numpy as np
 from jaxtyping import Bool, Float, Int
 
 from aladin_jax.encoding import Encoded
-from aladin_jax.packed_vectors import Packed, concatenate
+from aladin_jax.scores.ragged import Packed, concatenate
 from aladin_jax.search.manifest import MODEL, SegmentEntry, read_manifest
 from aladin_jax.search.segment import Segment, read_segment
 from aladin_jax.search.settings import SearchModel

@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from aladin_jax import model_folder
-from aladin_jax.reporting.files import write_whole
+from aladin_jax.files import write_whole
 from aladin_jax.search import segment
 from aladin_jax.search.settings import Settings
 

@@ -16,7 +16,7 @@ from aladin_jax.data.records import Record
 from aladin_jax.data.tokenization import CaptionTokenizer
 from aladin_jax.encoding import Encoded
 from aladin_jax.models.aladin import Aladin, Batch, CaptionEmbeddings, ImageEmbeddings, Params
-from aladin_jax.packed_vectors import pack_regions, pack_words
+from aladin_jax.scores.ragged import pack_regions, pack_words
 
 # A text is padded to the first of these that holds it, or else to the longest: each is a compiled program.
 LENGTHS = (8, 16, 32)

@@ -14,9 +14,9 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float, Int
 
-from aladin_jax.scoring import scores_of_caption, scores_of_image
+from aladin_jax.scores.all_pairs import scores_of_caption, scores_of_image
+from aladin_jax.scores.similarity import Measure, Pooling, matching_scores
 from aladin_jax.search.index import Side
-from aladin_jax.similarity import Measure, Pooling, matching_scores
 
 Align = Callable[[Int[np.ndarray, " k"]], Float[np.ndarray, " k"]]
 # Candidates gathered at once: of BERT-base's regions in float32, 200 MB.

@@ -21,7 +21,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from aladin_jax.encoding import Encoded
-from aladin_jax.packed_vectors import Packed, offsets_of
+from aladin_jax.scores.ragged import Packed, offsets_of
 
 IMAGE_SCHEMA = pa.schema([("id", pa.string()), ("tags", pa.list_(pa.string())), ("boxes", pa.list_(pa.float32()))])
 CAPTION_SCHEMA = pa.schema([("image", pa.int64()), ("text", pa.string())])

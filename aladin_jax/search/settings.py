@@ -12,12 +12,14 @@ from typing import Any
 import jax
 import numpy as np
 
-from aladin_jax import checkpoint, configuration, model_folder, sharding, similarity
+from aladin_jax import configuration, model_folder, sharding
 from aladin_jax.data.tokenization import CaptionTokenizer, check_vocabulary, read_vocabulary
 from aladin_jax.encoding import Encoder
 from aladin_jax.models import aladin
 from aladin_jax.models.aladin import Params
+from aladin_jax.scores import similarity
 from aladin_jax.search.query_encoder import QueryEncoder
+from aladin_jax.training import checkpoint
 
 MAX_LENGTH = 512
 # As evaluation's: vectors then come out of the same batches, so recalls are equal to the last rank.

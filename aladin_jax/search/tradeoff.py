@@ -19,14 +19,14 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter
 from tqdm import tqdm
 
-from aladin_jax.reporting.figures import COLOURS, FAINT, GREY, INK
-from aladin_jax.reporting.files import write_whole
-from aladin_jax.scoring import all_alignment_scores
+from aladin_jax.evaluation.figure import COLOURS, FAINT, GREY, INK
+from aladin_jax.files import write_whole
+from aladin_jax.scores.all_pairs import all_alignment_scores
+from aladin_jax.scores.similarity import matching_scores
 from aladin_jax.search.index import Index
 from aladin_jax.search.inputs import ALL, Depth
 from aladin_jax.search.query import Searcher
 from aladin_jax.search.ranking import Finder, best
-from aladin_jax.similarity import matching_scores
 
 DEPTHS: tuple[Depth, ...] = (0, 10, 30, 100, 300, ALL)
 CUTOFFS = (1, 5, 10)

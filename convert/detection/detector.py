@@ -13,7 +13,7 @@ import torch
 from jaxtyping import Float
 from PIL import Image
 
-from aladin_jax.data.errors import DataError
+from aladin_jax.errors import DataError
 
 
 class Prepared(NamedTuple):

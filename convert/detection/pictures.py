@@ -9,8 +9,8 @@ from typing import NamedTuple
 
 from PIL import Image, ImageOps
 
-from aladin_jax.data.errors import DataError
-from aladin_jax.data.untrusted import check_image_id
+from aladin_jax.errors import DataError
+from aladin_jax.untrusted import check_image_id
 
 ENDINGS = (".jpg", ".jpeg", ".png", ".webp", ".bmp")
 

@@ -11,12 +11,12 @@ from typing import Any, NamedTuple
 import numpy as np
 from tqdm import tqdm
 
-from aladin_jax.data.detections import Detections
-from aladin_jax.data.errors import DataError
+from aladin_jax.errors import DataError
 from aladin_jax.model_folder import read_json
 from convert.detection.detector import Detector, Found, Prepared
 from convert.detection.pictures import UnreadableError, read_picture
 from convert.importing.arrays import NpzFiles
+from convert.raw.detections import Detections
 
 SETTINGS = "settings.json"
 UNREADABLE = "unreadable.txt"

@@ -13,10 +13,10 @@ from typing import IO, Any
 
 import numpy as np
 
-from aladin_jax.data.detections import MAX_FEATURE_DIM, MAX_REGIONS, Detections
-from aladin_jax.data.errors import DataError
-from aladin_jax.data.untrusted import COPY_AGAIN, check_image_id
+from aladin_jax.errors import DataError
+from aladin_jax.untrusted import COPY_AGAIN, check_image_id
 from convert.importing.regions import PixelRegions, name_classes, to_detections
+from convert.raw.detections import MAX_FEATURE_DIM, MAX_REGIONS, Detections
 
 _MAX_ARRAY_BYTES = MAX_REGIONS * MAX_FEATURE_DIM * 8
 _MAX_DIRECTORY_BYTES = 1 << 16  # of a zip archive: that of six arrays takes some 500 bytes

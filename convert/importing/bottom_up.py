@@ -10,11 +10,11 @@ from typing import Any
 
 import numpy as np
 
-from aladin_jax.data.detections import MAX_FEATURE_DIM, MAX_REGIONS, Detections
-from aladin_jax.data.errors import DataError, shown
-from aladin_jax.data.indexed_tsv import IndexedTsv, ScannedTsv
-from aladin_jax.data.untrusted import COPY_AGAIN
+from aladin_jax.errors import DataError, shown
+from aladin_jax.untrusted import COPY_AGAIN
 from convert.importing.regions import PixelRegions, name_classes, to_detections
+from convert.raw.detections import MAX_FEATURE_DIM, MAX_REGIONS, Detections
+from convert.raw.indexed_tsv import IndexedTsv, ScannedTsv
 
 LAYOUTS = {
     6: ("image_id", "image_w", "image_h", "num_boxes", "boxes", "features"),

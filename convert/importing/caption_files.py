@@ -4,8 +4,7 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from aladin_jax.data.errors import DataError
-from aladin_jax.data.split_captions import SPLITS
+from aladin_jax.errors import DataError
 from convert.importing.captions import (
     CaptionedImage,
     Images,
@@ -15,6 +14,7 @@ from convert.importing.captions import (
     read_flickr,
     read_karpathy,
 )
+from convert.raw.split_captions import SPLITS
 
 CAPTION_FORMATS = ("karpathy", "coco", "flickr", "coco_ir")
 

@@ -7,9 +7,9 @@ from typing import Any, NamedTuple
 
 from absl import logging
 
-from aladin_jax.data.errors import DataError, shown
-from aladin_jax.data.split_captions import read_split_captions
-from aladin_jax.data.untrusted import check_image_id, check_text, parse_json, read_text
+from aladin_jax.errors import DataError, shown
+from aladin_jax.untrusted import check_image_id, check_text, parse_json, read_text
+from convert.raw.split_captions import read_split_captions
 
 COCO_DIGITS = 12  # of the names of COCO's pictures
 KARPATHY_SPLITS = {"train": "train", "restval": "train", "val": "minival", "test": "test"}

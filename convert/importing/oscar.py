@@ -15,13 +15,13 @@ from typing import Any, NamedTuple
 import numpy as np
 from jaxtyping import Float
 
-from aladin_jax.data.box_encoding import HEIGHT_WIDTH, LayoutTally, explains, to_height_width
-from aladin_jax.data.detections import MAX_DETECTIONS_BYTES, MAX_REGIONS, Detections, parse_detections
-from aladin_jax.data.errors import DataError, shown
-from aladin_jax.data.untrusted import COPY_AGAIN, check_image_id, check_text, decode, parse_json
-from aladin_jax.data.vinvl_files import VinvlFiles
+from aladin_jax.errors import DataError, shown
+from aladin_jax.untrusted import COPY_AGAIN, check_image_id, check_text, decode, parse_json
 from convert.importing.bottom_up import TsvSet, decode_base64
 from convert.importing.regions import require_finite
+from convert.raw.box_encoding import HEIGHT_WIDTH, LayoutTally, explains, to_height_width
+from convert.raw.detections import MAX_DETECTIONS_BYTES, MAX_REGIONS, Detections, parse_detections
+from convert.raw.vinvl_files import VinvlFiles
 
 _SAMPLE = 200  # images that are read to find the layout; all are held against it later
 

@@ -8,14 +8,14 @@ from pathlib import Path
 
 import numpy as np
 
-from aladin_jax.data.detections import Detections
-from aladin_jax.data.errors import DataError
+from aladin_jax.errors import DataError
 from convert.importing.arrays import NpyFiles, NpzFiles
 from convert.importing.bottom_up import BottomUpTsv
 from convert.importing.caption_files import CaptionFiles, Uncaptioned
 from convert.importing.captions import CaptionedImage
 from convert.importing.oscar import OscarPt, OscarTsv, VinvlReader
 from convert.importing.regions import RegionReader, read_class_names, require_finite
+from convert.raw.detections import Detections
 
 FEATURE_FORMATS = ("npz", "npy", "bottom_up_tsv", "oscar_pt", "oscar_tsv", "vinvl")
 

@@ -13,7 +13,8 @@ from typing import Any
 
 import numpy as np
 
-from aladin_jax import checkpoint, model_folder
+from aladin_jax import model_folder
+from aladin_jax.training import checkpoint
 from convert.conversion import convert
 from convert.hugging_face import read_bert
 from convert.inspection.tallies import Problems

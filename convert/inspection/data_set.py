@@ -8,8 +8,8 @@ from typing import Any
 
 from tqdm import tqdm
 
-from aladin_jax.data.errors import DataError
 from aladin_jax.data.records import Split, open_dataset
+from aladin_jax.errors import DataError
 from convert.inspection.captions_folder import describe_captions, report_shared
 from convert.inspection.tallies import Problems, RegionTally
 from convert.inspection.texts import TextTally, Tokens

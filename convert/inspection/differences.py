@@ -10,13 +10,13 @@ import numpy as np
 from jaxtyping import Float, Int64
 from tqdm import tqdm
 
-from aladin_jax.data.box_encoding import LayoutTally, num_columns
-from aladin_jax.data.detections import Detections
-from aladin_jax.data.errors import DataError
 from aladin_jax.data.records import Split, open_dataset
-from aladin_jax.data.vinvl_files import VinvlFiles
+from aladin_jax.errors import DataError
 from convert.inspection.kinds import DATA_SET, Thing
 from convert.inspection.tallies import EXAMPLES, Columns, Problems
+from convert.raw.box_encoding import LayoutTally, num_columns
+from convert.raw.detections import Detections
+from convert.raw.vinvl_files import VinvlFiles
 
 _SAMPLE = 200  # images from which the layout of boxes is found
 _OVERLAP = 0.5  # intersection over union from which on two boxes are of the same region

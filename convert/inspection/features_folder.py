@@ -8,8 +8,12 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float
 
-from aladin_jax.data.box_encoding import BOX_DIM, HEIGHT_WIDTH
-from aladin_jax.data.detections import (
+from aladin_jax.errors import DataError, shown
+from aladin_jax.untrusted import COPY_AGAIN, check_image_id, parse_json, read_text
+from convert.inspection.tallies import Problems, RegionTally
+from convert.inspection.texts import TextTally, Tokens
+from convert.raw.box_encoding import BOX_DIM, HEIGHT_WIDTH
+from convert.raw.detections import (
     MAX_DETECTIONS_BYTES,
     MAX_FEATURE_DIM,
     MAX_REGIONS,
@@ -17,11 +21,7 @@ from aladin_jax.data.detections import (
     decode_regions,
     parse_detections,
 )
-from aladin_jax.data.errors import DataError, shown
-from aladin_jax.data.indexed_tsv import stream_rows
-from aladin_jax.data.untrusted import COPY_AGAIN, check_image_id, parse_json, read_text
-from convert.inspection.tallies import Problems, RegionTally
-from convert.inspection.texts import TextTally, Tokens
+from convert.raw.indexed_tsv import stream_rows
 
 _MAX_ROW_BYTES = 256 + MAX_REGIONS * MAX_FEATURE_DIM * 16 // 3
 _PIXELS = 1.5  # by how much an encoded box may miss the predicted one

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import NamedTuple
 
-from aladin_jax.data.errors import DataError
+from aladin_jax.errors import DataError
 from convert.inspection.captions_folder import has_captions
 
 FEATURES, CAPTIONS, DATA_SET = "features", "captions", "data set"

@@ -6,8 +6,8 @@ from typing import Any
 
 import numpy as np
 
-from aladin_jax.data.errors import DataError
 from aladin_jax.data.tokenization import UNK, CaptionTokenizer, read_vocabulary
+from aladin_jax.errors import DataError
 from convert.inspection.tallies import histogram
 
 _LONG = 2048  # tokens counted of a text, where the configured length cuts it off

@@ -9,7 +9,7 @@ import pytest
 torch = pytest.importorskip("torch")
 
 from aladin_jax.models.backbone import BackboneConfig  # noqa: E402
-from aladin_jax.models.heads import MatchingHeadConfig  # noqa: E402
+from aladin_jax.models.matching_head import MatchingHeadConfig  # noqa: E402
 from benchmarks import torch_baseline  # noqa: E402
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "unit"

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from aladin_jax.data.vinvl_files import VinvlFiles, read_captions
+from convert.raw.vinvl_files import VinvlFiles, read_captions
 
 E2E = Path(__file__).parents[1] / "golden" / "e2e"
 FEATURES = E2E / "model_0060000" / "features.tsv"

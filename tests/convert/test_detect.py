@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from aladin_jax.data.errors import DataError
 from aladin_jax.data.records import Split, open_dataset
+from aladin_jax.errors import DataError
 from convert.detect import main
 from convert.detection.detector import Detector
 from convert.detection.pictures import UnreadableError, find_pictures, read_picture

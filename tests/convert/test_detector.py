@@ -8,7 +8,7 @@ import torch
 from PIL import Image
 from transformers import AutoImageProcessor, AutoModel, AutoModelForObjectDetection
 
-from aladin_jax.data.errors import DataError
+from aladin_jax.errors import DataError
 from convert.detection.detector import Detector
 from tests.convert import tiny_detectors
 from tests.convert.tiny_detectors import photograph

@@ -9,10 +9,10 @@ import torch
 from safetensors.torch import load_file
 from transformers import BertConfig, BertModel
 
-from aladin_jax import checkpoint, optim
 from aladin_jax.configuration import objective
 from aladin_jax.model_folder import flatten, load_model_folder, save_model_folder, write_description
-from aladin_jax.train_step import init_state
+from aladin_jax.training import checkpoint, optim
+from aladin_jax.training.step import init_state
 from configs import alignment_and_matching_triplet_distill
 from convert import export
 

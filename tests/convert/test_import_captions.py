@@ -3,7 +3,7 @@ import logging
 
 import pytest
 
-from aladin_jax.data.errors import DataError
+from aladin_jax.errors import DataError
 from convert.importing.caption_files import CaptionFiles
 from convert.importing.captions import read_coco, read_flickr, read_karpathy, read_split_list
 from tests.convert import own_features

@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 import torch
 
-from aladin_jax import checkpoint as checkpoints
-from aladin_jax.data.coco_ir import prepare
 from aladin_jax.model_folder import load_model_folder, write_description
+from aladin_jax.training import checkpoint as checkpoints
 from convert import checkpoint
+from convert.dataset.coco_ir import prepare
 from convert.inspect import main
 from convert.inspection.captions_folder import inspect_captions
 from convert.inspection.texts import open_tokens

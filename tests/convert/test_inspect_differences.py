@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from aladin_jax.data.coco_ir import prepare
+from convert.dataset.coco_ir import prepare
 from convert.inspection.differences import compare_features, match_boxes
 from convert.inspection.kinds import DATA_SET, FEATURES, Thing
 from tests.convert import own_features as own

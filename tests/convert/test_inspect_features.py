@@ -3,10 +3,10 @@ import json
 import numpy as np
 import pytest
 
-from aladin_jax.data.indexed_tsv import stream_rows
 from convert.inspection.features_folder import inspect_features
 from convert.inspection.tallies import Columns, histogram
 from convert.inspection.texts import Tokens, open_tokens
+from convert.raw.indexed_tsv import stream_rows
 from tests.convert import own_features as own
 
 GOLDEN = own.all_golden()

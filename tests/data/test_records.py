@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from aladin_jax.data.errors import DataError
 from aladin_jax.data.records import Split, open_dataset
+from aladin_jax.errors import DataError
 
 
 def test_a_data_set_is_found_by_its_folder_and_by_any_parent(numbered, tmp_path):

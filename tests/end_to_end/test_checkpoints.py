@@ -9,10 +9,10 @@ import jax
 import numpy as np
 import pytest
 
-from aladin_jax import checkpoint
-from aladin_jax.evaluate import evaluate
+from aladin_jax.evaluation.report import evaluate
 from aladin_jax.model_folder import flatten
-from aladin_jax.train import train
+from aladin_jax.training import checkpoint
+from aladin_jax.training.loop import train
 from tests.end_to_end.command_line import LITTLE_TO_COMPUTE, command, run
 
 REGIME = "alignment_and_matching_distill"

@@ -8,7 +8,7 @@ import pytest
 
 from aladin_jax import configuration, sharding
 from aladin_jax.data.records import Split, open_dataset
-from aladin_jax.evaluate import make_encoder
+from aladin_jax.evaluation.report import make_encoder
 from aladin_jax.models.aladin import bind
 from tests.golden_data import E2E, arrays, converted
 

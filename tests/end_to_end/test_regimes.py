@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from aladin_jax.checkpoint import load_initial
-from aladin_jax.train import train
+from aladin_jax.training.checkpoint import load_initial
+from aladin_jax.training.loop import train
 from tests.golden_data import REGIMES, converted, e2e_expected
 
 

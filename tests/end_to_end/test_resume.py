@@ -6,8 +6,8 @@ import jax
 import numpy as np
 import pytest
 
-from aladin_jax.checkpoint import _restore_host, newest_step
-from aladin_jax.train import train
+from aladin_jax.training.checkpoint import _restore_host, newest_step
+from aladin_jax.training.loop import train
 from tests.end_to_end.command_line import LITTLE_TO_COMPUTE, command, run, start, wait_for
 
 REGIME = "alignment_and_matching_distill"

@@ -10,7 +10,7 @@ import pytest
 from aladin_jax.model_folder import ModelConfig
 from aladin_jax.models.aladin import bind, init_params
 from aladin_jax.models.backbone import BackboneConfig
-from aladin_jax.models.heads import MatchingHeadConfig, normalize
+from aladin_jax.models.matching_head import MatchingHeadConfig, normalize
 from tests.golden_data import arrays, converted, unit_batch
 from tests.models import reference
 

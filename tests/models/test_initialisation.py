@@ -7,7 +7,7 @@ import pytest
 from aladin_jax.model_folder import flatten
 from aladin_jax.models.aladin import init_params
 from aladin_jax.models.backbone import BackboneConfig
-from aladin_jax.models.heads import MatchingHeadConfig
+from aladin_jax.models.matching_head import MatchingHeadConfig
 
 SIZE = 96
 CONFIG = BackboneConfig(

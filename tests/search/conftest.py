@@ -6,13 +6,13 @@ from pathlib import Path
 import pytest
 
 from aladin_jax import model_folder
-from aladin_jax.data.scenes import builder
 from aladin_jax.models.aladin import init_params
 from aladin_jax.models.backbone import BackboneConfig
-from aladin_jax.models.heads import MatchingHeadConfig
+from aladin_jax.models.matching_head import MatchingHeadConfig
 from aladin_jax.search.build import Source, create_index
 from aladin_jax.search.settings import SearchModel, Settings
 from convert import checkpoint, coco_ir
+from demo import builder
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "e2e"
 

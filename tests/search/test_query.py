@@ -6,7 +6,7 @@ import pytest
 from PIL import Image
 
 from aladin_jax.data.records import Split, open_dataset
-from aladin_jax.evaluators.recall import retrieval_ranks
+from aladin_jax.evaluation.recall import retrieval_ranks
 from aladin_jax.search import ranking
 from aladin_jax.search.__main__ import main
 from aladin_jax.search.build import Source, create_index

@@ -1,0 +1,1 @@
+"""Evaluation of a split: scores, recalls, table and figure."""

@@ -1,0 +1,74 @@
+"""The report of an evaluation: a table on the screen, `report.json`, and scalars for TensorBoard.
+
+A report is `{name: {head: {metric: value}}}`: name a split, a keys file or the folds, head `matching` or `alignment`,
+and the metrics those of `aladin_jax.evaluation.recall.retrieval_report`.
+"""
+
+import json
+import os
+from collections.abc import Mapping
+
+from rich import box
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from aladin_jax.files import write_whole
+
+Reports = Mapping[str, Mapping[str, Mapping[str, float]]]
+
+DIRECTIONS = {"i2t": "image to text", "t2i": "text to image"}
+COLUMNS = ("R@1", "R@5", "R@10", "medr", "meanr")
+
+
+def print_reports(reports: Reports, console: Console | None = None) -> None:
+    """Prints one table a report: a row for each head and direction; rsum stands in the head's first row.
+
+    Args:
+        reports: what to print; recalls in percent, ranks from 1.
+        console: where to; standard output when left out.
+    """
+    console = console or Console()
+    for name, heads in reports.items():
+        table = Table(title=Text(name, "bold"), title_justify="left", box=box.SIMPLE_HEAD)
+        table.add_column("head", no_wrap=True)
+        table.add_column("direction", no_wrap=True)
+        for column in (*COLUMNS, "rsum"):
+            table.add_column(column, justify="right", no_wrap=True)
+        for head, metrics in heads.items():
+            for row, (direction, label) in enumerate(DIRECTIONS.items()):
+                values = [f"{metrics[f'{direction}/{column}']:.1f}" for column in COLUMNS]
+                first = row == 0
+                table.add_row(
+                    Text(head if first else ""), label, *values, f"{metrics['rsum']:.1f}" if first else "",
+                    end_section=not first,
+                )  # fmt: skip
+        console.print(table)
+
+
+def write_report(reports: Reports, path: str | os.PathLike[str]) -> None:
+    """Writes the reports as JSON, whole or not at all.
+
+    Args:
+        reports: what to write.
+        path: the file, `report.json` in the workdir; an earlier one is replaced.
+
+    Raises:
+        ValueError: a value is NaN or infinite.
+    """
+    content = json.dumps({name: dict(heads) for name, heads in reports.items()}, indent=2, allow_nan=False)
+    write_whole(path, content.encode() + b"\n")
+
+
+def report_scalars(reports: Reports) -> dict[str, float]:
+    """Names for TensorBoard: `<report>/<head>/i2t/R@1`, ..., `<report>/<head>/rsum`.
+
+    Args:
+        reports: what to name.
+    """
+    return {
+        f"{name}/{head}/{metric}": value
+        for name, heads in reports.items()
+        for head, metrics in heads.items()
+        for metric, value in metrics.items()
+    }

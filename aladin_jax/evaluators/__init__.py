@@ -1,1 +1,0 @@
-"""Retrieval metrics; nothing here knows of training."""

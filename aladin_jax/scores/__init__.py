@@ -1,0 +1,1 @@
+"""Alignment and matching scores between images and captions."""

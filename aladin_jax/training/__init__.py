@@ -1,0 +1,1 @@
+"""Training: the loop, a step, its losses and optimizer, checkpoints."""

@@ -1,0 +1,200 @@
+"""Checkpoints of a run: one kind to go on exactly where it was, one of the best parameters; kept apart.
+
+    WORKDIR/config.json            the configuration that the run was started with
+    WORKDIR/model.json, vocab.txt  what model it is, so that a workdir can be what another run starts from
+    WORKDIR/checkpoints/STEP/      the latest states, whole: step, parameters, optimizer, random key, place in the data
+    WORKDIR/best/STEP/             the parameters of the validation with the largest rsum
+
+Orbax writes in the background to a temporary name and renames: a run that is killed leaves whole checkpoints only.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+import orbax.checkpoint as ocp
+from etils import epath
+
+from aladin_jax import model_folder, sharding
+from aladin_jax.files import write_whole
+from aladin_jax.models.aladin import MODEL_GROUPS, Params
+from aladin_jax.training.step import TrainState
+
+CONFIG_JSON = "config.json"
+LATEST, BEST = "checkpoints", "best"
+
+# Fields that change no number of a run, or only how long it is: they may differ when it goes on.
+FREE_FIELDS = (
+    "num_epochs",
+    "num_steps",
+    "log_every",
+    "eval_every",
+    "checkpoint_every",
+    "profile_steps",
+    "compilation_cache",
+    "data.num_threads",
+    "data.num_workers",
+    "data.prefetch",
+    "eval.",
+)
+
+
+def _options(name: str, **options: Any) -> ocp.CheckpointManagerOptions:
+    """Written in the background; barriers between processes carry the name, since both kinds may save one step."""
+    barriers = ocp.options.MultiprocessingOptions(barrier_sync_key_prefix=name)
+    return ocp.CheckpointManagerOptions(enable_async_checkpointing=True, multiprocessing_options=barriers, **options)
+
+
+class RunCheckpoints:
+    """The checkpoints of a workdir that is being trained in."""
+
+    def __init__(self, workdir: Path):
+        """Opens both kinds, making the folders."""
+        workdir = workdir.absolute()
+        self._latest = ocp.CheckpointManager(
+            workdir / LATEST, options=_options(LATEST, max_to_keep=2), item_names=("state", "data")
+        )
+        self._best = ocp.CheckpointManager(
+            workdir / BEST, options=_options(BEST, max_to_keep=1, best_fn=lambda metrics: metrics["rsum"])
+        )
+
+    @property
+    def latest_step(self) -> int | None:
+        """Step of the newest whole checkpoint."""
+        return self._latest.latest_step()
+
+    def save(self, state: TrainState, data_state: Mapping[str, Any]) -> None:
+        """Saves in the background what it takes to go on; does nothing where this step is saved already."""
+        step = int(state.step)
+        if step in self._latest.all_steps():
+            return
+        self._latest.save(
+            step,
+            args=ocp.args.Composite(
+                state=ocp.args.StandardSave(state._asdict()), data=ocp.args.JsonSave(dict(data_state))
+            ),
+        )
+
+    def restore(self, state: TrainState) -> tuple[TrainState, dict[str, Any]]:
+        """Reads the newest checkpoint.
+
+        Args:
+            state: shapes and shardings to restore to.
+
+        Returns:
+            The state, and the data's state.
+        """
+        restored: Any = self._latest.restore(
+            self.latest_step,
+            args=ocp.args.Composite(state=ocp.args.StandardRestore(state._asdict()), data=ocp.args.JsonRestore()),
+        )
+        return TrainState(**restored["state"]), restored["data"]
+
+    def save_if_best(self, step: int, params: Params, rsum: float) -> bool:
+        """Saves parameters if no earlier validation had as large an rsum."""
+        self._best.wait_until_finished()  # a save in progress has no metrics yet
+        best = self._best.best_step()
+        if best is not None and (step <= best or rsum <= (self._best.metrics(best) or {})["rsum"]):
+            return False
+        self._best.save(step, args=ocp.args.StandardSave(params), metrics={"rsum": rsum})
+        return True
+
+    def close(self) -> None:
+        """Waits until all is written."""
+        self._latest.close()
+        self._best.close()
+
+
+def load_initial(path: str | Path) -> tuple[Params, model_folder.ModelConfig, Path | None, str]:
+    """Reads what a run starts from: a converted checkpoint, or the best (or else the latest) one of a workdir.
+
+    Returns:
+        The groups "backbone" and "matching_head" as NumPy arrays, the model's configuration, its vocab.txt if it has
+        one, and a few words on what was read.
+
+    Raises:
+        ValueError: there is nothing to start from, or it is damaged.
+    """
+    path = Path(path).absolute()
+    if (path / model_folder.PARAMS).is_dir():
+        params, config, vocabulary = model_folder.load_model_folder(path)
+        return params, config, vocabulary, f"converted checkpoint {path}"
+    config, vocabulary = model_folder.read_description(path)
+    for folder, item in ((BEST, "default"), (LATEST, "state")):
+        step = newest_step(path / folder)
+        if step is not None:
+            restored = _restore_host(path / folder / str(step) / item)
+            params = restored["params"] if folder == LATEST else restored
+            params = {group: params[group] for group in MODEL_GROUPS}
+            model_folder.check_params(params, config, str(path / folder / str(step)))
+            return (
+                params,
+                config,
+                vocabulary,
+                f"{'best' if folder == BEST else 'latest'} checkpoint of {path}, step {step}",
+            )
+    raise ValueError(f"{path}: no checkpoint in it; train there first, or name another folder")
+
+
+def newest_step(folder: Path) -> int | None:
+    """The largest step that a folder has a whole checkpoint of."""
+    return max(ocp.utils.checkpoint_steps(folder), default=None) if folder.is_dir() else None
+
+
+def _restore_host(item: Path) -> Any:
+    """Restores arrays as NumPy, whatever devices they were saved from."""
+    try:
+        # The handler alone: a Checkpointer would look for metadata that lie with the step, and warn.
+        with contextlib.closing(ocp.PyTreeCheckpointHandler()) as handler:
+            tree = handler.metadata(epath.Path(item)).tree
+            restore_args = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), tree)
+            return handler.restore(epath.Path(item), args=ocp.args.PyTreeRestore(restore_args=restore_args))
+    except Exception as error:  # Orbax and TensorStore raise all kinds for damaged files
+        raise ValueError(f"{item}: damaged, or not a checkpoint ({str(error).partition(chr(10))[0][:200]})") from error
+
+
+def check_config(workdir: Path, config: Mapping[str, Any]) -> None:
+    """Compares with the configuration that a workdir was started with, and keeps it there.
+
+    Before the first checkpoint there is nothing that another configuration could contradict: a first start that failed
+    over a wrong path can be put right.
+
+    Raises:
+        ValueError: fields that matter differ; the message shows each one's two values.
+    """
+    file = workdir / CONFIG_JSON
+    now = json.loads(json.dumps(config))
+    started = file.exists() and any(newest_step(workdir / kind) is not None for kind in (LATEST, BEST))
+    sharding.wait_for_processes("looked for config.json")
+    if not started:
+        if jax.process_index() == 0:
+            write_whole(file, json.dumps(now, indent=2).encode() + b"\n")
+        return
+    before = _flatten(model_folder.read_json(file))
+    after = _flatten(now)
+    differences = [
+        f"{name} was {before.get(name)!r}, is {after.get(name)!r}"
+        for name in sorted(before.keys() | after.keys())
+        if before.get(name) != after.get(name) and not name.startswith(FREE_FIELDS)
+    ]
+    if differences:
+        raise ValueError(
+            f"{workdir}: started with another configuration ({'; '.join(differences)}); "
+            "set it back, or choose a new --workdir"
+        )
+
+
+def _flatten(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for name, value in config.items():
+        if isinstance(value, Mapping):
+            flat |= _flatten(value, f"{prefix}{name}.")
+        else:
+            flat[f"{prefix}{name}"] = value
+    return flat

@@ -1,0 +1,236 @@
+"""Writes records file by file: in this process, or in several that each read images of their own.
+
+Which images a file holds does not depend on who writes it: the data set is the same, byte for byte.
+"""
+
+import contextlib
+import functools
+import multiprocessing
+import os
+import signal
+import threading
+from collections.abc import Mapping, Sequence
+from concurrent.futures import Future, ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Any, NamedTuple, Protocol, cast, runtime_checkable
+
+import numpy as np
+import tensorflow_datasets as tfds
+from etils import epath
+from tensorflow_datasets.core.utils import incomplete_file
+from tqdm import tqdm
+
+from aladin_jax.errors import DataError
+from convert.raw.detections import Detections
+
+FILE_FORMAT = tfds.core.FileFormat.ARRAY_RECORD
+
+
+@runtime_checkable
+class ImageReader(Protocol):
+    """Random access to what a detector found in the images."""
+
+    def detections(self, image: str) -> Detections:
+        """Reads one image; no regions where nothing was detected.
+
+        Raises:
+            DataError: the image is not there or is damaged.
+        """
+        ...
+
+
+@runtime_checkable
+class RecordSource(Protocol):
+    """What a data set is made of; has to pickle if several processes are to read it."""
+
+    def captions(self) -> Mapping[str, Mapping[str, list[str]]]:
+        """Captions by split and image id, in the order that the records will have.
+
+        Raises:
+            DataError: a file is missing or damaged.
+        """
+        ...
+
+    def origin(self, split: str) -> Path:
+        """The file that a message about a split names."""
+        ...
+
+    def check(self, captions: Mapping[str, Mapping[str, list[str]]]) -> None:
+        """Checks all that can be checked without reading the features: seconds, where building takes long.
+
+        Raises:
+            DataError: a file is missing or wrong, or files do not belong together.
+        """
+        ...
+
+    def open(self, dtype: np.dtype) -> contextlib.AbstractContextManager[ImageReader]:
+        """Opens the regions, which are to be of a type, float32 or float16."""
+        ...
+
+
+class Shard(NamedTuple):
+    """Consecutive images of a split, which one file holds.
+
+    Attributes:
+        path: of the file.
+        captions: by image id.
+    """
+
+    path: str
+    captions: dict[str, list[str]]
+
+
+def record_features(feature_dim: int, dtype: np.dtype) -> tfds.features.FeaturesDict:
+    """What a record holds, and how it is stored."""
+    return tfds.features.FeaturesDict(
+        {
+            "id": tfds.features.Text(),
+            # As bytes: TFDS would store float16 in the four bytes of a float32, and is slower to read those.
+            "regions": tfds.features.Tensor(
+                shape=(None, feature_dim), dtype=dtype, encoding=tfds.features.Encoding.BYTES
+            ),
+            "tags": tfds.features.Sequence(tfds.features.Text()),
+            "captions": tfds.features.Sequence(tfds.features.Text()),
+        }
+    )
+
+
+class RecordWriter:
+    """Reads images and writes their records; opens the source when it first needs to.
+
+    Pickles as what it is made from, so that each process opens the files itself.
+    """
+
+    def __init__(self, source: RecordSource, feature_dim: int, dtype: np.dtype):
+        """Opens nothing yet.
+
+        Args:
+            source: of the images.
+            feature_dim: width of a region.
+            dtype: what regions are stored as, float32 or float16.
+        """
+        self._recipe = (source, feature_dim, dtype)
+        self._files = contextlib.ExitStack()
+
+    def __reduce__(self):
+        """Pickles how to make the writer, not the open files."""
+        return RecordWriter, self._recipe
+
+    def close(self) -> None:
+        """Closes the source."""
+        self._files.close()
+
+    @functools.cached_property
+    def _images(self) -> ImageReader:
+        source, _, dtype = self._recipe
+        return self._files.enter_context(source.open(dtype))
+
+    @functools.cached_property
+    def _features(self) -> tfds.features.FeaturesDict:
+        return record_features(*self._recipe[1:])
+
+    @functools.cached_property
+    def _serializer(self) -> tfds.core.ExampleSerializer:
+        return tfds.core.ExampleSerializer(cast(Any, self._features.get_serialized_info()))
+
+    def _serialize(self, record: dict[str, Any]) -> bytes:
+        example = self._serializer.get_tf_example(self._features.encode_example(record))
+        return example.SerializeToString(deterministic=True)  # else a record's fields have a new order in every process
+
+    def write(self, shard: Shard) -> list[str]:
+        """Writes one file, under another name until it is complete.
+
+        Returns:
+            Ids of the images in the file: those in which anything was detected.
+
+        Raises:
+            DataError: an image is not there or is damaged.
+        """
+        written: list[str] = []
+
+        def records():
+            for image, captions in shard.captions.items():
+                regions, tags = self._images.detections(image)
+                if len(regions):
+                    record = {"id": image, "regions": regions, "tags": tags, "captions": captions}
+                    yield len(written), self._serialize(record)
+                    written.append(image)
+
+        with incomplete_file(epath.Path(shard.path)) as partial:
+            tfds.core.ExampleWriter(FILE_FORMAT).write(partial, records())
+        return written
+
+
+def write_shards(writer: RecordWriter, shards: Sequence[Shard], num_workers: int) -> list[list[str]]:
+    """Writes all files, with a progress bar.
+
+    Args:
+        writer: of the files.
+        shards: what is to be written.
+        num_workers: 1 writes in this process; more are processes of their own, which end with this one.
+
+    Returns:
+        Of each shard the ids of the images in its file.
+
+    Raises:
+        DataError: an image is not there or is damaged, or a process was killed.
+    """
+    num_workers = min(num_workers, len(shards))
+    images = sum(len(shard.captions) for shard in shards)
+    with tqdm(desc="Writing records", total=images, unit=" images", leave=False, mininterval=1) as bar:
+        if num_workers > 1:
+            return _write_in_processes(writer, shards, num_workers, bar)
+        with contextlib.closing(writer):
+            return [_counted(writer.write(shard), shard, bar) for shard in shards]
+
+
+def _counted(written: list[str], shard: Shard, bar: tqdm) -> list[str]:
+    bar.update(len(shard.captions))
+    return written
+
+
+def _write_in_processes(writer: RecordWriter, shards: Sequence[Shard], num_workers: int, bar: tqdm) -> list[list[str]]:
+    context = multiprocessing.get_context("spawn")  # a fork of a process with threads, such as TensorFlow's, may hang
+    lifeline, end = context.Pipe(duplex=False)
+    try:
+        # After an error the processes end at once: `end` is closed before the pool waits for them.
+        with ProcessPoolExecutor(num_workers, context, _start_worker, (writer, lifeline)) as pool, end, lifeline:
+            shard_of = _submit(pool, shards)
+            for done in as_completed(shard_of):
+                _counted(done.result(), shard_of[done], bar)
+            pool.shutdown()
+            return [future.result() for future in shard_of]
+    except BrokenProcessPool as error:
+        remedy = "if memory ran out, pass a smaller --num_workers"
+        raise DataError("a process that writes records was killed", remedy) from error
+
+
+def _submit(pool: ProcessPoolExecutor, shards: Sequence[Shard]) -> dict[Future[list[str]], Shard]:
+    """Starts the processes, which Ctrl-C is to pass by: it reaches this process too, which then ends them."""
+    mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        return {pool.submit(_write, shard): shard for shard in shards}
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+
+
+_writer: RecordWriter  # of a worker process
+
+
+def _start_worker(writer: RecordWriter, lifeline: Connection) -> None:
+    global _writer
+    _writer = writer
+    threading.Thread(target=_end_with_parent, args=(lifeline,), daemon=True).start()
+
+
+def _end_with_parent(lifeline: Connection) -> None:
+    """Ends this process when the one that started it closes its end, or was killed."""
+    with contextlib.suppress(EOFError):
+        lifeline.recv()
+    os._exit(1)
+
+
+def _write(shard: Shard) -> list[str]:
+    return _writer.write(shard)

@@ -1,0 +1,105 @@
+"""What a detector found in an image, and how VinVL's and Oscar's files say it."""
+
+import base64
+import binascii
+import re
+from typing import Any, NamedTuple
+
+import numpy as np
+from jaxtyping import Float
+
+from aladin_jax.errors import DataError, shown
+from aladin_jax.untrusted import COPY_AGAIN, check_text, decode, parse_json
+
+FEATURE_DIM = 2054
+"""Width of a VinVL region: 2048 detector features, then x1, y1, x2, y2, h, w scaled to [0, 1]."""
+
+MAX_FEATURE_DIM = 1 << 14
+"""Regions wider than this are taken for a damaged file."""
+
+MAX_REGIONS = 1000
+"""More boxes than this in one image are taken for a damaged row; VinVL's detector gives at most 100."""
+
+MAX_DETECTIONS_BYTES = 16 << 20
+"""A longer row of detections is refused before it is read."""
+
+
+class Detections(NamedTuple):
+    """What the detector found in one image: region vectors [r, f] and, in the same order, their classes' names."""
+
+    regions: Float[np.ndarray, "r f"]
+    tags: list[str]
+
+
+class DetectedObjects(NamedTuple):
+    """A row of predictions.tsv.
+
+    Attributes:
+        classes: the objects' names.
+        objects: as they are in the file.
+        size: the picture's "image_w" and "image_h" as they are in the file; None where it does not say.
+    """
+
+    classes: list[str]
+    objects: list[Any]
+    size: tuple[Any, Any] | None
+
+
+def parse_detections(content: bytes, **where: Any) -> DetectedObjects:
+    """The detections in a row of predictions.tsv or of Oscar's label.tsv: JSON.
+
+    Raises:
+        DataError: it is something else; `where` says where.
+    """
+    found = parse_json(decode(content, **where), **where)
+    # Some rows hold the image's size too, and their detections one level down.
+    size = None
+    objects = found
+    if isinstance(found, dict):
+        objects = found.get("objects")
+        size = (found["image_w"], found["image_h"]) if {"image_w", "image_h"} <= found.keys() else None
+    if not isinstance(objects, list):
+        raise DataError(f"detections are {shown(objects)}, expected a list of objects", COPY_AGAIN, **where)
+    names = [item.get("class") if isinstance(item, dict) else item for item in objects]
+    classes = [check_text(name, f"class of object {position}", **where) for position, name in enumerate(names)]
+    return DetectedObjects(classes, objects, size)
+
+
+def decode_regions(
+    count_text: bytes, content_text: bytes, feature_dim: int | None, **where: Any
+) -> Float[np.ndarray, "r f"]:
+    """The regions in a row of features.tsv, finite or not.
+
+    Args:
+        count_text: the number of boxes.
+        content_text: base64 of float32.
+        feature_dim: width of a region; None takes what it is.
+        **where: what `DataError` takes to say where the row is.
+
+    Raises:
+        DataError: the fields are something else, or do not belong together.
+    """
+    if not re.fullmatch(rb"[0-9]{1,9}", count_text) or (count := int(count_text)) > MAX_REGIONS:
+        raise DataError(f"box count {shown(count_text)}, expected 0 to {MAX_REGIONS}", COPY_AGAIN, **where)
+    try:
+        content = base64.b64decode(content_text, validate=True)
+    except binascii.Error as error:
+        raise DataError(f"the features are not base64 ({error})", COPY_AGAIN, **where) from error
+    width = len(content) // (4 * max(count, 1)) if feature_dim is None else feature_dim
+    _check_size(len(content), count, width, where)
+    return np.frombuffer(content, "<f4").reshape(count, width)
+
+
+def _check_size(size: int, count: int, feature_dim: int, where: dict[str, Any]) -> None:
+    """Checks that a row's features are as many bytes as its box count says, and else says what is the likely cause."""
+    if size == count * feature_dim * 4:
+        return
+    found = f"box count {count} with {size:,} bytes of features"
+    boxes, rest = divmod(size, max(feature_dim, 1) * 4)
+    if not rest:
+        raise DataError(f"{found}, which are {boxes} boxes of {feature_dim} float32", COPY_AGAIN, **where)
+    if count and not size % (count * 4):
+        width = size // (count * 4)
+        remedy = f"if all rows are so wide, pass --feature_dim {width}"
+        raise DataError(f"{found}: {width} features a box, expected {feature_dim}", remedy, **where)
+    raise DataError(f"{found}, expected {count * feature_dim * 4:,}", COPY_AGAIN, **where)

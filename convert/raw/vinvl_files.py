@@ -1,0 +1,265 @@
+"""Reads VinVL's files as the original takes them: region features, detections, captions, image keys.
+
+Nothing that a file says is trusted: what is wrong ends in one `DataError`. Rows are read one at a time by their offset,
+so memory stays bounded however large the features are (about 50 GB for COCO).
+"""
+
+import contextlib
+import os
+import re
+import warnings
+from collections.abc import Collection, Container, Iterable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float
+from numpy.typing import DTypeLike
+
+from aladin_jax.errors import DataError, shown
+from aladin_jax.untrusted import (
+    COPY_AGAIN,
+    MAX_TEXT_BYTES,
+    check_image_id,
+    check_text,
+    parse_json,
+    read_text,
+    require_file,
+)
+from convert.raw.detections import (
+    FEATURE_DIM,
+    MAX_DETECTIONS_BYTES,
+    MAX_FEATURE_DIM,
+    MAX_REGIONS,
+    Detections,
+    decode_regions,
+    parse_detections,
+)
+from convert.raw.indexed_tsv import IndexedTsv
+
+
+class VinvlFiles:
+    """Random access by image id to features.tsv and to the predictions.tsv beside it.
+
+    Each .tsv has its .lineidx; imageid2idx.json gives an image's row of features.tsv. Rows of predictions.tsv are found
+    by the id that they hold, so the two need not be in the same order. A context manager; reads from several threads
+    do not disturb each other.
+    """
+
+    def __init__(
+        self,
+        img_feat_file: str | os.PathLike[str],
+        *,
+        feature_dim: int | None = FEATURE_DIM,
+        dtype: DTypeLike = np.float32,
+    ):
+        """Opens the files and checks their indices; of the rows, only the ids in predictions.tsv are read.
+
+        Args:
+            img_feat_file: path of features.tsv.
+            feature_dim: width of a region, the same in every row; None takes each row's.
+            dtype: what regions are given as, float32 or float16.
+
+        Raises:
+            DataError: a file is missing or an index is wrong.
+        """
+        features = Path(img_feat_file)
+        self.path = features
+        self._feature_dim = feature_dim
+        self._dtype = np.dtype(dtype)
+        self._index_path = features.with_name("imageid2idx.json")
+        self._row_of_image, image_of_row = _read_image_index(self._index_path)
+        with contextlib.ExitStack() as stack:
+            self._features = stack.enter_context(IndexedTsv(features, image_of_row))
+            for row, image in image_of_row.items():
+                if not 0 <= row < len(self._features):
+                    raise DataError(
+                        f"row {row}, but {features.name} has {len(self._features)} rows by its .lineidx",
+                        "one of them is cut short or another file's, copy all again",
+                        path=self._index_path,
+                        image=image,
+                    )
+            self._predictions = stack.enter_context(IndexedTsv(features.with_name("predictions.tsv"), {}))
+            self._prediction_row = self._predictions.rows_by_image()
+            self._stack = stack.pop_all()
+
+    def __enter__(self) -> "VinvlFiles":
+        """Nothing to do: the files are open from the start."""
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Closes the files."""
+        self.close()
+
+    def close(self) -> None:
+        """Closes the files."""
+        self._stack.close()
+
+    def names(self) -> Collection[str]:
+        """The images that imageid2idx.json knows."""
+        return self._row_of_image.keys()
+
+    def require(self, images: Iterable[str], wanted_by: str | os.PathLike[str]) -> None:
+        """Checks that images have their rows, without reading them.
+
+        Args:
+            images: ids.
+            wanted_by: the file that names them.
+
+        Raises:
+            DataError: naming the first image that is missing, and how many are.
+        """
+        images = list(images)
+        for rows, path in ((self._row_of_image, self._index_path), (self._prediction_row, self._predictions.path)):
+            missing = [image for image in images if image not in rows]
+            if missing:
+                raise DataError(
+                    f"{len(missing)} of {len(images)} images, this one first, are not in {path}",
+                    "take features made for these captions, or remove the images' captions",
+                    path=wanted_by,
+                    image=missing[0],
+                )
+
+    def detections(self, image: str) -> Detections:
+        """Reads one image; no regions and no tags where nothing was detected.
+
+        Raises:
+            DataError: the image is not there, or one of its rows is wrong.
+        """
+        self.require([image], self._features.path)
+        regions = self._regions(image)
+        tags = self._tags(image)
+        if len(tags) != len(regions):
+            raise DataError(
+                f"{len(tags)} detections, but {self._features.path} has {len(regions)} boxes",
+                "take both files from one run of the detector",
+                path=self._predictions.path,
+                row=self._prediction_row[image],
+                image=image,
+            )
+        return Detections(regions, tags)
+
+    def _regions(self, image: str) -> Float[np.ndarray, "r f"]:
+        row = self._row_of_image[image]
+        where: dict[str, Any] = {"path": self._features.path, "row": row, "image": image}
+        widest = self._feature_dim or MAX_FEATURE_DIM
+        limit = 256 + MAX_REGIONS * widest * 16 // 3  # a float32 takes 16/3 bytes of base64
+        _, count_text, content_text = self._features.fields(row, image, counts=(3,), max_bytes=limit)
+        regions = decode_regions(count_text, content_text, self._feature_dim, **where)
+        with np.errstate(over="ignore"):  # what float16 can't hold becomes infinite, and is refused below
+            stored = regions.astype(self._dtype)
+        if not np.isfinite(stored).all():
+            region, column = np.argwhere(~np.isfinite(stored))[0]
+            value = float(regions[region, column])
+            found = f"{value} in region {region}, column {column}"
+            if np.isfinite(value):
+                raise DataError(f"{found} is too large for {self._dtype}", "store the data set as float32", **where)
+            raise DataError(found, "extract its features again or remove the image's captions", **where)
+        return stored
+
+    def _tags(self, image: str) -> list[str]:
+        row = self._prediction_row[image]
+        where: dict[str, Any] = {"path": self._predictions.path, "row": row, "image": image}
+        _, text = self._predictions.fields(row, image, counts=(2,), max_bytes=MAX_DETECTIONS_BYTES)
+        return parse_detections(text, **where).classes
+
+
+def read_captions(path: str | os.PathLike[str]) -> dict[str, list[str]]:
+    """Reads `*_captions.pt`: a torch-saved dict, zip or legacy, from image ids to captions.
+
+    An id is a whole number or a text; captions are a list of texts, or such a list as JSON text.
+
+    Returns:
+        Captions by image id, in the file's order.
+
+    Raises:
+        DataError: the file's pickle names anything to run, is damaged, or holds something else.
+    """
+    path = Path(path)
+    content = _load_torch(path)
+    if not isinstance(content, dict) or not content:
+        found = "nothing" if content == {} else shown(content)
+        raise DataError(f"holds {found}, expected a dict from image ids to captions", "save it again", path=path)
+    captions: dict[str, list[str]] = {}
+    for key, value in content.items():
+        image = check_image_id(str(key) if type(key) is int and abs(key) < 10**127 else key, path=path)
+        if image in captions:
+            raise DataError("the id stands there as a number and as text", "keep one of them", path=path, image=image)
+        captions[image] = _check_captions(value, path=path, image=image)
+    return captions
+
+
+def read_image_keys(path: str | os.PathLike[str]) -> list[str]:
+    """Reads `*_img_keys*.tsv`: the image ids of an evaluation, one a line.
+
+    The original evaluates images in this file's order, whatever the order of the captions: the `test` examples of
+    golden/e2e/examples.npz follow test_img_keys_1k.tsv. Without a keys file the order is that of the captions.
+
+    Raises:
+        DataError: a line is not an image id, an id comes twice, or there is none.
+    """
+    path = Path(path)
+    rows: dict[str, int] = {}
+    for row, line in enumerate(read_text(path).removesuffix("\n").split("\n")):
+        image = check_image_id(line.removesuffix("\r"), path=path, row=row)
+        if image in rows:
+            raise DataError(f"row {rows[image]} is this image too", "keep one of them", path=path, row=row, image=image)
+        rows[image] = row
+    return list(rows)
+
+
+def check_image_keys(path: str | os.PathLike[str], known: Container[str]) -> None:
+    """Checks that a keys file names no image but known ones.
+
+    Raises:
+        DataError: as `read_image_keys`; a key is not in `known`.
+    """
+    for row, image in enumerate(read_image_keys(path)):
+        if image not in known:
+            raise DataError("an image without captions", "remove the line", path=path, row=row, image=image)
+
+
+def _read_image_index(path: Path) -> tuple[dict[str, int], dict[int, str]]:
+    """imageid2idx.json: the row of each image, and the image of each row."""
+    rows = parse_json(read_text(path), path=path)
+    if not isinstance(rows, dict):
+        raise DataError(f"holds {shown(rows)}, expected an object from image ids to rows", COPY_AGAIN, path=path)
+    images: dict[int, str] = {}
+    for image, row in rows.items():
+        check_image_id(image, path=path)
+        if type(row) is not int:
+            raise DataError(f"row is {shown(row)}, expected a whole number", COPY_AGAIN, path=path, image=image)
+        if row in images:
+            raise DataError(f"row {row} is image {images[row]} too", "make the file again", path=path, image=image)
+        images[row] = image
+    return rows, images
+
+
+def _load_torch(path: Path) -> object:
+    require_file(path, MAX_TEXT_BYTES)
+    try:
+        import torch
+    except ImportError as error:
+        raise DataError("it takes PyTorch to read it", "pip install 'aladin-jax[convert]'", path=path) from error
+    try:
+        with warnings.catch_warnings():
+            # Of pickle protocols other than 2: what can't be read ends in an exception anyway.
+            warnings.filterwarnings("ignore", "Detected pickle protocol", UserWarning)
+            return torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # a damaged pickle ends in exceptions of every kind
+        if named := re.search(r"GLOBAL ([\w.]+)", str(error)):
+            problem, remedy = f"refused, its pickle names {named[1]}", "save ids and texts only"
+            raise DataError(problem, remedy, path=path) from error
+        told = error.__context__ or error  # PyTorch wraps what its unpickler says in a page of advice
+        cause = (str(told).strip().splitlines() or [type(told).__name__])[0][:120]
+        raise DataError(f"damaged, or not a torch-saved file ({cause})", "copy or save it again", path=path) from error
+
+
+def _check_captions(value: object, **where: Any) -> list[str]:
+    if isinstance(value, str):
+        value = parse_json(value, **where)
+    if not isinstance(value, list):
+        raise DataError(f"captions are {shown(value)}, expected a list of texts", "save the file again", **where)
+    if not value:
+        raise DataError("no caption", "add one or remove the image from the file", **where)
+    return [check_text(caption, f"caption {position}", **where) for position, caption in enumerate(value)]

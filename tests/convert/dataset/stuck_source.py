@@ -1,0 +1,34 @@
+"""Runs convert.coco_ir on images whose features never come, to be ended from outside.
+
+Each process that waits for one leaves a file with its number as the name in the folder given as --img_feat_file.
+"""
+
+import contextlib
+import dataclasses
+import os
+import sys
+import time
+
+from convert.coco_ir import main
+from convert.dataset import coco_ir
+
+
+@dataclasses.dataclass(frozen=True)
+class StuckSource(coco_ir.VinvlSource):
+    def check(self, captions):
+        pass
+
+    @contextlib.contextmanager
+    def open(self, dtype):
+        yield self
+
+    def detections(self, image):
+        (self.img_feat_file / str(os.getpid())).touch()
+        time.sleep(300)
+
+
+if __name__ == "__main__":
+    from tests.convert.dataset import stuck_source  # by the name that other processes find it under
+
+    coco_ir.VinvlSource = stuck_source.StuckSource
+    sys.exit(main())

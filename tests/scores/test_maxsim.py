@@ -1,0 +1,94 @@
+"""The sum over words of the best region, and its gradient, against the plain formula."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from aladin_jax.scores.maxsim import maxsim
+
+
+def plain(regions, is_region, floored, words, is_word):
+    similarity = jnp.einsum("ird,cwd->icrw", regions, words)
+    best = jnp.where(is_region[:, None, :, None], similarity, -jnp.inf).max(axis=2)
+    best = jnp.where(floored[:, None, None], jnp.maximum(best, 0), best)
+    return jnp.where(is_word, best, 0).sum(axis=2)
+
+
+def example(images, regions, captions, words, d=8, seed=0):
+    rng = np.random.default_rng(seed)
+    region_len, caption_len = rng.integers(0, regions + 1, images), rng.integers(0, words + 1, captions)
+    region_len[0], caption_len[0] = regions, 0
+    return (
+        jnp.asarray(rng.standard_normal((images, regions, d), np.float32)),
+        jnp.arange(regions) < region_len[:, None],
+        jnp.asarray((region_len == 0) | (rng.random(images) < 0.5)),
+        jnp.asarray(rng.standard_normal((captions, words, d), np.float32)),
+        jnp.arange(words) < caption_len[:, None],
+    )
+
+
+# Less than one chunk of words; several; and as many words as make the chunks large.
+@pytest.mark.parametrize("sizes", [(3, 5, 4, 6), (5, 7, 60, 9), (2, 3, 700, 24)])
+def test_scores_and_gradients_equal_the_plain_formula(sizes):
+    regions, is_region, floored, words, is_word = example(*sizes)
+    weights = jnp.asarray(np.random.default_rng(1).standard_normal((sizes[0], sizes[2]), np.float32))
+
+    def total(function):
+        def of(regions, words):
+            scores = function(regions, is_region, floored, words, is_word)
+            return (weights * scores).sum(), scores
+
+        return jax.jit(jax.grad(of, argnums=(0, 1), has_aux=True))(regions, words)
+
+    gradients, scores = total(maxsim)
+    expected_gradients, expected = total(plain)
+    np.testing.assert_allclose(scores, expected, rtol=1e-5, atol=1e-5)
+    for gradient, expected_gradient in zip(gradients, expected_gradients, strict=True):
+        np.testing.assert_allclose(gradient, expected_gradient, rtol=1e-4, atol=2e-4)
+
+
+def test_padding_gets_no_gradient_and_has_no_effect_whatever_it_holds():
+    regions, is_region, floored, words, is_word = example(3, 5, 4, 6)
+    huge = jnp.where(is_region[..., None], regions, 1e30), jnp.where(is_word[..., None], words, -1e30)
+
+    def total(regions, words):
+        return maxsim(regions, is_region, floored, words, is_word).sum()
+
+    np.testing.assert_array_equal(total(regions, words), total(*huge))
+    for gradient, real in zip(jax.grad(total, argnums=(0, 1))(*huge), (is_region, is_word), strict=True):
+        assert np.all(np.asarray(gradient)[~np.asarray(real)] == 0)
+
+
+def test_of_equally_good_regions_the_first_gets_the_gradient():
+    regions = jnp.asarray([[[1.0, 0.0], [0.0, 1.0], [0.0, 1.0]]])
+    words = jnp.asarray([[[0.0, 2.0]]])
+    everything = jnp.ones((1, 3), bool), jnp.zeros(1, bool), words, jnp.ones((1, 1), bool)
+    gradient = jax.grad(lambda x: maxsim(x, *everything).sum())(regions)
+    np.testing.assert_array_equal(gradient, [[[0, 0], [0, 2], [0, 0]]])
+
+
+def test_no_word_anywhere_scores_zero_and_moves_nothing():
+    regions, is_region, floored, words, is_word = example(3, 5, 4, 6)
+    none = jnp.zeros_like(is_word)
+    scores, (gradient, _) = jax.value_and_grad(
+        lambda regions, words: maxsim(regions, is_region, floored, words, none).sum(), argnums=(0, 1)
+    )(regions, words)
+    assert scores == 0
+    assert np.all(np.asarray(gradient) == 0)
+
+
+def test_nothing_as_large_as_all_similarities_is_allocated():
+    images = captions = 64
+    regions, words, d = 33, 47, 16
+    shapes = (
+        jax.ShapeDtypeStruct((images, regions, d), jnp.float32),
+        jax.ShapeDtypeStruct((images, regions), bool),
+        jax.ShapeDtypeStruct((images,), bool),
+        jax.ShapeDtypeStruct((captions, words, d), jnp.float32),
+        jax.ShapeDtypeStruct((captions, words), bool),
+    )
+    gradient = jax.grad(lambda *args: maxsim(*args).sum(), argnums=(0, 3))
+    memory = jax.jit(gradient).lower(*shapes).compile().memory_analysis()
+    assert memory is not None
+    assert memory.temp_size_in_bytes < 4 * images * regions * captions * words / 4
