@@ -8,11 +8,12 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 from flax import nnx
+from jax.sharding import Mesh
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Int
 
 from aladin_jax.models.backbone import Backbone, BackboneConfig, positions_within
-from aladin_jax.models.bert import Stream, split_layer_keys
+from aladin_jax.models.bert import Kernels, Stream, split_layer_keys
 from aladin_jax.models.matching_head import MatchingHead, MatchingHeadConfig
 
 Params = dict[str, Any]
@@ -47,11 +48,14 @@ class Aladin(nnx.Module):
         *,
         dtype: DTypeLike = jnp.float32,
         remat: bool = False,
+        kernels: Kernels = "xla",
+        mesh: Mesh | None = None,
         rngs: nnx.Rngs,
     ):
-        """Builds the model with fresh float32 parameters; dense layers compute in `dtype`; `remat` see `Backbone`."""
-        self.backbone = Backbone(backbone, dtype=dtype, remat=remat, rngs=rngs)
-        self.matching_head = MatchingHead(backbone.hidden_size, matching_head, dtype=dtype, rngs=rngs)
+        """Builds the model with fresh float32 parameters; dense layers compute in `dtype`; the rest see `Backbone`."""
+        where = {"kernels": kernels, "mesh": mesh}
+        self.backbone = Backbone(backbone, dtype=dtype, remat=remat, rngs=rngs, **where)
+        self.matching_head = MatchingHead(backbone.hidden_size, matching_head, dtype=dtype, rngs=rngs, **where)
 
     def __call__(
         self, batch: Batch, *, key: Array | None = None, tokens_per_group: int | None = None, groups: int = 1
@@ -78,7 +82,10 @@ class Aladin(nnx.Module):
         )
         regions = _regions(out, batch)
         caption_vector, image_vector = self.matching_head(
-            [_stream(tokens, batch["caption_len"]), _stream(regions, batch["region_len"])], head_keys
+            [_stream(tokens, batch["caption_len"]), _stream(regions, batch["region_len"])],
+            head_keys,
+            tokens_per_group=tokens_per_group,
+            groups=groups,
         )
         return (
             ImageEmbeddings(image_vector, regions.astype(jnp.float32), batch["region_len"]),
@@ -90,7 +97,8 @@ class Aladin(nnx.Module):
         stream = self._embed_images(batch, None)
         [out] = self.backbone.encode([stream], keys=None, tokens_per_group=tokens_per_group, groups=groups)
         regions = _regions(out, batch)
-        [vector] = self.matching_head([_stream(regions, batch["region_len"])], None)
+        streams = [_stream(regions, batch["region_len"])]
+        [vector] = self.matching_head(streams, None, tokens_per_group=tokens_per_group, groups=groups)
         return ImageEmbeddings(vector, regions.astype(jnp.float32), batch["region_len"])
 
     def encode_captions(
@@ -99,7 +107,8 @@ class Aladin(nnx.Module):
         """Encodes captions alone, without dropout; arguments as in `__call__`, the image fields left out."""
         stream = self._embed_captions(batch, None)
         [tokens] = self.backbone.encode([stream], keys=None, tokens_per_group=tokens_per_group, groups=groups)
-        [vector] = self.matching_head([_stream(tokens, batch["caption_len"])], None)
+        streams = [_stream(tokens, batch["caption_len"])]
+        [vector] = self.matching_head(streams, None, tokens_per_group=tokens_per_group, groups=groups)
         return CaptionEmbeddings(vector, tokens.astype(jnp.float32), batch["caption_len"])
 
     def _embed_captions(self, batch: Batch, keys: Array | None) -> Stream:
@@ -135,12 +144,17 @@ def bind(
     matching_head: MatchingHeadConfig,
     dtype: DTypeLike = jnp.float32,
     remat: bool = False,
+    kernels: Kernels = "xla",
+    mesh: Mesh | None = None,
 ) -> Callable[[Params], Aladin]:
     """Returns a function from parameters to a model, which takes its own groups of them.
 
-    The module tree is built once, without any arrays.
+    The module tree is built once, without any arrays. `kernels` and `mesh` as in `bert.encode_streams`.
     """
-    abstract = nnx.eval_shape(lambda: Aladin(backbone, matching_head, dtype=dtype, remat=remat, rngs=nnx.Rngs(0)))
+    where = {"kernels": kernels, "mesh": mesh}
+    abstract = nnx.eval_shape(
+        lambda: Aladin(backbone, matching_head, dtype=dtype, remat=remat, rngs=nnx.Rngs(0), **where)
+    )
     graphdef, state = nnx.split(abstract)
 
     def model(params: Params) -> Aladin:

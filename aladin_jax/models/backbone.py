@@ -1,4 +1,4 @@
-"""VinVL's backbone: one BERT that reads captions, or tags followed by image regions (DESIGN: Oscar+, BERT-base)."""
+"""VinVL's backbone: one BERT that reads captions, or tags followed by image regions (Oscar+, BERT-base)."""
 
 from __future__ import annotations
 
@@ -7,10 +7,12 @@ import dataclasses
 import jax
 import jax.numpy as jnp
 from flax import nnx
+from jax.sharding import Mesh
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Int
 
 from aladin_jax.models.bert import (
+    Kernels,
     LayerInitializers,
     LayerKeys,
     Stream,
@@ -22,6 +24,7 @@ from aladin_jax.models.bert import (
     layer_norm,
     stack_layers,
 )
+from aladin_jax.models.kernels.counter_dropout import counter_dropout
 
 PAD_ID = 0
 _MAX_SIZE = 2**31 - 1
@@ -96,7 +99,7 @@ def _checked(value: object, kind: type, field: str) -> bool | int | float:
 class Embeddings(nnx.Module):
     """Word + position + token-type embeddings, LayerNorm, dropout."""
 
-    def __init__(self, config: BackboneConfig, dtype: DTypeLike, rngs: nnx.Rngs):
+    def __init__(self, config: BackboneConfig, dtype: DTypeLike, kernels: Kernels, rngs: nnx.Rngs):
         """Initialises the tables as BERT's: normal with `initializer_range`."""
         init = nnx.initializers.normal(config.initializer_range)
         size = config.hidden_size
@@ -106,6 +109,7 @@ class Embeddings(nnx.Module):
         self.norm = layer_norm(size, config.layer_norm_eps, rngs)
         self.dropout_rate = config.hidden_dropout_prob
         self.dtype = dtype
+        self.dropout = counter_dropout if kernels == "pallas" else dropout
 
     def __call__(
         self, ids: Int[Array, "b s"], token_type: Int[Array, "b s"], key: Array | None
@@ -115,7 +119,7 @@ class Embeddings(nnx.Module):
         # As with torch's padding_idx, the padding row gets no gradient.
         words = jnp.where((ids == PAD_ID)[..., None], jax.lax.stop_gradient(words), words)
         x = self.norm(words + self.position[...][: ids.shape[1]] + self.token_type[...][token_type])
-        return dropout(x.astype(self.dtype), self.dropout_rate, key)
+        return self.dropout(x.astype(self.dtype), self.dropout_rate, key)
 
 
 class Backbone(nnx.Module):
@@ -124,13 +128,23 @@ class Backbone(nnx.Module):
     Values are pinned by `forward/*` of tests/golden/unit/expected.npz.
     """
 
-    def __init__(self, config: BackboneConfig, *, dtype: DTypeLike = jnp.float32, remat: bool = False, rngs: nnx.Rngs):
+    def __init__(
+        self,
+        config: BackboneConfig,
+        *,
+        dtype: DTypeLike = jnp.float32,
+        remat: bool = False,
+        kernels: Kernels = "xla",
+        mesh: Mesh | None = None,
+        rngs: nnx.Rngs,
+    ):
         """Builds the backbone with BERT's random initialisation; dense layers compute in `dtype`.
 
-        With `remat`, the backward pass has each layer's input only, and computes the layer again.
+        With `remat`, the backward pass has each layer's input only, and computes the layer again. `kernels` and `mesh`
+        as in `bert.encode_streams`.
         """
         normal, zeros = nnx.initializers.normal(config.initializer_range), nnx.initializers.zeros_init()
-        self.embeddings = Embeddings(config, dtype, rngs)
+        self.embeddings = Embeddings(config, dtype, kernels, rngs)
         self.region_projection = dense_layer(config.img_feature_dim, config.hidden_size, (normal, zeros), dtype, rngs)
         if config.use_img_layernorm:
             self.region_norm = layer_norm(config.hidden_size, config.img_layer_norm_eps, rngs)
@@ -151,6 +165,8 @@ class Backbone(nnx.Module):
         self.config = config
         self.dtype = dtype
         self.remat = remat
+        self.kernels: Kernels = kernels
+        self.mesh = mesh
 
     def embed_captions(self, ids: Int[Array, "c w"], lengths: Int[Array, " c"], key: Array | None) -> Stream:
         """`[CLS] wordpieces [SEP]`, token types 0."""
@@ -174,7 +190,8 @@ class Backbone(nnx.Module):
         if self.config.use_img_layernorm:
             regions = self.region_norm(regions)
         regions = regions.astype(self.dtype)
-        regions = dropout(regions.reshape(*features.shape[:2], -1), self.config.hidden_dropout_prob, region_key)
+        regions = regions.reshape(*features.shape[:2], -1)
+        regions = self.embeddings.dropout(regions, self.config.hidden_dropout_prob, region_key)
         is_region = positions_within(region_len, features.shape[1])
         return Stream(jnp.concatenate([tags, regions], axis=1), jnp.concatenate([is_tag, is_region], axis=1))
 
@@ -196,6 +213,8 @@ class Backbone(nnx.Module):
             tokens_per_group=tokens_per_group,
             groups=groups,
             remat=self.remat,
+            kernels=self.kernels,
+            mesh=self.mesh,
         )
 
 

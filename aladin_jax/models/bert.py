@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
 from jax.ad_checkpoint import checkpoint_name
+from jax.sharding import Mesh
 from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float
 
-from aladin_jax.models.packing import pack, plan_packing, unpack
+from aladin_jax.models.kernels import layer as fused
+from aladin_jax.models.packing import Packing, pack, plan_packing, unpack
+
+Kernels = Literal["xla", "pallas"]
 
 
 class LayerKeys(NamedTuple):
@@ -147,6 +151,8 @@ def encode_streams(
     tokens_per_group: int | None = None,
     groups: int = 1,
     remat: bool = False,
+    kernels: Kernels = "xla",
+    mesh: Mesh | None = None,
 ) -> list[Float[Array, "b s d"]]:
     """Runs stacked layers over several streams of the same examples, all their tokens together in one flat array.
 
@@ -159,6 +165,8 @@ def encode_streams(
         tokens_per_group: length of a group's flat array (see `packing.plan_packing`); None keeps padding in it.
         groups: groups of examples that are packed apart, one per device on the batch axis.
         remat: keep only the layers' inputs for the backward pass.
+        kernels: `pallas` runs packed tokens through the fused layers of `models/kernels`, where they fit.
+        mesh: of the devices that `groups` stand for; only the fused layers need it.
 
     Returns:
         The streams' outputs, padded as they came; values at padding are arbitrary.
@@ -172,7 +180,7 @@ def encode_streams(
         to_flat = lambda padded: padded.reshape(-1, padded.shape[-1])  # noqa: E731
         to_padded = lambda flat: flat.reshape(examples, -1, flat.shape[-1])  # noqa: E731
     else:
-        packing = plan_packing(jnp.concatenate([stream.mask for stream in streams], axis=1), tokens_per_group, groups)
+        packing = pack_streams(streams, tokens_per_group, groups)
         to_flat = lambda padded: pack(padded, packing)  # noqa: E731
         to_padded = lambda flat: unpack(flat, packing, examples)  # noqa: E731
 
@@ -192,7 +200,25 @@ def encode_streams(
         ]
         return to_flat(jnp.concatenate(contexts, axis=1))
 
+    if kernels == "pallas" and tokens_per_group is not None and fused.fits(lengths):
+        form = fused_form(layers, num_heads, max(lengths), attention_dropout, mesh)
+        segments = fused.segments_of([stream.mask for stream in streams], packing)
+        return split(to_padded(fused.run_layers(layers, to_flat(x), segments, keys, form, remat)))
     return split(to_padded(run_layers(layers, to_flat(x), attend, keys, remat)))
+
+
+def pack_streams(streams: Sequence[Stream], tokens_per_group: int, groups: int) -> Packing:
+    """Plans the flat array of several streams of the same examples."""
+    return plan_packing(jnp.concatenate([stream.mask for stream in streams], axis=1), tokens_per_group, groups)
+
+
+def fused_form(
+    layers: TransformerLayer, num_heads: int, slots: int, attention_dropout: float, mesh: Mesh | None
+) -> fused.FusedForm:
+    """How the fused kernels run these layers."""
+    return fused.FusedForm(
+        num_heads, slots, attention_dropout, layers.dropout_rate, gelu=layers.activation is gelu, mesh=mesh
+    )
 
 
 def attention(

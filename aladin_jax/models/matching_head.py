@@ -8,18 +8,24 @@ from collections.abc import Sequence
 import jax
 import jax.numpy as jnp
 from flax import nnx
+from jax.sharding import Mesh
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
 from aladin_jax.models.bert import (
+    Kernels,
     LayerInitializers,
     LayerKeys,
     Stream,
     TransformerLayer,
     attention,
     encode_streams,
+    fused_form,
+    pack_streams,
     stack_layers,
 )
+from aladin_jax.models.kernels import layer as fused
+from aladin_jax.models.packing import pack
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,7 +43,16 @@ class MatchingHead(nnx.Module):
     Values are pinned by `forward/{image,caption}_embedding` of tests/golden/unit/expected.npz.
     """
 
-    def __init__(self, hidden_size: int, config: MatchingHeadConfig, *, dtype: DTypeLike = jnp.float32, rngs: nnx.Rngs):
+    def __init__(
+        self,
+        hidden_size: int,
+        config: MatchingHeadConfig,
+        *,
+        dtype: DTypeLike = jnp.float32,
+        kernels: Kernels = "xla",
+        mesh: Mesh | None = None,
+        rngs: nnx.Rngs,
+    ):
         """Initialises as torch's nn.TransformerEncoderLayer: Xavier for qkv, uniform +-1/sqrt(fan_in) elsewhere."""
         uniform = nnx.initializers.variance_scaling(1 / 3, "fan_in", "uniform")
         bound = hidden_size**-0.5
@@ -66,11 +81,22 @@ class MatchingHead(nnx.Module):
             rngs,
         )
         self.config = config
+        self.kernels: Kernels = kernels
+        self.mesh = mesh
 
-    def __call__(self, streams: Sequence[Stream], keys: LayerKeys | None) -> list[Float[Array, "b d"]]:
+    def __call__(
+        self,
+        streams: Sequence[Stream],
+        keys: LayerKeys | None,
+        *,
+        tokens_per_group: int | None = None,
+        groups: int = 1,
+    ) -> list[Float[Array, "b d"]]:
         """Embeds region outputs, caption outputs, or both (of as many images as captions) at once.
 
-        Only position 0 of the last layer is used, so only it is computed there: queries, feed-forward and all.
+        Only position 0 of the last layer is used, so only it is computed there: queries, feed-forward and all. The
+        plain form computes on padding; the fused kernels pack the tokens, in arrays no longer than `tokens_per_group`
+        (see `bert.encode_streams`).
         """
         graphdef, params = nnx.split(self.layers)
         first = nnx.merge(graphdef, jax.tree.map(lambda p: p[:-1], params))
@@ -78,6 +104,9 @@ class MatchingHead(nnx.Module):
         first_keys = last_keys = None
         if keys is not None:
             first_keys, last_keys = jax.tree.map(lambda k: k[:-1], keys), jax.tree.map(lambda k: k[-1], keys)
+        if self.kernels == "pallas" and tokens_per_group is not None:
+            pooled = self._fused(first, last, streams, (first_keys, last_keys), tokens_per_group, groups)
+            return jnp.split(normalize(pooled.astype(jnp.float32)), len(streams))
         outputs = encode_streams(
             first,
             streams,
@@ -98,6 +127,21 @@ class MatchingHead(nnx.Module):
         ]
         pooled = last.finish(jnp.concatenate([x[:, 0] for x in outputs]), jnp.concatenate(contexts), last_keys)
         return jnp.split(normalize(pooled.astype(jnp.float32)), len(streams))
+
+    def _fused(self, first, last, streams, keys, tokens_per_group, groups) -> Float[Array, "n d"]:
+        """Position 0 of every stream's examples, stream by stream, by way of the kernels."""
+        config, (first_keys, last_keys) = self.config, keys
+        slots = [stream.x.shape[1] for stream in streams]
+        capacity = min(tokens_per_group, len(streams[0].x) // groups * sum(slots))
+        packing = pack_streams(streams, capacity, groups)
+        segments = fused.segments_of([stream.mask for stream in streams], packing)
+        form = fused_form(last, config.num_heads, max(slots), config.dropout, self.mesh)
+        x = pack(jnp.concatenate([stream.x for stream in streams], axis=1), packing)
+        x = fused.run_layers(first, x, segments, first_keys, form, remat=False)
+        context = fused.attend(last, x, segments, last_keys, form)
+        group = jnp.arange(len(segments.start)) // (len(segments.start) // groups)
+        first_rows = (segments.start + group * capacity).reshape(-1, len(streams)).T.reshape(-1)
+        return last.finish(x[first_rows], context[first_rows], last_keys)
 
 
 def normalize(x: Float[Array, "*b d"]) -> Float[Array, "*b d"]:
