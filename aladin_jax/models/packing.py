@@ -10,6 +10,7 @@ that packing moves nothing between devices.
 
 from __future__ import annotations
 
+import math
 from typing import NamedTuple
 
 import jax
@@ -70,17 +71,22 @@ def unpack(flat: Shaped[Array, "t ..."], packing: Packing, examples: int) -> Sha
     return padded.reshape(examples, -1, *flat.shape[1:])
 
 
-def tokens_per_group(lengths: np.ndarray, *, slots: int, groups: int, buckets: int = 16) -> int:
+def tokens_per_group(lengths: np.ndarray, *, slots: int, groups: int, buckets: int | None = None) -> int:
     """Chooses the length of the flat arrays on the host: few different ones, so that few steps are compiled.
+
+    By default they differ by slots * sqrt(examples) / 4: the sums of as many lengths spread as the square root, so that
+    two or three lengths serve all batches, and little is computed for nothing.
 
     Args:
         lengths: [b] real tokens of each example, all streams together.
         slots: padded slots of an example.
         groups: as in `plan_packing`.
-        buckets: the fullest group is rounded up to a multiple of 1/buckets of the padded size.
+        buckets: round the fullest group up to a multiple of 1/buckets of the padded size instead.
     """
     per_group = lengths.reshape(groups, -1)
-    bucket = max(-(-per_group.shape[1] * slots // buckets), 1)
+    examples = per_group.shape[1]
+    bucket = slots * examples**0.5 / 4 if buckets is None else slots * examples / buckets
+    bucket = min(max(math.ceil(bucket), 1), slots * examples)
     return int(-(-per_group.sum(axis=1).max() // bucket) * bucket)
 
 
