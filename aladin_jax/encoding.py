@@ -20,8 +20,7 @@ from aladin_jax.data.tokenization import CaptionTokenizer
 from aladin_jax.lookahead import look_ahead
 from aladin_jax.models.aladin import Aladin, Batch, Params
 from aladin_jax.models.packing import tokens_per_group
-from aladin_jax.scores.ragged import Packed, concatenate, pack
-from aladin_jax.scores.similarity import region_side, word_side
+from aladin_jax.scores.ragged import Packed, concatenate, pack, unit_regions, unit_words
 
 
 class Encoded(NamedTuple):
@@ -69,12 +68,12 @@ class Encoder:
         @functools.partial(jax.jit, static_argnums=2, out_shardings=sharding.replicated(mesh))
         def encode_images(params: Params, batch: Batch, tokens: int) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
             out = model(params).encode_images(batch, tokens_per_group=tokens, groups=mesh.size)
-            return out.vector, region_side(out.regions, out.region_len, "always")[:2]
+            return out.vector, unit_regions(out.regions, out.region_len, dtype)
 
         @functools.partial(jax.jit, static_argnums=2, out_shardings=sharding.replicated(mesh))
         def encode_captions(params: Params, batch: Batch, tokens: int) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
             out = model(params).encode_captions(batch, tokens_per_group=tokens, groups=mesh.size)
-            return out.vector, word_side(out.tokens, out.caption_len, "always")[:2]
+            return out.vector, unit_words(out.tokens, out.caption_len, dtype)
 
         self._encode_images, self._encode_captions = encode_images, encode_captions
 

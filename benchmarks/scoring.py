@@ -164,8 +164,8 @@ def re_ranking(rng: np.random.Generator, runs: int) -> dict[str, Any]:
     chosen = rng.choice(1000, CANDIDATES, replace=False)
     seconds = time_in_turns(
         {
-            "caption": lambda: all_pairs.scores_of_caption(words, images, chosen),
-            "image": lambda: all_pairs.scores_of_image(regions, captions, chosen),
+            "caption": lambda: ragged.scores_of_caption(words, images, chosen),
+            "image": lambda: ragged.scores_of_image(regions, captions, chosen),
         },
         runs=runs,
     )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from jaxtyping import Float, Int
 
-from aladin_jax.scores.all_pairs import Packed
+from aladin_jax.scores.ragged import Packed
 
 MAX_CAPTION_LEN, MAX_LABELS_LEN, MAX_REGIONS = 50, 50, 34
 CAPTIONS_PER_IMAGE = 5

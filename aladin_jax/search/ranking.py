@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float, Int
 
-from aladin_jax.scores.all_pairs import scores_of_caption, scores_of_image
+from aladin_jax.scores.ragged import scores_of_caption, scores_of_image
 from aladin_jax.scores.similarity import Measure, Pooling, matching_scores
 from aladin_jax.search.index import Side
 
