@@ -1,9 +1,12 @@
-"""Unit vectors of many images' regions or captions' words, end to end on the host, ready for alignment scores."""
+"""Unit vectors of many images' regions or captions' words, end to end on the host; scores of one query with some."""
 
 from __future__ import annotations
 
+import collections
+import concurrent.futures
 import functools
-from collections.abc import Sequence
+import os
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -14,6 +17,11 @@ from jaxtyping import Array, Bool, Float, Int
 
 from aladin_jax.scores import similarity
 from aladin_jax.scores.similarity import Pooling
+
+# Vectors of a block: in float32 of BERT-base 1.2 MB.
+BLOCK_ROWS = 400
+# Candidates padded at once for the poolings that are: of BERT-base's regions in float32, 200 MB.
+POOLED_CANDIDATES = 2048
 
 
 class Packed(NamedTuple):
@@ -106,42 +114,114 @@ def scores_of_caption(
 
     Args:
         words: unit vectors of the caption's words, as `pack_words` gives them.
-        images: all images.
+        images: all images, perhaps mapped from a file: only what is chosen is read.
         chosen: which of them, in the order wanted.
         pooling: as in `similarity.alignment_scores`.
 
     Raises:
         ValueError: unknown pooling, or vectors of different sizes.
     """
-    return _scores_of_few(images.take(chosen), pack_one(words), pooling)[:, 0]
+    caption = pack_one(words)
+    check_comparable(images, caption, pooling)
+    if pooling != "MrSw":
+        return _pooled_scores(lambda some: (images.take(some), caption), chosen, pooling)
+
+    def score(a: Float[np.ndarray, "n w"], first: Int[np.ndarray, " k"]) -> Float[np.ndarray, " k"]:
+        return np.maximum(np.maximum.reduceat(a, first, axis=0), 0).sum(axis=1)
+
+    return _in_blocks(score, words, images, chosen)
 
 
 def scores_of_image(
     regions: Float[np.ndarray, "r d"], captions: Packed, chosen: Int[np.ndarray, " k"], *, pooling: Pooling = "MrSw"
 ) -> Float[np.ndarray, " k"]:
     """Scores one image with chosen captions: `scores_of_caption` the other way round."""
-    return _scores_of_few(pack_one(regions), captions.take(chosen), pooling)[0]
+    image = pack_one(regions)
+    check_comparable(image, captions, pooling)
+    if pooling != "MrSw":
+        return _pooled_scores(lambda some: (image, captions.take(some)), chosen, pooling)
+
+    def score(a: Float[np.ndarray, "n r"], first: Int[np.ndarray, " k"]) -> Float[np.ndarray, " k"]:
+        return np.add.reduceat(a.max(axis=1, initial=0), first)
+
+    return _in_blocks(score, regions, captions, chosen)
 
 
-def _scores_of_few(images: Packed, captions: Packed, pooling: Pooling) -> Float[np.ndarray, "i c"]:
-    check_comparable(images, captions, pooling)
-    if pooling == "MrSw":
-        return _sum_of_best_of_few(images, captions)
-    padded = (
-        *_pad(images, -(-int(images.lengths.max(initial=1)) // 8) * 8),
-        *_pad(captions, _power_of_two(int(captions.lengths.max(initial=1)), 16)),
-    )
-    return np.asarray(_pooled(*padded, pooling=pooling))[: len(images.lengths), : len(captions.lengths)]
+def best_region(
+    words: Float[np.ndarray, "w d"], regions: Float[np.ndarray, "r d"]
+) -> tuple[Float[np.ndarray, " w"], Int[np.ndarray, " w"]]:
+    """`maxsim.best_region` of one image on the host, where no shape of a query is compiled: value and first place."""
+    a = words @ regions.T
+    region = a.argmax(axis=1)
+    return a[np.arange(len(words)), region], region
 
 
-def _sum_of_best_of_few(images: Packed, captions: Packed) -> Float[np.ndarray, "i c"]:
-    scores = np.zeros((len(images.lengths), len(captions.lengths)), np.float32)
-    with_regions, with_words = np.flatnonzero(images.lengths), np.flatnonzero(captions.lengths)
-    if len(with_regions) and len(with_words):
-        similarity = images.vectors.astype(np.float32) @ captions.vectors.astype(np.float32).T
-        best = np.maximum.reduceat(similarity, images.offsets[with_regions], axis=0)
-        sums = np.add.reduceat(np.maximum(best, 0), captions.offsets[with_words], axis=1)
-        scores[np.ix_(with_regions, with_words)] = sums
+def _in_blocks(
+    score: Callable[[np.ndarray, np.ndarray], np.ndarray],
+    query: Float[np.ndarray, "q d"],
+    side: Packed,
+    chosen: Int[np.ndarray, " k"],
+) -> Float[np.ndarray, " k"]:
+    """Scores examples by blocks that stay in a processor's cache, and blocks on all processors at once.
+
+    Args:
+        score: from similarities [n, q] of a block's vectors with the query, and where each example starts in them.
+        query: unit vectors.
+        side: all examples.
+        chosen: which of them; without vectors they score 0.
+    """
+    scores = np.zeros(len(chosen), np.float32)
+    start, length = side.offsets[chosen], side.lengths[chosen]
+    filled = np.flatnonzero(length) if len(query) else np.zeros(0, int)
+    query = np.ascontiguousarray(query.T, np.float32)
+
+    def score_block(some: Int[np.ndarray, " n"]) -> None:
+        first = offsets_of(length[some])
+        rows = np.repeat(start[some] - first[:-1], length[some]) + np.arange(first[-1])
+        scores[some] = score(_similarities(side.vectors, rows, query), first[:-1])
+
+    blocks = np.array_split(filled, -(-int(length.sum()) // BLOCK_ROWS)) if len(filled) else []
+    if len(blocks) < 2:
+        for block in blocks:
+            score_block(block)
+    else:
+        collections.deque(_threads().map(score_block, blocks), maxlen=0)  # raises what a block raised
+    return scores
+
+
+def _similarities(
+    vectors: Float[np.ndarray, "n d"], rows: Int[np.ndarray, " m"], query: Float[np.ndarray, "d q"]
+) -> Float[np.ndarray, "m q"]:
+    block = vectors[rows]
+    if block.dtype != np.float16:
+        return block.astype(np.float32, copy=False) @ query
+    # NumPy widens float16 one number at a time. Here its bits move to where float32 has them, for all at once, which
+    # leaves exponents 112 too small; the query makes up for it. Exact for all finite numbers, as 2^112 is a power of 2.
+    wide = block.view(np.int16).astype(np.int32)
+    wide <<= 13
+    wide &= ~0x70000000
+    return wide.view(np.float32) @ (query * np.float32(2.0**112))
+
+
+@functools.cache
+def _threads() -> concurrent.futures.ThreadPoolExecutor:
+    return concurrent.futures.ThreadPoolExecutor(os.cpu_count(), "scores")
+
+
+def _pooled_scores(
+    sides: Callable[[np.ndarray], tuple[Packed, Packed]], chosen: Int[np.ndarray, " k"], pooling: Pooling
+) -> Float[np.ndarray, " k"]:
+    """Scores by another pooling: padded, with few candidates at a time."""
+    scores = np.zeros(len(chosen), np.float32)
+    for start in range(0, len(chosen), POOLED_CANDIDATES):
+        some = chosen[start : start + POOLED_CANDIDATES]
+        images, captions = sides(some)
+        padded = (
+            *_pad(images, -(-int(images.lengths.max(initial=1)) // 8) * 8),
+            *_pad(captions, _power_of_two(int(captions.lengths.max(initial=1)), 16)),
+        )
+        found = np.asarray(_pooled(*padded, pooling=pooling))[: len(images.lengths), : len(captions.lengths)]
+        scores[start : start + len(some)] = found.ravel()
     return scores
 
 

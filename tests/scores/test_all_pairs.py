@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from aladin_jax.scores import all_pairs, ragged, similarity
+from aladin_jax.scores.maxsim import best_region
 from aladin_jax.scores.ragged import Packed
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "unit" / "retrieval.npz"
@@ -190,6 +191,40 @@ def test_candidates_without_words_or_regions_score_zero():
     for image in range(6):
         scores = ragged.scores_of_image(images.take(np.array([image])).vectors, captions, np.arange(4))
         np.testing.assert_allclose(scores, expected[image], atol=1e-6)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float16"])
+def test_many_candidates_are_scored_in_blocks_as_among_all_pairs(tmp_path, dtype):
+    images, captions = random_packed([20 + k % 14 for k in range(300)], 24), random_packed([7, 0, 9] * 100, 24, seed=1)
+    mapped = []
+    for side in (images, captions):
+        np.save(tmp_path / f"{len(mapped)}.npy", side.vectors.astype(dtype))
+        mapped.append(side._replace(vectors=np.load(tmp_path / f"{len(mapped)}.npy", mmap_mode="r")))
+    images, captions = mapped
+    everything = all_pairs.all_alignment_scores(images, captions)
+    chosen = np.random.default_rng(2).integers(0, 300, 250)
+    words = captions.take(np.array([6])).vectors.astype(np.float32)
+    regions = images.take(np.array([6])).vectors.astype(np.float32)
+    assert images.lengths[chosen].sum() > 3 * ragged.BLOCK_ROWS
+    np.testing.assert_allclose(ragged.scores_of_caption(words, images, chosen), everything[chosen, 6], atol=1e-6)
+    np.testing.assert_allclose(ragged.scores_of_image(regions, captions, chosen), everything[6, chosen], atol=1e-6)
+
+
+def test_every_number_of_float16_counts_as_what_it_is():
+    bits = np.arange(2**16, dtype=np.uint16).view(np.float16)
+    finite = bits[np.isfinite(bits)][:, None]
+    query = np.array([[0.5]], np.float32)
+    similarities = ragged._similarities(finite, np.arange(len(finite)), query)
+    np.testing.assert_array_equal(similarities, finite.astype(np.float32) * query)
+
+
+def test_the_explanations_best_region_is_the_kernels():
+    words, regions = random_packed([9], 16).vectors, random_packed([33], 16, seed=1).vectors
+    regions[20] = regions[4]
+    value, region = best_region(jnp.asarray(words), jnp.asarray(regions)[None], region_axis=1)
+    value_on_host, region_on_host = ragged.best_region(words, regions)
+    np.testing.assert_allclose(value_on_host, value[:, 0], atol=1e-6)
+    np.testing.assert_array_equal(region_on_host, region[:, 0])
 
 
 @pytest.mark.parametrize(("pooling", "programs"), [("MrSw", 0), ("symm", 2)])
