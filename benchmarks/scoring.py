@@ -9,9 +9,16 @@ The original's cost per pair does not depend on how many there are, so it scores
 from __future__ import annotations
 
 import argparse
+import functools
+import importlib
+import os
+import tempfile
 import time
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
+
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # as the commands of search set it
 
 import jax
 import jax.numpy as jnp
@@ -30,8 +37,6 @@ with epy.lazy_imports():  # of the comparison alone
 
     from benchmarks import torch_baseline
 
-CANDIDATES = 100
-
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Measures, and prints a JSON line last."""
@@ -41,6 +46,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--only_ours", action="store_true", help="without the original, which needs PyTorch")
     parser.add_argument("--batch_size", type=int, default=32, help="pairs of the alignment loss")
     parser.add_argument("--runs", type=int, default=5)
+    parser.add_argument(
+        "--candidates", type=int, nargs="*", default=[100, 1000], help="numbers of images that one query is scored with"
+    )
     parser.add_argument("--sizes", type=int, nargs="*", default=[], help="numbers of images to score once each, alone")
     args = parser.parse_args(arguments)
     rng = np.random.default_rng(0)
@@ -49,7 +57,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     results = {
         "all_pairs": measure_all_pairs(rng, args.images, baseline, args.runs, lengths),
         "alignment_loss": alignment_loss(rng, args.batch_size, args.runs, lengths, only_ours=args.only_ours),
-        "re_ranking": re_ranking(rng, args.runs),
+        "re_ranking": re_ranking(rng, args.candidates, args.runs, only_ours=args.only_ours),
         "growth": [growth(rng, images) for images in args.sizes],
     }
     print_report("scoring", lengths, results)
@@ -182,21 +190,64 @@ def alignment_loss(
     return result
 
 
-def re_ranking(rng: np.random.Generator, runs: int) -> dict[str, Any]:
-    """Milliseconds for one query against `CANDIDATES` of 1,000."""
-    images = workload.packed(rng, workload.region_lengths(rng, 1000) - 1)
-    captions = workload.packed(rng, workload.caption_lengths(rng, 1000) - 3)
-    words = captions.take(np.array([0])).vectors
-    regions = images.take(np.array([0])).vectors
-    chosen = rng.choice(1000, CANDIDATES, replace=False)
-    seconds = time_in_turns(
-        {
-            "caption": lambda: ragged.scores_of_caption(words, images, chosen),
-            "image": lambda: ragged.scores_of_image(regions, captions, chosen),
-        },
-        runs=runs,
-    )
-    return {"milliseconds": {name: spread([s * 1e3 for s in values]) for name, values in seconds.items()}}
+def re_ranking(rng: np.random.Generator, candidates: Sequence[int], runs: int, *, only_ours: bool) -> list[dict]:
+    """Milliseconds for one query against candidates out of a file mapped into memory, beside PyTorch and fast-maxsim.
+
+    All images have 33 regions and the query 10 words, as the others' dense arrays want it. They are timed with taking
+    the candidates out of the file, and the widening to float32 that they need.
+    """
+    images, regions, words = max(candidates, default=0), workload.MAX_REGIONS - 1, 10
+    query = workload.unit_vectors(rng, words, workload.HIDDEN_SIZE)
+    offsets = np.arange(images + 1, dtype=np.int64) * regions
+    results = []
+    with tempfile.TemporaryDirectory() as name:
+        for number_format in (np.float32, np.float16):
+            file = Path(name) / f"{np.dtype(number_format).name}.npy"
+            mapped = np.lib.format.open_memmap(file, "w+", number_format, (images * regions, workload.HIDDEN_SIZE))
+            for start in range(0, len(mapped), 2**16):
+                part = mapped[start : start + 2**16]
+                part[:] = workload.unit_vectors(rng, *part.shape)
+            side = ragged.Packed(np.load(file, mmap_mode="r"), offsets)
+            for count in candidates:
+                chosen = np.sort(rng.choice(images, count, replace=False))
+                ways = {"ours": functools.partial(ragged.scores_of_caption, query, side, chosen)}
+                if not only_ours:
+                    ways |= {name: functools.partial(peer, query, side, chosen) for name, peer in peers().items()}
+                for way in ways.values():
+                    np.testing.assert_allclose(way(), ways["ours"](), atol=1e-4)
+                seconds = time_in_turns(ways, runs=runs)
+                results.append(
+                    {
+                        "candidates": count,
+                        "dtype": np.dtype(number_format).name,
+                        "milliseconds": {n: spread([s * 1e3 for s in values]) for n, values in seconds.items()},
+                        "ratio": {n: ratios(seconds[n], seconds["ours"]) for n in seconds if n != "ours"},
+                    }
+                )
+    return results
+
+
+def peers() -> dict[str, Callable[[np.ndarray, ragged.Packed, np.ndarray], np.ndarray]]:
+    """Others that score one query: PyTorch's einsum, and fast-maxsim where it is installed (`pip install`)."""
+
+    def dense(side: ragged.Packed, chosen: np.ndarray) -> np.ndarray:
+        return side.vectors.reshape(len(side.lengths), -1, workload.HIDDEN_SIZE)[chosen]
+
+    def einsum(query: np.ndarray, side: ragged.Packed, chosen: np.ndarray) -> np.ndarray:
+        regions = torch.from_numpy(dense(side, chosen)).float()
+        similarity = torch.einsum("wd,ird->iwr", torch.from_numpy(query), regions)
+        return similarity.amax(dim=2).clamp(min=0).sum(dim=1).numpy()
+
+    found = {"torch_einsum": einsum}
+    try:
+        fast_maxsim = importlib.import_module("fast_maxsim")
+    except ImportError:
+        return found
+    return found | {
+        "fast_maxsim": lambda query, side, chosen: fast_maxsim.maxsim_scores(
+            query, dense(side, chosen).astype(np.float32, copy=False)
+        )
+    }
 
 
 def growth(rng: np.random.Generator, images: int) -> dict[str, Any]:
