@@ -8,9 +8,9 @@ import functools
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
-import grain
 import jax
 import numpy as np
+from etils import epy
 from jaxtyping import Int64, Shaped
 
 from aladin_jax.data.records import Record, Split
@@ -18,6 +18,9 @@ from aladin_jax.data.records import open_dataset as open_dataset  # the pipeline
 from aladin_jax.data.tokenization import CaptionTokenizer
 from aladin_jax.errors import DataError
 from aladin_jax.lookahead import look_ahead
+
+with epy.lazy_imports():  # encoding reads without it
+    import grain
 
 Arrays = dict[str, Shaped[np.ndarray | jax.Array, "_ ..."]]
 

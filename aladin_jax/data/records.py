@@ -7,11 +7,14 @@ from pathlib import Path
 from typing import Any, NamedTuple, cast
 
 import numpy as np
-import tensorflow_datasets as tfds
+from etils import epy
 from jaxtyping import Float, Int64
 
 from aladin_jax.errors import DataError, shown
 from aladin_jax.untrusted import decode, parse_json, require_file
+
+with epy.lazy_imports():  # records that are in memory already need no reader
+    import tensorflow_datasets as tfds
 
 _AGAIN = "prepare it again with python -m convert.coco_ir"
 _FEATURES = ("id", "regions", "tags", "captions")
@@ -60,7 +63,7 @@ class Split:
     first_pairs: Int64[np.ndarray, "i+1"]
     feature_dim: int
 
-    def __init__(self, dataset: tfds.core.DatasetBuilder, name: str, feature_dim: int | None = None):
+    def __init__(self, dataset: "tfds.core.DatasetBuilder", name: str, feature_dim: int | None = None):
         """Opens a split.
 
         Args:
@@ -180,7 +183,7 @@ class Split:
         return np.array([self.index_of_id[image_id] for image_id in image_ids], np.int64)
 
 
-def open_dataset(data_dir: str | Path) -> tfds.core.DatasetBuilder:
+def open_dataset(data_dir: str | Path) -> "tfds.core.DatasetBuilder":
     """Opens the one prepared data set at or below a folder, for reading.
 
     Args:
@@ -210,7 +213,7 @@ def open_dataset(data_dir: str | Path) -> tfds.core.DatasetBuilder:
     return dataset
 
 
-def open_version(folder: Path) -> tfds.core.DatasetBuilder:
+def open_version(folder: Path) -> "tfds.core.DatasetBuilder":
     """Opens a data set's version folder, once it is known that TFDS will import nothing that the data set names.
 
     Raises:
@@ -252,7 +255,7 @@ def _reopen(directory: Path, name: str) -> Split:
     return Split(open_dataset(directory), name)
 
 
-def _split_metadata(directory: Path, info: tfds.core.DatasetInfo, name: str) -> dict[str, Any]:
+def _split_metadata(directory: Path, info: "tfds.core.DatasetInfo", name: str) -> dict[str, Any]:
     """The ids, caption counts and feature width that a builder recorded for a split."""
     try:
         metadata = dict(info.metadata or {})

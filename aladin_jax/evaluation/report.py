@@ -6,8 +6,6 @@ from collections.abc import Callable
 from pathlib import Path
 
 import jax
-import jax.numpy as jnp
-import numpy as np
 from absl import logging
 from jax.sharding import Mesh
 
@@ -17,10 +15,9 @@ from aladin_jax.data.records import Split, open_dataset
 from aladin_jax.data.tokenization import CaptionTokenizer
 from aladin_jax.encoding import Encoder
 from aladin_jax.evaluation import figure, recall, table
+from aladin_jax.evaluation.scores import score_split
 from aladin_jax.models import aladin
 from aladin_jax.models.aladin import Aladin, Params
-from aladin_jax.scores.all_pairs import all_alignment_scores
-from aladin_jax.scores.similarity import matching_scores
 from aladin_jax.training import checkpoint
 from aladin_jax.training.objective import Objective
 from convert.raw.vinvl_files import read_image_keys
@@ -84,29 +81,3 @@ def report_split(encoder: Encoder, split: Split, objective: Objective, params: P
     """Both heads' recalls on a whole split, under its name."""
     scores, image_of_caption = score_split(encoder, params, split, objective=objective)
     return {split.name: {head: recall.retrieval_report(s, image_of_caption) for head, s in scores.items()}}
-
-
-def score_split(
-    encoder: Encoder, params: Params, split: Split, images: np.ndarray | None = None, *, objective: Objective
-) -> tuple[dict[str, np.ndarray], np.ndarray]:
-    """Scores all pairs of images and of their captions with both heads.
-
-    Args:
-        encoder: of the model; regions and words are compared in its number format, scores are float32 either way.
-        params: on the devices.
-        split: where the images are.
-        images: records to take, in order; None for all.
-        objective: says which pooling and which measure.
-
-    Returns:
-        {"matching": [i, c], "alignment": [i, c]}, and the image (position in `images`) of every caption.
-    """
-    images = np.arange(split.num_images) if images is None else images
-    encoded_images = encoder.encode_images(params, split, images)
-    captions, image_of_caption = encoder.encode_captions(params, split, images)
-    vectors = jnp.asarray(encoded_images.vectors), jnp.asarray(captions.vectors)
-    matching = matching_scores(*vectors, measure=objective.measure)
-    alignment = all_alignment_scores(
-        encoded_images.parts, captions.parts, pooling=objective.pooling, dtype=encoder.dtype
-    )
-    return {"matching": np.asarray(matching), "alignment": alignment}, image_of_caption

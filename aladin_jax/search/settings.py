@@ -22,8 +22,6 @@ from aladin_jax.search.query_encoder import QueryEncoder
 from aladin_jax.training import checkpoint
 
 MAX_LENGTH = 512
-# As evaluation's: vectors then come out of the same batches, so recalls are equal to the last rank.
-ENCODING_BATCH = 64
 
 
 @dataclasses.dataclass(frozen=True)
@@ -138,8 +136,7 @@ class SearchModel:
             self._bound,
             self.tokenizer,
             max_regions=self.settings.max_regions,
-            batch_size=ENCODING_BATCH,
-            mesh=sharding.make_mesh(),
+            mesh=sharding.make_mesh(),  # batches as evaluation's, so recalls are equal to the last rank
         )
 
     @functools.cached_property
