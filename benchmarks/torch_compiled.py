@@ -75,7 +75,9 @@ def pack(batch: Mapping[str, np.ndarray], device: str) -> PackedBatch:
     caption_starts = np.concatenate([[0], np.cumsum(caption_len)])
     image_starts = tokens + np.concatenate([[0], np.cumsum(label_len + region_len)])
     first_regions = image_starts[:-1] + label_len
-    region_positions = np.concatenate([first + np.arange(n) for first, n in zip(first_regions, region_len, strict=True)])
+    region_positions = np.concatenate(
+        [first + np.arange(n) for first, n in zip(first_regions, region_len, strict=True)]
+    )
     # [CLS], [SEP] and the last wordpiece, and each image's first region, take no part in alignment scores.
     words = [first + np.arange(1, n - 2) for first, n in zip(caption_starts, caption_len, strict=False)]
     compared = np.arange(1, region_len.max())
