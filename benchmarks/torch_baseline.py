@@ -151,6 +151,7 @@ class BaselineModel(nn.Module):
 
 
 def real_positions(lengths: Tensor, padded: Tensor) -> Tensor:
+    """1 at real positions [b, s] of a padded array, else 0."""
     return (torch.arange(padded.shape[1], device=lengths.device)[None] < lengths[:, None]).long()
 
 

@@ -11,7 +11,6 @@ from torch.nn import functional as F
 
 from aladin_jax.models.backbone import BackboneConfig
 
-
 Attend = Callable[[Tensor, Tensor, Tensor, float], Tensor]
 
 

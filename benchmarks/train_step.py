@@ -5,7 +5,7 @@
 
 On a CPU the baseline is the original's step, which pads both streams to their static lengths; ours packs the real
 tokens. On a GPU it is what torch.compile makes of the model as its users would write it (`torch_compiled.py`). Each
-way prints a line once it is compiled; then all take turns. Lists, such as `--kernels xla,pallas`, compare in one process.
+way prints a line once it is compiled; then all take turns. `--kernels xla,pallas` compares ours in one process.
 """
 
 from __future__ import annotations
