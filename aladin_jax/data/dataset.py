@@ -85,7 +85,7 @@ class Dataset:
             ValueError: it is damaged.
         """
         try:
-            features = _example().FromString(record).features.feature
+            features = example_message().FromString(record).features.feature
         except Exception as error:  # protobuf's implementations have errors of their own
             raise ValueError(f"no tf.train.Example: {error}") from error
         values = {name: list(features[name].bytes_list.value) if name in features else [] for name in (*TEXTS, REGIONS)}
@@ -115,7 +115,7 @@ class Dataset:
 
 
 @functools.cache
-def _example() -> Any:
+def example_message() -> Any:
     """The message `tf.train.Example`, as far as records here use it: a map of names to lists of bytes."""
     kinds = descriptor_pb2.FieldDescriptorProto
 

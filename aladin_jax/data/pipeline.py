@@ -12,6 +12,7 @@ import grain
 import jax
 import numpy as np
 from jaxtyping import Int64, Shaped
+from numpy.typing import DTypeLike
 
 from aladin_jax.data.records import Record, Split
 from aladin_jax.data.records import open_dataset as open_dataset  # the pipeline's entry, for its callers
@@ -27,7 +28,7 @@ class Batch(NamedTuple):
 
     Attributes:
         arrays: this process's rows: caption_ids [c, w], caption_len [c], label_ids [i, l], label_len [i],
-            region_features [i, r, f] float32, region_len [i]; row n of all is one pair. Rows that only fill up a
+            region_features [i, r, f], region_len [i]; row n of all is one pair. Rows that only fill up a
             batch have length 0 throughout.
         num_pairs: how many real pairs the batch has over all processes; they come first.
         tokens: [rows] how many tokens, tags and regions each of this process's rows has; stays on the host.
@@ -54,6 +55,7 @@ class TrainBatches(Iterator[Batch]):
         *,
         batch_size: int,
         max_regions: int,
+        region_dtype: DTypeLike = np.float32,
         seed: int,
         shuffle: bool = True,
         num_epochs: int | None = None,
@@ -71,6 +73,7 @@ class TrainBatches(Iterator[Batch]):
             tokenizer: of the model's vocabulary.
             batch_size: pairs in a batch, over all processes.
             max_regions: regions kept of an image, and the static length they are padded to.
+            region_dtype: of region features: what the model computes in, so that no more travels to the devices.
             seed: of the shuffle, in [0, 2^32).
             shuffle: whether to shuffle, anew in each epoch.
             num_epochs: how many epochs; None means without end.
@@ -94,6 +97,7 @@ class TrainBatches(Iterator[Batch]):
             split=split,
             tokenizer=tokenizer,
             max_regions=max_regions,
+            region_dtype=region_dtype,
             pad_to=pad_to,
             process_index=process_index,
             process_count=process_count,
@@ -176,6 +180,7 @@ def load_pairs(
     split: Split,
     tokenizer: CaptionTokenizer,
     max_regions: int,
+    region_dtype: DTypeLike,
     pad_to: int,
     process_index: int,
     process_count: int,
@@ -189,7 +194,8 @@ def load_pairs(
         records[image].captions[number]
         for image, number in zip(images.tolist(), (own - split.first_pairs[images]).tolist(), strict=True)
     ]
-    arrays = image_arrays([records[image] for image in images.tolist()], split.feature_dim, tokenizer, max_regions)
+    own_records = [records[image] for image in images.tolist()]
+    arrays = image_arrays(own_records, split.feature_dim, tokenizer, max_regions, region_dtype)
     arrays |= _caption_arrays(captions, tokenizer)
     return pad_rows(arrays, rows), len(pairs)
 
@@ -228,10 +234,16 @@ def pad_rows(arrays: Arrays, rows: int) -> Arrays:
     }
 
 
-def image_arrays(records: Sequence[Record], feature_dim: int, tokenizer: CaptionTokenizer, max_regions: int) -> Arrays:
+def image_arrays(
+    records: Sequence[Record],
+    feature_dim: int,
+    tokenizer: CaptionTokenizer,
+    max_regions: int,
+    region_dtype: DTypeLike = np.float32,
+) -> Arrays:
     """Arrays of images that are read already; see `load_images`."""
     label_ids, label_len = tokenizer.labels([record.tags for record in records])
-    region_features = np.zeros((len(records), max_regions, feature_dim), np.float32)
+    region_features = np.zeros((len(records), max_regions, feature_dim), region_dtype)
     region_len = np.zeros(len(records), np.int32)
     for row, record in enumerate(records):
         kept = record.regions[:max_regions]

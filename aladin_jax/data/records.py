@@ -1,7 +1,5 @@
 """Random access to a prepared data set: one record an image, with its regions, tags and captions."""
 
-from __future__ import annotations
-
 import collections
 import functools
 from collections.abc import Sequence
@@ -59,8 +57,8 @@ class Split:
 
     name: str
     ids: list[str]
-    caption_counts: Int64[np.ndarray, i]
-    first_pairs: Int64[np.ndarray, i + 1]
+    caption_counts: Int64[np.ndarray, "i"]
+    first_pairs: Int64[np.ndarray, "i+1"]
     feature_dim: int
 
     def __init__(self, dataset: Dataset, name: str, feature_dim: int | None = None):
@@ -117,7 +115,7 @@ class Split:
         """The record of each image id."""
         return {image_id: index for index, image_id in enumerate(self.ids)}
 
-    def images_of_pairs(self, pairs: Int64[np.ndarray, p]) -> Int64[np.ndarray, p]:
+    def images_of_pairs(self, pairs: Int64[np.ndarray, "p"]) -> Int64[np.ndarray, "p"]:
         """The image of each pair; pair `first_pairs[i] + k` is image i with its caption k."""
         return np.searchsorted(self.first_pairs, pairs, side="right") - 1
 
@@ -145,7 +143,7 @@ class Split:
             raise DataError(f"{where} has no region", PREPARE_AGAIN, path=self.directory, image=record.id)
         return record
 
-    def select(self, image_ids: Sequence[str]) -> Int64[np.ndarray, i]:
+    def select(self, image_ids: Sequence[str]) -> Int64[np.ndarray, "i"]:
         """The records of the given ids, in the given order.
 
         Raises:
@@ -192,7 +190,7 @@ def open_dataset(data_dir: str | Path) -> Dataset:
     return Dataset(found[0])
 
 
-def open_version(folder: Path) -> tfds.core.DatasetBuilder:
+def open_version(folder: Path) -> "tfds.core.DatasetBuilder":
     """Opens a version folder with TFDS, once it is known that it will import nothing that the data set names.
 
     Raises:
