@@ -29,7 +29,12 @@ class MadeUp(NamedTuple):
 
 
 def write_made_up(
-    folder: Path, *, images: int, dtype: str = "float32", writer_options: str = "group_size:1", seed: int = 0
+    folder: Path,
+    *,
+    images: int,
+    dtype: str = "float32",
+    writer_options: str = "group_size:1,uncompressed",
+    seed: int = 0,
 ) -> MadeUp:
     """Writes the data set and a vocabulary whose every word is one piece, unless a whole one is there.
 
@@ -37,7 +42,7 @@ def write_made_up(
         folder: made if it is not there.
         images: each has 5 captions.
         dtype: that regions are stored as, float32 or float16.
-        writer_options: of ArrayRecord.
+        writer_options: of ArrayRecord; as `convert.dataset` has them unless given.
         seed: of all content.
     """
     vocabulary = folder / "vocab.txt"

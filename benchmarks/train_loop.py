@@ -82,7 +82,9 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--data", type=Path, help="folder of made-up records, written if they are not there")
     parser.add_argument("--images", type=int, default=2000, help="made up, each with 5 captions")
     parser.add_argument("--storage", choices=["float32", "float16"], default="float32", help="of made-up regions")
-    parser.add_argument("--writer_options", default="group_size:1", help="of ArrayRecord, for made-up records")
+    parser.add_argument(
+        "--writer_options", default="group_size:1,uncompressed", help="of ArrayRecord, for made-up records"
+    )
     parser.add_argument("--batch_size", type=int, default=32)
     parser.add_argument("--steps", type=int, default=200)
     parser.add_argument("--layers", type=int, default=12, help="of the backbone")
