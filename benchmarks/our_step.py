@@ -58,7 +58,7 @@ def build(
         dtype: of dense layers.
         kernels: passed to `aladin.bind`; None leaves its default.
     """
-    choice = {} if kernels is None else {"kernels": kernels}
+    choice: dict[str, Any] = {} if kernels is None else {"kernels": kernels}
     optimizer = optim.adam()
     step = make_train_step(
         aladin.bind(backbone, head, dtype=np.dtype(dtype), **choice),  # "bfloat16" is a NumPy type once JAX is imported

@@ -8,8 +8,8 @@ Checked by tests/benchmarks/test_torch_baseline.py.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from typing import NamedTuple
+from collections.abc import Callable, Iterable, Mapping
+from typing import NamedTuple, cast
 
 import numpy as np
 import torch
@@ -187,8 +187,9 @@ def attend_padded(is_real: Tensor) -> Attend:
 
 def match(model: BaselineModel, x: Tensor, attend: Attend) -> Tensor:
     """The matching head's two layers over vectors [..., d]; what nn.TransformerEncoder computes."""
-    for layer in model.final_projection_net.layers:
+    for layer in cast(Iterable[nn.TransformerEncoderLayer], model.final_projection_net.layers):
         attention = layer.self_attn
+        assert attention.in_proj_weight is not None
         qkv = F.linear(x, attention.in_proj_weight, attention.in_proj_bias).unflatten(-1, (3, attention.num_heads, -1))
         rate = attention.dropout if model.training else 0.0
         context = attend(*qkv.unbind(-3), rate).flatten(-2)

@@ -195,7 +195,7 @@ def load_pairs(
     label_ids, label_len = tokens.labels(images, records)
     regions = [records[image].regions for image in images.tolist()]
     region_features, region_len = pad_regions(regions, rows, split.feature_dim, max_regions, region_dtype)
-    arrays = {
+    arrays: Arrays = {
         "caption_ids": caption_ids,
         "caption_len": caption_len,
         "label_ids": label_ids,

@@ -93,7 +93,7 @@ def _missing(array: np.ndarray, rows: Int64[np.ndarray, " p"]) -> list[int]:
 
 def _checksum(row: np.ndarray) -> np.int32:
     """Of the length and the ids; never that of a row of zeros."""
-    return np.uint32(zlib.crc32(row[_LENGTH:])).view(np.int32)
+    return np.uint32(zlib.crc32(row[_LENGTH:].tobytes())).view(np.int32)
 
 
 def _store(array: np.ndarray, rows: Int64[np.ndarray, " n"], ids: Ids, lengths: Lengths) -> None:
