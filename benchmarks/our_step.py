@@ -59,9 +59,10 @@ def build(
         kernels: passed to `aladin.bind`; None leaves its default.
     """
     choice: dict[str, Any] = {} if kernels is None else {"kernels": kernels}
-    optimizer = optim.adam()
+    optimizer, mesh = optim.adam(), sharding.make_mesh(devices=jax.devices()[:1])
     step = make_train_step(
-        aladin.bind(backbone, head, dtype=np.dtype(dtype), **choice),  # "bfloat16" is a NumPy type once JAX is imported
+        # "bfloat16" is a NumPy type once JAX is imported
+        aladin.bind(backbone, head, dtype=np.dtype(dtype), mesh=mesh, **choice),
         OBJECTIVE,
         optimizer,
         optim.step_decay(LEARNING_RATE, steps_per_epoch=10_000, lr_step_epochs=15),
@@ -69,7 +70,6 @@ def build(
         grad_clip=GRAD_CLIP,
         groups=1,
     )
-    mesh = sharding.make_mesh(devices=jax.devices()[:1])
     state = init_state(params, OBJECTIVE, optimizer, (), seed=0)
     state = jax.device_put(state, sharding.state_sharding(state, mesh))
     return OurStep(jit_train_step(step, state, mesh), state, mesh)
