@@ -71,23 +71,23 @@ def unpack(flat: Shaped[Array, "t ..."], packing: Packing, examples: int) -> Sha
     return padded.reshape(examples, -1, *flat.shape[1:])
 
 
-def tokens_per_group(lengths: np.ndarray, *, slots: int, groups: int, buckets: int | None = None) -> int:
+def tokens_per_group(lengths: np.ndarray, *, slots: int, groups: int, buckets: int = 16) -> int:
     """Chooses the length of the flat arrays on the host: few different ones, so that few steps are compiled.
 
-    By default they differ by slots * sqrt(examples) / 4: the sums of as many lengths spread as the square root, so that
-    two or three lengths serve all batches, and little is computed for nothing.
+    They differ by slots * sqrt(examples) / 4, or a part of the padded size where that is less. Sums of as many lengths
+    spread as the square root, so that two or three flat lengths serve all batches, and little is computed for nothing.
 
     Args:
         lengths: [b] real tokens of each example, all streams together.
         slots: padded slots of an example.
         groups: as in `plan_packing`.
-        buckets: round the fullest group up to a multiple of 1/buckets of the padded size instead.
+        buckets: lengths differ by no more than 1/buckets of the padded size.
     """
     per_group = lengths.reshape(groups, -1)
     examples = per_group.shape[1]
-    bucket = slots * examples**0.5 / 4 if buckets is None else slots * examples / buckets
-    bucket = min(max(math.ceil(bucket), 1), slots * examples)
-    return int(-(-per_group.sum(axis=1).max() // bucket) * bucket)
+    bucket = max(math.ceil(min(slots * examples**0.5 / 4, slots * examples / buckets)), 1)
+    fullest = int(per_group.sum(axis=1).max())
+    return min(-(-fullest // bucket) * bucket, slots * examples)
 
 
 @jax.vmap

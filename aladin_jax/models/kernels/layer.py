@@ -141,9 +141,9 @@ def attend(layer: Any, x: Float[Array, "t d"], segments: Segments, keys: Any, fo
 
 def _join(
     x: Array,
-    dense: nnx.Linear,
+    dense: Any,
     inputs: Array,
-    norm: nnx.LayerNorm,
+    norm: Any,
     segments: Segments,
     key: Array | None,
     form: FusedForm,
