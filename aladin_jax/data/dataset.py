@@ -11,12 +11,15 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-from array_record.python.array_record_data_source import ArrayRecordDataSource
+from etils import epy
 from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
 from jaxtyping import Float
 
 from aladin_jax.errors import DataError, shown
 from aladin_jax.untrusted import decode, parse_json, require_file
+
+with epy.lazy_imports():  # what is in memory already needs no reader
+    from array_record.python.array_record_data_source import ArrayRecordDataSource
 
 PREPARE_AGAIN = "prepare it again with python -m convert.coco_ir"
 TEXTS = ("id", "tags", "captions")
