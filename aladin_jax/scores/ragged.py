@@ -208,13 +208,16 @@ def _similarities(block: Float[np.ndarray, "n d"], query: Float[np.ndarray, "q d
         wide &= ~0x70000000
         block, query = wide.view(np.float32), query * np.float32(2.0**112)
     block = block.astype(np.float32, copy=False)
-    out = np.empty((len(block), len(query)), np.float32)
-    # A few rows at a time: OpenBLAS multiplies what is small as it lies, and copies what is large first.
-    rows = min(max(SMALL_PRODUCT // query.size, 1), len(block))
-    whole = len(block) // rows * rows
+    # Products of few rows, since OpenBLAS multiplies what is small as it lies and copies what is large first; and all
+    # of one shape, so that equal rows get equal similarities wherever they stand.
+    rows = max(min(SMALL_PRODUCT // query.size, 64) // 8 * 8, 8)
+    count = len(block)
+    if count < rows:
+        block = np.pad(block, ((0, rows - count), (0, 0)))
+    out, whole = np.empty((len(block), len(query)), np.float32), len(block) // rows * rows
     np.matmul(block[:whole].reshape(-1, rows, block.shape[1]), query.T, out=out[:whole].reshape(-1, rows, len(query)))
-    np.matmul(block[whole:], query.T, out=out[whole:])
-    return out
+    out[-rows:] = block[-rows:] @ query.T
+    return out[:count]
 
 
 @functools.cache
