@@ -68,7 +68,9 @@ def write_made_up(
 def _record(rng: np.random.Generator, image_id: str, pool: np.ndarray) -> bytes:
     """A record whose regions are drawn from a pool: random numbers are slower to make than to read."""
     count = int(workload.detections(rng, 1)[0])
-    captions = [" ".join(workload.words(rng, n - 2)) for n in workload.caption_lengths(rng, workload.CAPTIONS_PER_IMAGE)]
+    captions = [
+        " ".join(workload.words(rng, n - 2)) for n in workload.caption_lengths(rng, workload.CAPTIONS_PER_IMAGE)
+    ]
     message = example_message()()
     for name, values in (
         ("id", [image_id]),
