@@ -20,7 +20,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--img_feat_file", required=True, help="features.tsv, with predictions.tsv beside it")
     parser.add_argument("--output", required=True, help="folder that the data set is written to")
     parser.add_argument("--feature_dim", type=int, default=2054, help="width of a region (%(default)s)")
-    parser.add_argument("--float16", action="store_true", help="store regions in half the space")
+    parser.add_argument("--float16", action="store_true", help="regions in half the space, rounded to 11 bits")
     parser.add_argument("--overwrite", action="store_true", help="first remove a data set that is there already")
     workers = parser.add_mutually_exclusive_group()
     workers.add_argument("--num_workers", type=int, help="processes that write (one a processor)")

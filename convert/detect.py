@@ -36,7 +36,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--batch_size", type=int, default=8, help="pictures at once (%(default)s)")
     parser.add_argument("--device", help='such as "cuda" (that where there is one, else "cpu")')
     parser.add_argument("--output", required=True, type=Path, help="folder for the data set and what was found")
-    parser.add_argument("--float16", action="store_true", help="store regions in half the space")
+    parser.add_argument("--float16", action="store_true", help="regions in half the space, rounded to 11 bits")
     parser.add_argument("--overwrite", action="store_true", help="replace what is there")
     args = parser.parse_args(argv)
     if not 0 <= args.score_threshold < 1:

@@ -33,7 +33,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--class_names", type=Path, metavar="FILE", help="one a line, where classes are numbers")
     add_caption_arguments(parser, required=True)
     parser.add_argument("--output", required=True, type=Path, help="folder that the data set is written to")
-    parser.add_argument("--float16", action="store_true", help="store regions in half the space")
+    parser.add_argument("--float16", action="store_true", help="regions in half the space, rounded to 11 bits")
     parser.add_argument("--overwrite", action="store_true", help="first remove a data set that is there already")
     args = parser.parse_args(argv)
     try:
