@@ -17,13 +17,14 @@ from typing import Any, NamedTuple
 from aladin_jax.errors import DataError, shown
 
 PICTURE_ENDINGS = frozenset(
-    ".jpg .jpeg .jpe .jfif .png .webp .bmp .tif .tiff .gif .heic .heif .avif .jp2 .ppm .pgm .tga".split()
+    ".jpg .jpeg .jpe .jfif .png .webp .bmp .tif .tiff .gif .heic .heif .avif .jp2 .ppm .pgm .tga".split()  # noqa: SIM905
 )
 """What a picture's name may end in, in small letters."""
 
 FOLDER = "~"  # in ids, for the / of a name; no other id has it
 MAX_ID_LENGTH = 128
 
+_ID = re.compile(r"[A-Za-z0-9_.-]+(?:~[A-Za-z0-9_.-]+)+")  # one with folders, which is not mistaken for a name
 _SPELLED = re.compile(r"(?!\.)[A-Za-z0-9_.-]+")
 _DIGEST_DIGITS = 12  # two of a million names share one with a probability of 1 in 500
 
@@ -31,8 +32,8 @@ _DIGEST_DIGITS = 12  # two of a million names share one with a probability of 1 
 def image_id(name: str) -> str:
     """Makes an image's id of its name.
 
-    The name's ending goes, if it is a picture's; a folder is kept, `a/b.jpg` becomes `a~b`. Of a folder or file whose
-    name has other characters than A-Z a-z 0-9 _ . -, these become `_`, and a checksum of it follows: `a_b-0123456789ab`.
+    The name's ending goes, if it is a picture's; a folder is kept, `a/b.jpg` becomes `a~b`. In a folder's or file's
+    name, characters other than A-Z a-z 0-9 _ . - become `_`, and a checksum of it follows: `a_b-0123456789ab`.
 
     Args:
         name: of a picture, with folders or without.
@@ -50,6 +51,12 @@ def image_id(name: str) -> str:
     if len(spelled) <= MAX_ID_LENGTH:
         return spelled
     return f"{spelled[: MAX_ID_LENGTH - _DIGEST_DIGITS - 1]}-{_digest('/'.join(pieces))}"
+
+
+def coco_number(name: str) -> str | None:
+    """The number in one of COCO's own names, such as COCO_val2014_000000391895.jpg; None if it is another name."""
+    found = re.fullmatch(r"coco_(?:train|val|test)20\d\d_0*([0-9]+)", _pieces(name)[-1].casefold())
+    return found[1] if found else None
 
 
 def image_ids(names: Iterable[str], path: Path) -> dict[str, str]:
@@ -157,8 +164,8 @@ class NameIndex:
 def _keys(name: str) -> tuple[str, ...]:
     """What a name is compared by, one key for each of `NameIndex.HOW`; an empty one is none."""
     plain = _without_ending(_tidy(name))
-    stem = _pieces(name)[-1]
-    return name, plain, image_id(name) if plain else "", stem, stem.casefold(), _number(name)
+    image = "" if not plain else name if _ID.fullmatch(name) else image_id(name)
+    return name, plain, image, image.rpartition(FOLDER)[2], _pieces(name)[-1].casefold(), _number(name)
 
 
 def _number(name: str, *, words: bool = False) -> str:

@@ -25,7 +25,7 @@ _IMAGE_ID = re.compile(r"(?![.~])[A-Za-z0-9_.~-]{1,128}")
 def require_file(path: Path, max_bytes: int | None = None) -> None:
     """Checks that there is a file, and that it is no larger than `max_bytes`."""
     if not path.is_file():
-        raise DataError("no such file", "check the path: all files of the original's format are needed", path=path)
+        raise DataError("no such file", "check the path", path=path)
     if max_bytes is not None and (size := path.stat().st_size) > max_bytes:
         raise DataError(f"{size:,} bytes, more than {max_bytes:,}", "check that it is the right file", path=path)
 

@@ -16,7 +16,7 @@ import jax
 from aladin_jax.model_folder import check_output, save_model_folder
 from convert.conversion import convert
 from convert.hugging_face import read_bert
-from convert.messages import one_line
+from convert.command import one_line
 from convert.report import format_report, report_data
 from convert.sources import read_vinvl
 from convert.torch_files import sha256

@@ -23,7 +23,7 @@ from safetensors.torch import save
 
 from aladin_jax.model_folder import ModelConfig, put_in_place, write_description
 from aladin_jax.training.checkpoint import load_initial
-from convert.messages import one_line
+from convert.command import one_line
 from convert.model_card import model_card
 from convert.original import Run, learned_scales, original_checkpoint, original_tensors, read_run
 

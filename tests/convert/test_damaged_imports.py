@@ -130,7 +130,10 @@ def test_a_damaged_feature_tsv_of_oscar(tmp_path):
         rows = {}
         for line in path.read_text(encoding="utf-8").removesuffix("\n").split("\n"):
             image, text = line.split("\t")
-            row = json.loads(text)
+            try:
+                row = json.loads(text)
+            except json.JSONDecodeError:  # of an image that has a whole row too
+                continue
             regions = np.frombuffer(base64.b64decode(row["features"]), "<f4").reshape(row["num_boxes"], -1)
             rows[image] = own.oscar_order(regions)
         return np.concatenate([rows[image] for image in GOLDEN]), []

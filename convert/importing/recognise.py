@@ -1,0 +1,74 @@
+"""Which of the formats features are in, told by their files' names and first row."""
+
+import os
+from pathlib import Path
+
+from aladin_jax.errors import DataError
+from convert.importing.bottom_up import LAYOUTS
+
+FEATURE_FORMATS = ("npz", "npy", "bottom_up_tsv", "oscar_pt", "oscar_tsv", "vinvl", "predictions")
+
+_ROWS = 100  # the first may be of images in which nothing was detected
+_HEAD_BYTES = 16 << 20
+
+
+def recognise_features(path: Path, given: str | None = None) -> tuple[str, Path]:
+    """Which of `FEATURE_FORMATS` a file or folder is of, and the path that its reader takes.
+
+    Args:
+        path: of the features; for VinVL's and the detector's files also the folder that they are in.
+        given: the format that the user says; only the path is then made out.
+
+    Raises:
+        DataError: there is nothing, or nothing that is known here.
+    """
+    if found := find_features(path, given):
+        return found
+    if given:
+        return given, path
+    if not path.exists():
+        raise DataError("no such file or folder", "check the path of the features", path=path)
+    raise DataError("no features that are known here", f"pass --format: {', '.join(FEATURE_FORMATS)}", path=path)
+
+
+def find_features(path: Path, given: str | None = None) -> tuple[str, Path] | None:
+    """`recognise_features`, but None where there is nothing that is known."""
+    if path.is_file() and path.suffix == ".tsv":
+        if given not in (None, "vinvl", "predictions"):
+            return given, path
+        found = _kind_of_tsv(path)
+        return (found, path) if found and (given is None or found in ("vinvl", "predictions")) else None
+    if path.is_file() and path.suffix == ".pt" and given is None:
+        return ("oscar_pt", path) if path.name.endswith("feats.pt") else None
+    if not path.is_dir():
+        return None
+    if given in (None, "vinvl", "predictions"):
+        for name in ("features.tsv", "predictions.tsv"):
+            if (path / name).is_file() and (found := find_features(path / name, given)):
+                return found
+    if given is None:
+        for kind, folder, ending in (("npz", path, ".npz"), ("npy", path / "features", ".npy")):
+            if folder.is_dir() and _has_file(folder, ending):
+                return kind, path
+    return None
+
+
+def _has_file(folder: Path, ending: str) -> bool:
+    with os.scandir(folder) as entries:
+        return any(entry.name.endswith(ending) for entry in entries)
+
+
+def _kind_of_tsv(path: Path) -> str | None:
+    """By the number of fields, and for a row of JSON by what it holds."""
+    with open(path, "rb") as file:
+        for _ in range(_ROWS):
+            fields = file.readline(_HEAD_BYTES).split(b"\t")
+            if len(fields) == 3:
+                return "vinvl"
+            if len(fields) in LAYOUTS:
+                return "bottom_up_tsv"
+            if len(fields) == 2 and b'"num_boxes"' in fields[1][:400] + fields[1][-400:]:
+                return "oscar_tsv"
+            if len(fields) == 2 and b'"feature"' in fields[1]:
+                return "predictions"
+    return None
