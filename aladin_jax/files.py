@@ -4,7 +4,7 @@ import argparse
 import hashlib
 import os
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
@@ -46,26 +46,25 @@ def sha256(path: str | os.PathLike[str]) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def check_local(paths: Iterable[str | os.PathLike[str]]) -> None:
-    """Refuses paths of an object store, which would otherwise become folders of that name in the working directory.
+def check_local(path: str | os.PathLike[str]) -> None:
+    """Refuses a path of an object store, which would otherwise become a folder of that name in the working directory.
 
     Raises:
-        DataError: a path has a scheme, such as gs://, s3:// or hdfs://.
+        DataError: it has a scheme, such as gs://, s3:// or hdfs://.
     """
-    for path in paths:
-        if scheme := _SCHEME.match(os.fspath(path)):
-            raise DataError(
-                f"{scheme[1]}://{os.fspath(path)[scheme.end() :].lstrip('/')}: only files and folders of this machine "
-                "are read and written",
-                "mount it as a folder, or copy it, and give that path",
-            )
+    if scheme := _SCHEME.match(os.fspath(path)):
+        rest = os.fspath(path)[scheme.end() :].lstrip("/")
+        problem = f"{scheme[1]}://{rest}: only files and folders of this machine are read and written"
+        raise DataError(problem, "mount it as a folder, or copy it, and give that path")
 
 
 def check_local_options(options: argparse.Namespace) -> None:
-    """`check_local` for all paths among a command's options: those that argparse made a `Path` of.
+    """`check_local` for all paths among a command's options; web addresses pass.
 
     Raises:
-        DataError: one has a scheme.
+        DataError: one is of an object store.
     """
-    for value in vars(options).values():
-        check_local(path for path in (value if isinstance(value, list) else [value]) if isinstance(path, Path))
+    for option in vars(options).values():
+        for value in option if isinstance(option, list) else [option]:
+            if isinstance(value, Path) or (isinstance(value, str) and re.match(r"(?!https?:)[\w+.-]+://", value)):
+                check_local(value)

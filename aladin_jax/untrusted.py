@@ -105,9 +105,3 @@ def check_image_id(value: object, **where: Any) -> str:
             f"{shown(value)} is no image id", "ids are 1 to 128 of A-Z a-z 0-9 _ . - ~, no dot or ~ first", **where
         )
     return value
-
-
-def first_line(error: BaseException, limit: int = 200) -> str:
-    """The first line of what an error says, or its type if it says nothing."""
-    lines = str(error).strip().splitlines()
-    return lines[0][:limit] if lines else type(error).__name__

@@ -8,8 +8,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from aladin_jax.files import check_local_options
-
-_MAX_LENGTH = 10_000
+from convert.messages import one_line
 
 
 class UsageError(ValueError):
@@ -50,10 +49,3 @@ def run(
         print(interrupted, file=sys.stderr)
         return 130
     return 0
-
-
-def one_line(error: BaseException) -> str:
-    """An error's message without line ends and escape sequences, which names in a user's file may hold."""
-    message = str(error)
-    text = "".join(c if c.isprintable() else ascii(c)[1:-1] for c in message[:_MAX_LENGTH])
-    return text + ("..." if len(message) > _MAX_LENGTH else "")

@@ -130,8 +130,8 @@ def _split_and_path(text: str) -> tuple[str | None, Path]:
     """`SPLIT=PATH`, or a path alone."""
     from convert.raw.split_captions import SPLITS
 
-    check_local([text, text.partition("=")[2]])
     split, mark, path = text.partition("=")
+    check_local(path if mark else text)
     if not mark or Path(text).exists():
         return None, Path(text)
     if split not in SPLITS:

@@ -143,6 +143,21 @@ class Split:
             raise DataError(f"{where} has no region", PREPARE_AGAIN, path=self.directory, image=record.id)
         return record
 
+    def require_captions(self, images: Int64[np.ndarray, "i"] | None = None, use: str = "evaluated") -> None:
+        """Checks that there is any caption.
+
+        Args:
+            images: of these records; None for all.
+            use: what cannot be done without.
+
+        Raises:
+            DataError: there is none.
+        """
+        counts = self.caption_counts if images is None else self.caption_counts[images]
+        if not counts.any():
+            problem = f"split {self.name} has no captions"
+            raise DataError(problem, f"it can be searched, not {use}", path=self.directory)
+
     def select(self, image_ids: Sequence[str]) -> Int64[np.ndarray, "i"]:
         """The records of the given ids, in the given order.
 

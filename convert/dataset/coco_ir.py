@@ -7,26 +7,29 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from absl import logging
 
 from convert.dataset.record_builder import NAME, VERSION, Prepared, RecordBuilder, prepare_records
 from convert.raw.split_captions import captions_file, read_split_captions
-from convert.raw.vinvl_files import FEATURE_DIM, VinvlFiles, check_image_keys
+from convert.raw.vinvl_files import FEATURE_DIM, FoundFiles, VinvlFiles, check_image_keys
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass
 class VinvlSource:
     """A folder of captions and a folder of region features, as VinVL's users have them.
 
     Attributes:
         coco_ir_dir: folder with `{train,minival,test}_captions.pt` and `*_img_keys*.tsv`; a split whose captions are
             not there is left out.
-        img_feat_file: path of features.tsv; its index and predictions.tsv lie beside it.
+        img_feat_file: path of features.tsv; its index and predictions.tsv lie beside it, where they are.
         feature_dim: width of a region.
+        found: which rows there are; known after `check`, so that processes that read do not look for them again.
     """
 
     coco_ir_dir: Path
     img_feat_file: Path
     feature_dim: int
+    found: FoundFiles | None = None
 
     def captions(self) -> dict[str, dict[str, list[str]]]:
         """Captions by split and image id.
@@ -47,6 +50,9 @@ class VinvlSource:
             DataError: a file is missing or wrong, or files do not belong together.
         """
         with self.open(np.dtype(np.float32)) as files:
+            self.found = files.found
+            for note in files.notes:
+                logging.warning("%s", note)
             for split, images in captions.items():
                 files.require(images, self.origin(split))
                 for keys in sorted(self.coco_ir_dir.glob(f"{split}_img_keys*.tsv")):
@@ -54,7 +60,7 @@ class VinvlSource:
 
     def open(self, dtype: np.dtype) -> VinvlFiles:
         """Opens the features."""
-        return VinvlFiles(self.img_feat_file, feature_dim=self.feature_dim, dtype=dtype)
+        return VinvlFiles(self.img_feat_file, feature_dim=self.feature_dim, dtype=dtype, found=self.found)
 
 
 class CocoIr(RecordBuilder):

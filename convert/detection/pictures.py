@@ -5,9 +5,8 @@ from pathlib import Path
 
 from PIL import Image, ImageOps
 
-from aladin_jax.errors import DataError
+from aladin_jax.errors import DataError, first_line
 from aladin_jax.image_names import PICTURE_ENDINGS, find_pictures, image_ids
-from aladin_jax.untrusted import first_line
 
 
 class UnreadableError(ValueError):

@@ -13,8 +13,8 @@ from typing import Any
 
 import numpy as np
 
-from aladin_jax.errors import DataError
-from aladin_jax.untrusted import COPY_AGAIN, check_name, first_line
+from aladin_jax.errors import DataError, first_line
+from aladin_jax.untrusted import COPY_AGAIN, check_name
 from convert.importing.number_pickles import RefusedError, read_numbers
 from convert.importing.regions import PixelRegions, name_classes, to_detections
 from convert.raw.box_encoding import pixels_of_shares

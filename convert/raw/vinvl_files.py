@@ -16,14 +16,13 @@ import numpy as np
 from jaxtyping import Float
 from numpy.typing import DTypeLike
 
-from aladin_jax.errors import DataError, shown
+from aladin_jax.errors import DataError, first_line, shown
 from aladin_jax.untrusted import (
     COPY_AGAIN,
     MAX_TEXT_BYTES,
     check_image_id,
     check_name,
     check_text,
-    first_line,
     parse_json,
     read_lines,
     read_text,

@@ -87,11 +87,20 @@ def npy_of(header, content=b""):
         (b"\x93NUMPY\x09\x00", "features is no .npy array"),
         (npy_of("{"), "features is no .npy array"),
         (npy_of("(" * 3000), "features is no .npy array"),
-        (npy_of("{'descr': '<f4', 'fortran_order': False, 'shape': (1000000000, 2048), }\n"), "features is no .npy array"),
+        (
+            npy_of("{'descr': '<f4', 'fortran_order': False, 'shape': (1000000000, 2048), }\n"),
+            "features is no .npy array",
+        ),
         (npy_of("{'descr': '<f4', 'fortran_order': False, 'shape': (-6, 8), }\n"), "features is no .npy array"),
         (npy_of("{'descr': '<U0', 'fortran_order': False, 'shape': (6, 8), }\n"), "features is no array of numbers"),
-        (npy_of("{'descr': '<f4', 'fortran_order': False, 'shape': (6, 8), }\n", bytes(100)), "features is no .npy array"),
-        (npy_of("{'descr': '<f4', 'fortran_order': False, 'shape': (6, 8), }\n", bytes(200)), "has 270 bytes, its shape"),
+        (
+            npy_of("{'descr': '<f4', 'fortran_order': False, 'shape': (6, 8), }\n", bytes(100)),
+            "features is no .npy array",
+        ),
+        (
+            npy_of("{'descr': '<f4', 'fortran_order': False, 'shape': (6, 8), }\n", bytes(200)),
+            "has 270 bytes, its shape",
+        ),
         (npy_of("{'descr': '|O', 'fortran_order': False, 'shape': (6, 8), }\n"), "features holds Python objects"),
         (pickle.dumps([1.0]), "features is no .npy array"),
     ],
