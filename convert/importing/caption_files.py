@@ -6,11 +6,13 @@ from pathlib import Path
 
 from aladin_jax.errors import DataError, shown
 from aladin_jax.image_names import image_ids
-from aladin_jax.untrusted import read_text
+from aladin_jax.untrusted import parse_json, read_text
+from convert.importing.caption_lines import is_caption_line
 from convert.importing.captions import (
     CaptionedImage,
     Images,
     divide,
+    is_caption_list,
     read_coco,
     read_coco_ir,
     read_flickr,
@@ -26,21 +28,29 @@ _READERS = {"coco": read_coco, "list": read_list, "flickr": read_flickr}
 
 
 def recognise_captions(path: Path) -> str:
-    """Which of `CAPTION_FORMATS` a file or folder is of, as far as a glance tells.
+    """Which of `CAPTION_FORMATS` a file or folder is of.
 
     Raises:
-        DataError: there is no such file, or it is no text.
+        DataError: there is no such file, it is no text, or nothing that is known here.
     """
+    if found := find_captions(path):
+        return found
+    remedy = f"pass --captions_format: {', '.join(CAPTION_FORMATS)}"
+    raise DataError("no captions that are known here", remedy, path=path)
+
+
+def find_captions(path: Path) -> str | None:
+    """`recognise_captions`, but None where nothing is known; reads no more than it has to."""
     if path.is_dir():
         return "coco_ir"
     text = read_text(path)
-    if text.lstrip()[:1] not in ("{", "["):
-        return "flickr"
-    if text.lstrip().startswith("{"):
-        for mark, name in (('"sentences"', "karpathy"), ('"annotations"', "coco"), ('"images"', "coco")):
-            if mark in text:
-                return name
-    return "list"
+    start = text.lstrip()[:1]
+    if start not in ("{", "["):
+        return "flickr" if is_caption_line(text.partition("\n")[0].rstrip("\r")) else None
+    for mark, name in (('"sentences"', "karpathy"), ('"annotations"', "coco")):
+        if start == "{" and mark in text:
+            return name
+    return "list" if is_caption_list(parse_json(text, path=path)) else None
 
 
 @dataclasses.dataclass(frozen=True)

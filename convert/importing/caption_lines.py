@@ -10,6 +10,7 @@ from aladin_jax.errors import DataError, shown
 from aladin_jax.untrusted import check_name, check_text, read_lines
 
 _TOKEN = re.compile(r"(?P<name>[^\t]+?)#(?:(?P<kind>[A-Za-z]+)#)?(?P<number>[0-9]+)(?P<gap>[\t ])(?P<caption>.*)")
+_MARKS = ("|", "\t", ",", ";")
 _IMAGES = {"image", "image_name", "image_id", "filename", "file_name", "img"}
 _CAPTIONS = {"caption", "comment", "text", "sentence"}
 _NUMBERS = {"comment_number", "caption_number", "caption_id"}
@@ -45,8 +46,13 @@ def read_caption_lines(path: Path) -> Iterator[CaptionLine]:
     lines = read_lines(path)
     if not lines:
         raise DataError("no line in it", "check that it is the right file", path=path)
-    columns = next((found for mark in ("|", "\t", ",", ";") if (found := _columns(lines[0], mark))), None)
+    columns = next((found for mark in _MARKS if (found := _columns(lines[0], mark))), None)
     yield from _read_tokens(lines, path) if columns is None else _read_table(lines, *columns, path)
+
+
+def is_caption_line(line: str) -> bool:
+    """Whether a file whose first line this is may be read by `read_caption_lines`."""
+    return bool(_TOKEN.fullmatch(line)) or any(_columns(line, mark) for mark in _MARKS)
 
 
 def _read_tokens(lines: list[str], path: Path) -> Iterator[CaptionLine]:

@@ -153,6 +153,15 @@ def read_list(path: Path) -> Images:
     return images
 
 
+def is_caption_list(content: object) -> bool:
+    """Whether a file of this content may be read by `read_list`."""
+    if isinstance(content, dict):
+        texts = next(iter(content.values()), None)
+        return isinstance(texts, list) and bool(texts) and isinstance(texts[0], str)
+    first = content[0] if isinstance(content, list) and content else None
+    return isinstance(first, dict) and bool(first.keys() & {*_IMAGE_FIELDS}) and bool(first.keys() & {*_CAPTION_FIELDS})
+
+
 def read_flickr(path: Path) -> Images:
     """Reads lines of text with an image and a caption each; see `caption_lines`.
 

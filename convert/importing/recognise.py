@@ -1,6 +1,7 @@
 """Which of the formats features are in, told by their files' names and first row."""
 
 import os
+import zipfile
 from pathlib import Path
 
 from aladin_jax.errors import DataError
@@ -46,16 +47,27 @@ def find_features(path: Path, given: str | None = None) -> tuple[str, Path] | No
         for name in ("features.tsv", "predictions.tsv"):
             if (path / name).is_file() and (found := find_features(path / name, given)):
                 return found
-    if given is None:
-        for kind, folder, ending in (("npz", path, ".npz"), ("npy", path / "features", ".npy")):
-            if folder.is_dir() and _has_file(folder, ending):
-                return kind, path
+    if given is None and _first_file(path / "features", ".npy"):
+        return "npy", path
+    if given is None and (first := _first_file(path, ".npz")) and _arrays(first) & {"features", "x"}:
+        return "npz", path
     return None
 
 
-def _has_file(folder: Path, ending: str) -> bool:
+def _first_file(folder: Path, ending: str) -> Path | None:
+    if not folder.is_dir():
+        return None
     with os.scandir(folder) as entries:
-        return any(entry.name.endswith(ending) for entry in entries)
+        return next((Path(entry.path) for entry in entries if entry.name.endswith(ending)), None)
+
+
+def _arrays(path: Path) -> set[str]:
+    """Names of the arrays in an .npz; none if it cannot be read."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            return {name.removesuffix(".npy") for name in archive.namelist()}
+    except (zipfile.BadZipFile, OSError, ValueError):
+        return set()
 
 
 def _kind_of_tsv(path: Path) -> str | None:
