@@ -66,5 +66,7 @@ def check_local_options(options: argparse.Namespace) -> None:
     """
     for option in vars(options).values():
         for value in option if isinstance(option, list) else [option]:
-            if isinstance(value, Path) or (isinstance(value, str) and re.match(r"(?!https?:)[\w+.-]+://", value)):
+            if isinstance(value, Path):
                 check_local(value)
+            elif isinstance(value, str) and (path := re.match(r"(?:\w+=)?(?!https?:)([\w+.-]+://.*)", value)):
+                check_local(path[1])

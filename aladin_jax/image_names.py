@@ -134,20 +134,22 @@ class NameIndex:
         Raises:
             DataError: several images could be meant.
         """
-        keys, by_number = _keys(name), _keys(number) if number else ()
-        for level, how in enumerate(self.HOW):
-            found = dict.fromkeys(self._at(level, keys[level], name))
-            if by_number and level in (1, len(self.HOW) - 1):
-                found |= dict.fromkeys(self._at(level, by_number[level]))
-            if level == len(self.HOW) - 1 and not found:
-                found = dict.fromkeys(self._by_words(name))
-            if len(found) > 1:
-                several = " or ".join(ascii(other)[:80] for other in list(found)[:3])
-                sought = f"{shown(name)} (number {number})" if number else shown(name)
-                raise DataError(f"{sought} may be {several}", "rename what is not meant", **where)
-            if found:
-                return Found(next(iter(found)), how)
-        return None
+        keys = _keys(name)
+        last = len(self.HOW) - 1
+        level, found = next(((k, some) for k in range(last) if (some := self._at(k, keys[k], name))), (1, []))
+        if number and (level > 0 or not found):  # nothing is meant but the very name
+            found = [*found, *self._at(1, _keys(number)[1])]
+        if not found:
+            level = last
+            found = [*self._at(last, keys[last], name), *(self._at(last, _number(number)) if number else [])]
+        if not found:
+            found = self._by_words(name)
+        several = list(dict.fromkeys(found))
+        if len(several) > 1:
+            sought = f"{shown(name)} (number {number})" if number else shown(name)
+            may_be = " or ".join(shown(other) for other in several[:3])
+            raise DataError(f"{sought} may be {may_be}", "rename what is not meant", **where)
+        return Found(several[0], self.HOW[level]) if several else None
 
     def _at(self, level: int, key: str, name: str = "") -> list[str]:
         names = self._by_key[level].get(key, []) if key else []

@@ -53,7 +53,7 @@ def _detect(args: argparse.Namespace) -> None:
     files = FoundFiles(args.output / "detections", pictures)
     captions = captions_of(args, files.names(), args.images)
     # Before the long work, because it says which captions have no picture.
-    source = ImportedSource(files, captions, skip_missing=args.skip_missing)
+    source = ImportedSource(files, captions, skip_missing=args.skip_missing, numbered=False)
     # Before anything is written: a detector that cannot be loaded leaves no folder that a mended one would not fit.
     detector = _load_detector(args.detector, args.device)
     files.begin(Settings(checksum(args.detector), args.score_threshold, args.max_regions), overwrite=args.overwrite)

@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from aladin_jax.errors import DataError
-from aladin_jax.files import check_local
 from convert.command import run
 
 if TYPE_CHECKING:
@@ -131,7 +130,6 @@ def _split_and_path(text: str) -> tuple[str | None, Path]:
     from convert.raw.split_captions import SPLITS
 
     split, mark, path = text.partition("=")
-    check_local(path if mark else text)
     if not mark or Path(text).exists():
         return None, Path(text)
     if split not in SPLITS:

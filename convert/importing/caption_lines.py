@@ -102,6 +102,6 @@ def _rows(lines: list[str], mark: str, path: Path) -> Iterator[tuple[int, list[s
         try:
             [fields] = csv.reader([line], delimiter=mark, strict=True)
         except (csv.Error, ValueError) as error:
-            problem = f"quotes that do not fit together ({error})" if line.strip() else "a blank line"
-            raise DataError(problem, "mend or remove the line", path=path, row=row) from error
+            problem = f"quotes that do not fit together ({error})"
+            raise DataError(problem, "mend the line", path=path, row=row) from error
         yield row, fields

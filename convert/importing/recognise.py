@@ -34,7 +34,7 @@ def recognise_features(path: Path, given: str | None = None) -> tuple[str, Path]
 
 def find_features(path: Path, given: str | None = None) -> tuple[str, Path] | None:
     """`recognise_features`, but None where there is nothing that is known."""
-    if path.is_file() and path.suffix == ".tsv":
+    if path.is_file() and ".tsv" in path.suffixes:
         if given not in (None, "vinvl", "predictions"):
             return given, path
         found = _kind_of_tsv(path)

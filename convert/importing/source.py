@@ -75,13 +75,16 @@ class ImportedSource:
         notes: what the user should know, one line each.
     """
 
-    def __init__(self, reader: RegionReader, captions: CaptionFiles | Uncaptioned, *, skip_missing: bool):
+    def __init__(
+        self, reader: RegionReader, captions: CaptionFiles | Uncaptioned, *, skip_missing: bool, numbered: bool = True
+    ):
         """Reads the captions and finds each image's features.
 
         Args:
             reader: of the features; stays open as long as this is used.
             captions: of the images.
             skip_missing: whether images without features are left out.
+            numbered: whether features may be called by the number that captions have beside the picture's name.
 
         Raises:
             DataError: captions are damaged, images have no features or might have several, or nothing was detected in
@@ -95,7 +98,7 @@ class ImportedSource:
         self._images: dict[str, Images] = {}
         self._name_of: dict[str, str] = {}
         self._own_notes: list[str] = []
-        self._join(splits, skip_missing)
+        self._join(splits, skip_missing, numbered)
 
     @property
     def notes(self) -> list[str]:
@@ -131,7 +134,7 @@ class ImportedSource:
         """The features, which stay open afterwards."""
         yield _StoredAs(self._reader, self._name_of, self.feature_dim, dtype)
 
-    def _join(self, splits: Mapping[str, Images], skip_missing: bool) -> None:
+    def _join(self, splits: Mapping[str, Images], skip_missing: bool, numbered: bool) -> None:
         """Finds the features of every image, and says how."""
         names = NameIndex(self._reader.names())
         image_of: dict[str, str] = {}
@@ -141,7 +144,7 @@ class ImportedSource:
             path = self.origin(split)
             kept = self._images[split] = {}
             for key, image in images.items():
-                found = names.find(image.name, image.number, path=path, image=key)
+                found = names.find(image.name, image.number if numbered else None, path=path, image=key)
                 if found is None:
                     continue
                 if (other := image_of.setdefault(found.name, key)) != key:

@@ -1,13 +1,15 @@
 """Features and captions as people have them, each through the commands to a data set or to one line."""
 
+import importlib
 import json
+import shlex
 
 import numpy as np
 import pytest
 
 from aladin_jax.data.records import Split, open_dataset
 from aladin_jax.image_names import image_id
-from convert import coco_ir, features
+from convert import coco_ir, features, inspect
 from tests.convert import own_features as own
 
 CAPTIONS = own.captions()
@@ -335,7 +337,7 @@ def test_an_image_in_two_rows_one_of_which_is_cut_short(tmp_path, prepare, first
     path = own.write_tsv(tmp_path / "a.tsv", [*cut, *rows] if first else [*rows, *cut, rows[3]])
     splits, said = prepare("--features", path)
     same_regions(splits["test"], SOME)
-    assert list(splits["test"]) == ([*list(SOME)[1:3], list(SOME)[0], list(SOME)[3]] if first else list(SOME))
+    assert list(splits["test"]) == ([*list(SOME)[1:3], next(iter(SOME)), list(SOME)[3]] if first else list(SOME))
     assert f"note: {path}: {2 if first else 3} images are in more than one row" in said
     assert f"the whole row is taken, {2 if first else 3} others that are cut short or the same are left out" in said
 
@@ -368,3 +370,146 @@ def test_two_names_of_one_id_are_refused(tmp_path, refuse):
     rows = [own.bottom_up_row(name, SOME[IMAGE].regions) for name in ("a.jpg", "a.png")]
     error = refuse("--features", own.write_tsv(tmp_path / "a.tsv", rows))
     assert "a.tsv, image a: 'a.jpg' and 'a.png' make one id; rename one" in error
+
+
+# Paths that are not of this machine, and text files from anywhere
+
+
+@pytest.mark.parametrize("scheme", ["gs", "s3", "hdfs"])
+@pytest.mark.parametrize(
+    "command",
+    [
+        ["convert.features", "--features", "{}", "--output", "out"],
+        ["convert.features", "--features", "in", "--output", "{}"],
+        ["convert.features", "--features", "in", "--captions", "test={}", "--output", "out"],
+        ["convert.coco_ir", "--img_feat_file", "{}", "--output", "out"],
+        ["convert.coco_ir", "--img_feat_file", "in", "--output", "{}"],
+        ["convert.detect", "--images", "{}", "--detector", "in", "--output", "out"],
+        ["convert.detect", "--images", "in", "--detector", "in", "--output", "{}"],
+        ["convert.checkpoint", "--vinvl", "{}", "--output", "out"],
+        ["convert.checkpoint", "--bert", "in", "--output", "{}"],
+        ["convert.export", "--workdir", "{}", "--output", "out"],
+        ["convert.export", "--workdir", "in", "--output", "{}"],
+        ["convert.inspect", "{}"],
+        ["demo.__main__", "--output", "{}"],
+        ["aladin_jax.search.__main__", "index", "--checkpoint", "{}", "--data", "in", "--output", "out"],
+        ["aladin_jax.search.__main__", "index", "--checkpoint", "in", "--data", "in", "--output", "{}"],
+        ["aladin_jax.search.__main__", "query", "--index", "{}", "two dogs"],
+    ],
+)
+def test_a_path_of_an_object_store_is_refused_by_every_command(tmp_path, capsys, monkeypatch, command, scheme):
+    monkeypatch.chdir(tmp_path)
+    own.write_tsv(tmp_path / "in", [own.bottom_up_row(IMAGE, SOME[IMAGE].regions)])
+    module, *options = command
+    main = importlib.import_module(module).main
+    assert main([option.format(f"{scheme}://bucket/run") for option in options]) == 1
+    error = capsys.readouterr().err
+    assert error.startswith(
+        f"error: {scheme}://bucket/run: only files and folders of this machine are read and written; "
+    )
+    assert error.count("\n") == 1
+    assert [path.name for path in tmp_path.iterdir()] == ["in"]
+
+
+# What inspect says
+
+
+def first_lines(path, capsys, *more):
+    """The first two lines that convert.inspect prints of something, what they say, and its last line."""
+    assert inspect.main([str(path), *map(str, more)]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    (kind, what), (taken, by) = (line.split("  ", 1) for line in lines[:2])
+    assert (kind, taken) == ("kind", "taken by")
+    return what.strip(), by.strip(), lines[-1]
+
+
+def write_features(kind, folder):
+    folder.mkdir()
+    if kind == "npz":
+        for image, (regions, tags) in SOME.items():
+            own.write_npz(folder, image, regions, tags)
+    elif kind == "bottom-up-attention.pytorch":
+        for image, (regions, _) in SOME.items():
+            bottom_up_npz(folder, image, regions, [1] * len(regions), [0.5] * len(regions))
+    elif kind == "npy":
+        for image, (regions, tags) in SOME.items():
+            own.write_npy(folder, image, regions, tags)
+    elif kind == "vinvl":
+        own.write_vinvl(folder, [(image, d.regions, d.tags) for image, d in SOME.items()])
+    else:
+        rows = {
+            "bottom_up_tsv": lambda image, d: own.bottom_up_row(image, d.regions),
+            "oscar_tsv": lambda image, d: own.oscar_tsv_row(image, d.regions),
+            "predictions": lambda image, d: detector_row(image, d.regions, d.tags),
+        }[kind]
+        own.write_tsv(folder / "predictions.tsv", [rows(image, d) for image, d in SOME.items()])
+        return folder / "predictions.tsv"
+    return folder
+
+
+KINDS = ["npz", "bottom-up-attention.pytorch", "npy", "vinvl", "bottom_up_tsv", "oscar_tsv", "predictions"]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_inspect_says_which_command_takes_features_and_it_does(tmp_path, capsys, kind):
+    path = write_features(kind, tmp_path / "in")
+    what, by, last = first_lines(path, capsys)
+    assert what.startswith("region features")
+    assert last == "no problems found"
+    words = (
+        by.replace(" --data_dir CAPTIONS", "").replace(" --labels LABELS", "").replace("DATA", str(tmp_path / "out"))
+    )
+    _, _, module, *options = shlex.split(words)
+    assert importlib.import_module(module).main(options) == 0
+    capsys.readouterr()
+    what, by, last = first_lines(tmp_path / "out", capsys)
+    assert what == "data set without captions"
+    assert by.startswith("python -m aladin_jax.search index --checkpoint MODEL --data ")
+    assert last == "no problems found"
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_what_the_converter_refuses_is_a_problem_for_inspect(tmp_path, capsys, kind):
+    path = write_features(kind, tmp_path / "in")
+    files = [path] if path.is_file() else [file for file in path.rglob("*.*") if file.is_file()]
+    file = max(files, key=lambda file: file.stat().st_size)
+    file.write_bytes(file.read_bytes()[:-200])
+    status = inspect.main([str(path)])  # 1 where not one image can be read
+    captured = capsys.readouterr()
+    assert "PROBLEMS: " in captured.out if status == 0 else captured.err.startswith("error: ")
+    assert features.main(["--features", str(path), "--output", str(tmp_path / "out")]) == 1
+
+
+@pytest.mark.parametrize("kind", ["karpathy", "coco", "list", "flickr", "coco_ir"])
+def test_inspect_says_which_command_takes_captions_and_it_does(tmp_path, capsys, kind):
+    path = write_features("vinvl", tmp_path / "in")
+    content = {image: CAPTIONS["test"][image] for image in SOME}
+    named = {own.coco_name(image): texts for image, texts in content.items()}
+    captions = {
+        "karpathy": lambda: own.write_karpathy(tmp_path / "dataset_coco.json", {"test": content}),
+        "coco": lambda: own.write_coco(tmp_path / "captions.json", content),
+        "list": lambda: own.write_list(tmp_path / "captions.json", named),
+        "flickr": lambda: own.write_flickr(tmp_path / "captions.txt", named),
+        "coco_ir": lambda: own.save(content, tmp_path / "test_captions.pt").parent,
+    }[kind]()
+    what, by, last = first_lines(captions, capsys)
+    assert "captions" in what
+    assert last == "no problems found"
+    words = by.replace("SPLIT=", "test=").replace("FEATURES", str(path / "features.tsv"))
+    _, _, module, *options = shlex.split(words.replace("DATA", str(tmp_path / "out")))
+    assert importlib.import_module(module).main(options) == 0
+    capsys.readouterr()
+    what, by, last = first_lines(tmp_path / "out", capsys)
+    assert what == "data set"
+    assert by.startswith("python -m aladin_jax.main --config CONFIG --workdir RUN --config.data.dir=")
+
+
+def test_inspect_holds_captions_against_features_as_the_converter_does(tmp_path, capsys):
+    rows = [own.bottom_up_row(f"coco_val2014_{int(image):012}", d.regions) for image, d in list(SOME.items())[1:]]
+    features_path = own.write_tsv(tmp_path / "a.tsv", rows)
+    captions = own.write_karpathy(tmp_path / "dataset_coco.json", {"test": {image: ["a"] for image in SOME}})
+    assert inspect.main([str(captions), "--against", str(features_path), "--json"]) == 0
+    [found] = json.loads(capsys.readouterr().out)
+    assert (found["captioned images"], found["with features"]) == (4, 3)
+    missing = next(iter(SOME))
+    assert found["problems"] == [f"captioned images without features in {features_path}: 1 ({missing})"]
