@@ -26,6 +26,9 @@ MAX_ID_LENGTH = 128
 
 _ID = re.compile(r"[A-Za-z0-9_.-]+(?:~[A-Za-z0-9_.-]+)+")  # one with folders, which is not mistaken for a name
 _SPELLED = re.compile(r"(?!\.)[A-Za-z0-9_.-]+")
+_PARTS = re.compile(f"[/{FOLDER}]")  # folders and the rest, of a name as of an id
+_BARE = re.compile(r"(?:coco_)?(?:(?:train|val|test)20\d\d_)?0*([0-9]+)")
+_AFTER_WORDS = re.compile(r"(?:[^\W\d_][^\W_]*[_-])+0*([0-9]+)")
 _DIGEST_DIGITS = 12  # two of a million names share one with a probability of 1 in 500
 
 
@@ -44,7 +47,7 @@ def image_id(name: str) -> str:
     Raises:
         DataError: nothing is left of it.
     """
-    pieces = _without_ending(_tidy(name)).split("/")
+    pieces = _plain(name).split("/")
     if pieces == [""]:
         raise DataError(f"{shown(name)} is no name of an image", "give it a name")
     spelled = FOLDER.join(piece if _SPELLED.fullmatch(piece) else _spell(piece) for piece in pieces)
@@ -55,7 +58,7 @@ def image_id(name: str) -> str:
 
 def coco_number(name: str) -> str | None:
     """The number in one of COCO's own names, such as COCO_val2014_000000391895.jpg; None if it is another name."""
-    found = re.fullmatch(r"coco_(?:train|val|test)20\d\d_0*([0-9]+)", _pieces(name)[-1].casefold())
+    found = re.fullmatch(r"coco_(?:train|val|test)20\d\d_0*([0-9]+)", _PARTS.split(_plain(name))[-1].casefold())
     return found[1] if found else None
 
 
@@ -116,12 +119,14 @@ class NameIndex:
     def __init__(self, names: Iterable[str]):
         """Takes the names in."""
         self._by_key: tuple[defaultdict[str, list[str]], ...] = tuple(defaultdict(list) for _ in self.HOW)
+        self._after_words: defaultdict[str, list[str]] = defaultdict(list)
         for name in names:
-            for names_of, key in zip(self._by_key, _keys(name), strict=True):
+            keys = _keys(name)
+            for names_of, key in zip(self._by_key, keys, strict=True):
                 if key:
                     names_of[key].append(name)
-            if number := _number(name, words=True):
-                self._by_key[-1][f"words {number}"].append(name)
+            if number := _number(keys[4], words=True):
+                self._after_words[number].append(name)
 
     def find(self, name: str, number: str | None = None, **where: Any) -> Found | None:
         """Finds the image of a name.
@@ -137,13 +142,15 @@ class NameIndex:
         keys = _keys(name)
         last = len(self.HOW) - 1
         level, found = next(((k, some) for k in range(last) if (some := self._at(k, keys[k], name))), (1, []))
-        if number and (level > 0 or not found):  # nothing is meant but the very name
-            found = [*found, *self._at(1, _keys(number)[1])]
+        if number and (level > 0 or not found):  # at level 0 nothing is meant but the very name
+            found = [*found, *self._at(1, _plain(number))]
         if not found:
             level = last
             found = [*self._at(last, keys[last], name), *(self._at(last, _number(number)) if number else [])]
-        if not found:
-            found = self._by_words(name)
+        if not found:  # words before a number count only beside a bare number
+            bare, after_words = keys[last], _number(keys[4], words=True)
+            found = self._after_words[bare] if bare else self._at(last, after_words)
+            found = [other for other in found if _same_folder(name, other)]
         several = list(dict.fromkeys(found))
         if len(several) > 1:
             sought = f"{shown(name)} (number {number})" if number else shown(name)
@@ -155,38 +162,30 @@ class NameIndex:
         names = self._by_key[level].get(key, []) if key else []
         return names if level < 3 else [other for other in names if _same_folder(name, other)]
 
-    def _by_words(self, name: str) -> list[str]:
-        """Names whose number has words before it, where the sought one is a bare number; and the other way round."""
-        names = self._by_key[-1]
-        bare, after_words = _number(name), _number(name, words=True)
-        found = names.get(f"words {bare}", []) if bare else names.get(after_words, []) if after_words else []
-        return [other for other in found if _same_folder(name, other)]
-
 
 def _keys(name: str) -> tuple[str, ...]:
     """What a name is compared by, one key for each of `NameIndex.HOW`; an empty one is none."""
-    plain = _without_ending(_tidy(name))
+    plain = _plain(name)
     image = "" if not plain else name if _ID.fullmatch(name) else image_id(name)
-    return name, plain, image, image.rpartition(FOLDER)[2], _pieces(name)[-1].casefold(), _number(name)
+    stem = _PARTS.split(plain)[-1].casefold()
+    return name, plain, image, image.rpartition(FOLDER)[2], stem, _number(stem)
 
 
-def _number(name: str, *, words: bool = False) -> str:
-    """The number that a name is: bare or COCO's, or else with any words before it. Empty if it is none."""
-    before = r"(?:[^\W\d_][^\W_]*[_-])+" if words else r"(?:coco_)?(?:(?:train|val|test)20\d\d_)?"
-    found = re.fullmatch(rf"{before}0*([0-9]+)", _pieces(name)[-1].casefold())
+def _number(stem: str, *, words: bool = False) -> str:
+    """The number that a name in small letters is: bare or COCO's, or else with any words before it. Empty for none."""
+    found = (_AFTER_WORDS if words else _BARE).fullmatch(stem)
     return found[1] if found else ""
 
 
 def _same_folder(one: str, other: str) -> bool:
     """Whether one's folders end as the other's do, or one of them names none, or both have COCO's own names."""
-    (*first, stem), (*second, _) = _pieces(one), _pieces(other)
+    (*first, stem), (*second, _) = (_PARTS.split(_plain(name)) for name in (one, other))
     common = min(len(first), len(second))
     return first[len(first) - common :] == second[len(second) - common :] or stem.casefold().startswith("coco_")
 
 
-def _pieces(name: str) -> list[str]:
-    """Folders and stem; an id's too."""
-    return re.split(rf"[/{FOLDER}]", _without_ending(_tidy(name)))
+def _plain(name: str) -> str:
+    return _without_ending(_tidy(name))
 
 
 def _tidy(name: str) -> str:

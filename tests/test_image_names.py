@@ -54,7 +54,7 @@ def test_any_name_has_an_id_that_is_safe(name):
 @given(st.lists(st.text(st.sampled_from("aB._-~ 東/é"), min_size=1, max_size=6), min_size=2, max_size=2, unique=True))
 @settings(max_examples=500, deadline=None)
 def test_two_names_that_are_not_one_path_have_two_ids(names):
-    paths = {posixpath.normpath("/" + unicodedata.normalize("NFC", name.strip())).strip() for name in names}
+    paths = {posixpath.normpath("/" + unicodedata.normalize("NFC", name).strip(" /")).strip() for name in names}
     if len(paths) == 2 and not paths & {"/", "//"}:
         assert image_id(names[0]) != image_id(names[1])
 

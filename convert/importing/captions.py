@@ -235,7 +235,8 @@ def add_captions(images: Images, name: str, captions: Iterable[str], **where: An
     image = images.setdefault(described.id, described)
     if image.name != name:
         problem = f"{shown(image.name)} and {shown(name)} make one id"
-        raise DataError(problem, "rename one, or write it in one way", **where | {"image": image.id})
+        where = where | {"image": image.id}
+        raise DataError(problem, "rename one, or write it in one way", **where)
     image.captions.extend(captions)
     return image
 

@@ -34,7 +34,7 @@ class FeatureSet(Protocol):
         """The images' ids."""
         ...
 
-    def detections(self, image: str) -> Detections:
+    def detections(self, image: str, /) -> Detections:
         """Reads one image.
 
         Raises:

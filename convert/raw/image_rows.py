@@ -130,22 +130,28 @@ class ImageRows:
         return FoundRows([file.offsets for file in self._files], chosen, notes)
 
     def _choose(self, image: str, places: list[Place]) -> Place:
-        """The first whole row of an image, which no other whole one may differ from; of damaged ones the first."""
-        whole: dict[Place, list[bytes]] = {}
+        """The first whole row of an image, which no other whole one may differ from; of damaged ones the first.
+
+        A row that another one begins with was cut short, even if it can be read.
+        """
+        whole: dict[Place, bytes] = {}
         for place in places:
             where = {"path": self._files[place.file].path, "row": place.row, "image": image}
             with contextlib.suppress(DataError):
                 fields = self._fields(place, image)
                 self._parse(fields, where)
-                whole[place] = fields
-        first, *others = list(whole) or places[:1]
-        for other in others:
-            if whole[other] != whole[first]:
+                whole[place] = b"\t".join(fields)
+        if not whole:
+            return places[0]
+        first = max(whole, key=lambda place: len(whole[place]))
+        for other, content in whole.items():
+            if not whole[first].startswith(content):
+                one, two = sorted((first, other))
                 raise DataError(
-                    f"row {first.row} of {self._files[first.file].path} is this image's too, and differs",
+                    f"row {one.row} of {self._files[one.file].path} is this image's too, and differs",
                     "keep one of them",
-                    path=self._files[other.file].path,
-                    row=other.row,
+                    path=self._files[two.file].path,
+                    row=two.row,
                     image=image,
                 )
         return first

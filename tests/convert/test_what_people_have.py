@@ -342,6 +342,13 @@ def test_an_image_in_two_rows_one_of_which_is_cut_short(tmp_path, prepare, first
     assert f"the whole row is taken, {2 if first else 3} others that are cut short or the same are left out" in said
 
 
+def test_a_row_cut_between_two_numbers_is_not_taken_for_a_whole_one(tmp_path, prepare):
+    row = own.bottom_up_row(IMAGE, SOME[IMAGE].regions)
+    cut = [*row[:5], row[5][: 6 * 4 * 4 * 16]]  # six regions of narrower features
+    splits, _ = prepare("--features", own.write_tsv(tmp_path / "a.tsv", [cut, row]))
+    same_regions(splits["test"], SOME)
+
+
 def test_an_image_in_two_whole_rows_that_differ(tmp_path, refuse):
     regions = SOME[IMAGE].regions
     rows = [own.bottom_up_row(IMAGE, regions), own.bottom_up_row(IMAGE, regions[::-1])]
