@@ -1,6 +1,7 @@
 """The TFDS builder `coco_ir`: VinVL's files as records that can be read in any order, one an image."""
 
 import dataclasses
+import functools
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -14,7 +15,7 @@ from convert.raw.split_captions import captions_file, read_split_captions
 from convert.raw.vinvl_files import FEATURE_DIM, FoundFiles, VinvlFiles, check_image_keys
 
 
-@dataclasses.dataclass
+@dataclasses.dataclass(frozen=True)
 class VinvlSource:
     """A folder of captions and a folder of region features, as VinVL's users have them.
 
@@ -23,13 +24,11 @@ class VinvlSource:
             not there is left out.
         img_feat_file: path of features.tsv; its index and predictions.tsv lie beside it, where they are.
         feature_dim: width of a region.
-        found: which rows there are; known after `check`, so that processes that read do not look for them again.
     """
 
     coco_ir_dir: Path
     img_feat_file: Path
     feature_dim: int
-    found: FoundFiles | None = None
 
     def captions(self) -> dict[str, dict[str, list[str]]]:
         """Captions by split and image id.
@@ -50,7 +49,6 @@ class VinvlSource:
             DataError: a file is missing or wrong, or files do not belong together.
         """
         with self.open(np.dtype(np.float32)) as files:
-            self.found = files.found
             for note in files.notes:
                 logging.warning("%s", note)
             for split, images in captions.items():
@@ -58,9 +56,15 @@ class VinvlSource:
                 for keys in sorted(self.coco_ir_dir.glob(f"{split}_img_keys*.tsv")):
                     check_image_keys(keys, images)
 
+    @functools.cached_property
+    def _found(self) -> FoundFiles:
+        """Which rows there are; pickled with the source, so that processes that read do not look for them again."""
+        with VinvlFiles(self.img_feat_file, feature_dim=self.feature_dim) as files:
+            return files.found
+
     def open(self, dtype: np.dtype) -> VinvlFiles:
         """Opens the features."""
-        return VinvlFiles(self.img_feat_file, feature_dim=self.feature_dim, dtype=dtype, found=self.found)
+        return VinvlFiles(self.img_feat_file, feature_dim=self.feature_dim, dtype=dtype, found=self._found)
 
 
 class CocoIr(RecordBuilder):

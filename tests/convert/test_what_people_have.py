@@ -28,7 +28,7 @@ def prepare(tmp_path, capsys):
         said = captured.err.replace("\r", "\n")
         assert status == 0, said
         dataset = open_dataset(output)
-        splits = {name: Split(dataset, name) for name in dataset.info.splits}
+        splits = {name: Split(dataset, name) for name in dataset.splits}
         return {n: {s.ids[k]: s.read(k) for k in range(s.num_images)} for n, s in splits.items()}, captured.out + said
 
     return prepare
