@@ -38,6 +38,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _detect(args: argparse.Namespace) -> None:
+    from aladin_jax.image_names import FOLDER, image_id
     from convert.detection.pictures import list_pictures
     from convert.detection.run import UNREADABLE, FoundFiles, Settings, checksum, detect_pictures
     from convert.features import captions_of, prepare_imported
@@ -50,6 +51,8 @@ def _detect(args: argparse.Namespace) -> None:
     if args.batch_size < 1:
         raise UsageError(f"--batch_size {args.batch_size}: must be at least 1")
     pictures = {name: args.images / name for name in list_pictures(args.images)}
+    if spelled := sum(image_id(name) != os.path.splitext(name)[0].replace("/", FOLDER) for name in pictures):
+        print(f"note: {spelled} pictures have names that an id cannot spell: see docs/features.md", file=sys.stderr)
     files = FoundFiles(args.output / "detections", pictures)
     captions = captions_of(args, files.names(), args.images)
     # Before the long work, because it says which captions have no picture.

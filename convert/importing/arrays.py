@@ -66,12 +66,16 @@ class _ArrayFiles:
         width, height = _size(arrays, **where)
         _require(arrays, ("features", "boxes"), **where)
         features = _numbers(arrays["features"], "features", **where)
-        if "count" in arrays and features.ndim == 2 and len(features) != arrays["count"] == features.shape[1]:
-            features = features.T  # as some keep them: [width, regions]
+        boxes = _numbers(arrays["boxes"], "boxes", **where)
+        count = _numbers(arrays["count"], "num_bbox", **where).reshape(-1) if "count" in arrays else np.zeros(0)
+        if features.ndim == 2 and len(count) == 1:
+            if len(features) != count[0] == features.shape[1]:
+                features = features.T  # as some keep them: [width, regions]
+            if 0 <= count[0] < len(features) == len(boxes):
+                features, boxes = features[: int(count[0])], boxes[: int(count[0])]  # what follows is padding
         classes = self._classes(arrays, **where)
         scores = _numbers(arrays["scores"], "scores", **where) if "scores" in arrays else None
         self._check_same({"classes": classes, "scores": scores}, **where)
-        boxes = _numbers(arrays["boxes"], "boxes", **where)
         return to_detections(PixelRegions(features, boxes, classes, scores, width, height), **where)
 
     def _check_same(self, optional: dict[str, Any], **where: Any) -> None:

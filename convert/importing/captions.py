@@ -210,8 +210,9 @@ def divide(images: Images, lists: Mapping[str, Path], path: Path) -> dict[str, I
         for row, line in enumerate(read_lines(file)):
             where: dict[str, Any] = {"path": file, "row": row}
             name = check_name(line, "the line", **where)
-            found = names.find(name, **where)
-            image = images.get(name) or (by_name[found.name] if found else None)
+            image = images.get(name)
+            if image is None and (found := names.find(name, **where)):
+                image = by_name[found.name]
             if image is None:
                 raise DataError(f"has no captions in {path}", "remove the line", **where, image=name)
             if (other := split_of.setdefault(image.id, split)) != split:

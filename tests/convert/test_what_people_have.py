@@ -277,6 +277,15 @@ def test_npz_with_features_that_are_turned_and_without_info(tmp_path, prepare):
     assert "note: the features have no classes" in said
 
 
+def test_npz_that_is_filled_up_beyond_its_regions(tmp_path, prepare):
+    regions, _ = SOME[IMAGE]
+    filled = np.concatenate([regions, np.zeros((4, 2054), np.float32)])
+    boxes = own.pixel_boxes(filled).astype(np.float32)
+    bottom_up_npz(tmp_path / "npz", IMAGE, regions, [1] * 6, [0.5] * 6, x=filled[:, :-6], bbox=boxes)
+    splits, _ = prepare("--features", tmp_path / "npz")
+    same_regions(splits["test"], SOME)
+
+
 class Attack:
     def __reduce__(self):
         return (open, ("attacked", "w"))
