@@ -12,6 +12,7 @@ from absl import app, flags, logging
 from ml_collections import config_flags
 
 from aladin_jax.evaluation.report import evaluate
+from aladin_jax.files import check_local
 from aladin_jax.logs import show_our_messages
 from aladin_jax.training.loop import train
 
@@ -41,7 +42,16 @@ def main(argv: list[str]) -> None:
         jax.config.update("jax_cpu_collectives_implementation", "gloo")  # for processes without accelerators
         jax.distributed.initialize(_COORDINATOR.value, _NUM_PROCESSES.value, _PROCESS_ID.value)
     try:
-        MODES[_MODE.value](_CONFIG.value, Path(str(_WORKDIR.value)))
+        config = _CONFIG.value
+        for path in (
+            _WORKDIR.value,
+            config.init_from,
+            config.data.dir,
+            config.eval.image_keys,
+            config.model.vocabulary,
+        ):
+            check_local(path or "")
+        MODES[_MODE.value](config, Path(str(_WORKDIR.value)))
     except (ValueError, FloatingPointError) as error:
         logging.debug("", exc_info=True)
         print(f"error: {error}", file=sys.stderr)

@@ -11,6 +11,8 @@ import importlib
 import os
 import sys
 
+from aladin_jax.files import check_local_options
+
 # Before the imports: TensorFlow, for TFDS, speaks of the CPU it finds; and threads of NumPy's OpenBLAS wait spinning,
 # so that XLA's get no core: re-ranking took ten times as long, and encoding twice.
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
@@ -42,6 +44,7 @@ def main(arguments: list[str] | None = None) -> int:
         flags[name](chosen.add_parser(name, help=about, description=about.capitalize() + "."))
     options = parser.parse_args(arguments)
     try:
+        check_local_options(options)
         return run[options.command](options)
     except (ValueError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)

@@ -14,6 +14,7 @@ from aladin_jax.search import build, maintain
 from aladin_jax.search.index import Index
 from aladin_jax.search.manifest import PARTS_DTYPES, read_manifest
 from aladin_jax.search.settings import SearchModel, Settings
+from aladin_jax.untrusted import read_lines
 
 _SETTINGS = ("max_caption_len", "max_labels_len", "max_regions", "pooling", "measure")
 
@@ -78,7 +79,7 @@ def run_delete(options: argparse.Namespace) -> int:
     """Deletes images."""
     ids = list(options.ids)
     if options.ids_file:
-        ids += [line.strip() for line in options.ids_file.read_text("utf-8").splitlines() if line.strip()]
+        ids += [line.strip() for line in read_lines(options.ids_file) if line.strip()]
     if not ids:
         raise ValueError("nothing to delete: name ids, or give --ids_file")
     manifest = maintain.delete_images(options.index, ids)

@@ -59,6 +59,7 @@ def prepare(config: Config, workdir: Path, checkpoints: checkpoint.RunCheckpoint
 
     dataset = open_dataset(config.data.dir)
     split = Split(dataset, "train")
+    split.require_captions(use="trained on")
     params, model_config, tokenizer = _load_model(config, workdir, checkpoints, split.feature_dim)
     split = Split(dataset, "train", model_config.backbone.img_feature_dim)
     model = aladin.bind(*model_config, dtype=configuration.dtype(config), remat=config.remat)
@@ -68,6 +69,7 @@ def prepare(config: Config, workdir: Path, checkpoints: checkpoint.RunCheckpoint
     validate = None
     if config.eval_every:
         validation = Split(dataset, config.eval.validation_split, split.feature_dim)
+        validation.require_captions(use="validated on; set eval_every to 0")
         validate = partial(report_split, make_encoder(config, model, tokenizer, mesh), validation, objective)
 
     def fresh(params: Params) -> TrainState:
