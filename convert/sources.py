@@ -16,7 +16,7 @@ from aladin_jax.data.tokenization import read_vocabulary
 from aladin_jax.model_folder import ModelConfig, matching_head_config, read_json
 from aladin_jax.models.backbone import BackboneConfig
 from aladin_jax.models.matching_head import MatchingHeadConfig
-from convert.torch_files import as_state_dict, load_namespace, load_state_dict, load_torch_file
+from convert.torch_files import as_state_dict, load_namespace, load_state_dict, load_torch
 
 # Settings of the original's YAML under which it computes something else than this project does.
 _ONLY_SETTINGS = {
@@ -99,7 +99,7 @@ def read_vinvl(folder: str | Path, checkpoint: str | Path | None = None) -> Sour
         head, fresh = MatchingHeadConfig(), ("matching_head/",)
     else:
         weights, fresh = Path(checkpoint), ()
-        content = load_torch_file(weights, allow_namespace=True)
+        content = load_torch(weights)
         if not isinstance(content, dict) or "model" not in content:
             raise ValueError(f"{weights}: not an ALADIN checkpoint: it has no entry 'model'")
         state = as_state_dict(content["model"], f"{weights}: model")

@@ -19,7 +19,7 @@ from convert.conversion import convert
 from convert.hugging_face import read_bert
 from convert.inspection.tallies import Problems
 from convert.sources import Source, plain, read_vinvl
-from convert.torch_files import as_state_dict, load_torch_file
+from convert.torch_files import as_state_dict, load_torch
 
 _SIZES = (
     "hidden_size",
@@ -60,7 +60,7 @@ def inspect_aladin_checkpoint(path: Path) -> dict[str, Any]:
     Raises:
         ValueError: it is missing, damaged or refused.
     """
-    content = load_torch_file(path, allow_namespace=True)
+    content = load_torch(path)
     problems = Problems()
     model = content.get("model") if isinstance(content, Mapping) else None
     found: dict[str, Any] = {"kind": "tensors by name", "path": str(path)}

@@ -14,7 +14,7 @@ from convert.dataset.coco_ir import prepare
 from convert.inspect import main
 from convert.inspection.captions_folder import inspect_captions
 from convert.inspection.texts import open_tokens
-from convert.torch_files import load_torch_file
+from convert.torch_files import load_torch
 from tests.convert import own_features as own
 
 CAPTIONS = own.captions()
@@ -143,7 +143,7 @@ def test_an_aladin_checkpoint_is_described(run_inspect):
 
 
 def test_weights_that_are_not_finite_are_a_problem(tmp_path, run_inspect):
-    content = load_torch_file(own.E2E / "checkpoint.pth.tar", allow_namespace=True)
+    content = load_torch(own.E2E / "checkpoint.pth.tar")
     name = next(name for name in content["model"] if name.endswith("img_embedding.weight"))
     content["model"][name] = content["model"][name].clone()
     content["model"][name][3, 4] = torch.nan
