@@ -14,7 +14,7 @@ import math
 import pickletools
 from typing import Any, NamedTuple
 
-from aladin_jax.errors import DataError
+from aladin_jax.errors import DataError, first_line
 from convert.numbers import NUMPY_GLOBALS
 
 # A tensor takes some 120 bytes and 30 operations; Oscar's file of COCO's training images has 113,287 of them. Captions
@@ -44,9 +44,8 @@ _MAPPINGS = ("collections.OrderedDict", "collections.Counter")
 _TYPES = ("float16", "bfloat16", "float32", "float64", "int8", "int16", "int32", "int64", "uint8", "bool")
 _ENCODE, _NO_BYTES = "_codecs.encode", "__builtin__.bytes"  # how bytes are written, and none of them
 _NUMPY = frozenset(name for _, name in NUMPY_GLOBALS if name.startswith("numpy."))
-ALLOWED_NAMES = frozenset(
-    {*_MAPPINGS, "torch.Size", "torch.device", "argparse.Namespace", _ENCODE, _NO_BYTES, *_NUMPY}
-) | {f"torch.{name}" for name in _TYPES}
+_PLAIN = ("torch.Size", "torch.device", "argparse.Namespace", *(f"torch.{name}" for name in _TYPES))
+ALLOWED_NAMES = frozenset({*_MAPPINGS, *_PLAIN, _ENCODE, _NO_BYTES, *_NUMPY})
 
 
 class TorchFileError(DataError):
@@ -253,9 +252,3 @@ def inspect_pickle(file: io.BytesIO, allowed: frozenset[str]) -> tuple[Any, dict
         raise
     except Exception as error:  # the exceptions of a damaged pickle are of every kind
         raise TorchFileError(f"damaged or not written by PyTorch ({first_line(error)})") from error
-
-
-def first_line(error: BaseException) -> str:
-    """The first line of an exception's message, or its type where it has none."""
-    lines = str(error).strip().splitlines()
-    return lines[0][:200] if lines else type(error).__name__

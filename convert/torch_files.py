@@ -17,6 +17,7 @@ from typing import Any
 
 import torch
 
+from aladin_jax.errors import first_line
 from convert.numbers import NUMPY_GLOBALS
 from convert.pickles import (
     ALLOWED_NAMES,
@@ -24,7 +25,6 @@ from convert.pickles import (
     RefusedNameError,
     Storage,
     TorchFileError,
-    first_line,
     inspect_pickle,
 )
 

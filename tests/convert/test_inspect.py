@@ -170,6 +170,7 @@ def test_a_folder_of_several_things_is_taken_apart_and_captions_are_held_against
     assert status == 0
     assert [item["kind"] for item in found] == [
         "ALADIN checkpoint",
+        "ALADIN checkpoint",
         "captions",
         "region features",
         "VinVL backbone",
