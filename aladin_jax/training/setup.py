@@ -92,7 +92,7 @@ def prepare(config: Config, workdir: Path, checkpoints: checkpoint.RunCheckpoint
         if config.resume_from:
             run = load_run_state(config.resume_from)
             if not config.reinitialize_scheduler:
-                check_schedule(config, run.progress, config.resume_from)
+                check_schedule(config.to_dict(), run.progress, config.resume_from)
             state = resume(state, run, steps_per_epoch=steps_per_epoch, num_steps=num_steps, source=config.resume_from)
             batches.set_state({**batches.get_state(), "next_batch": int(state.step)})
             if config.reinitialize_scheduler:

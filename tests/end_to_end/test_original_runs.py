@@ -5,10 +5,11 @@ import json
 import pytest
 
 from aladin_jax.model_folder import load_run_state
+from aladin_jax.training import loop
 from aladin_jax.training.checkpoint import load_initial
 from convert import checkpoint, export
 from convert.original import original_tensors
-from tests.end_to_end.command_line import command, run
+from tests.end_to_end.command_line import LITTLE_TO_COMPUTE, command, run
 from tests.golden_data import E2E
 
 REGIME = "alignment_and_matching_distill"
@@ -76,6 +77,37 @@ def test_the_two_differ(as_saved):
         "backbone": 7,
         "matching_head": 7,
     }
+
+
+def test_a_resumed_runs_schedule_is_the_checkpoints_or_starts_anew(small_run, as_saved, scalars, tmp_path):
+    settings = {"init_from": "", "resume_from": str(as_saved), "lr_step_epochs": 1, **LITTLE_TO_COMPUTE}
+    changed = small_run(REGIME, num_steps=8, **settings)
+    with pytest.raises(ValueError, match=r"learning_rate was 1e-05, is 0\.0001; lr_step_epochs was 15, is 1"):
+        loop.train(changed, tmp_path / "run")
+    changed.reinitialize_scheduler = True
+    loop.train(changed, tmp_path / "run")
+    changed.num_steps = 9
+    loop.train(changed, tmp_path / "run")  # goes on by its own checkpoint
+    changed.learning_rate = 1e-5
+    changed.num_steps = 10
+    loop.train(changed, tmp_path / "run")  # starts anew again
+    rates = scalars(tmp_path / "run")["train/learning_rate"]
+    np.testing.assert_allclose([rates[8], rates[9], rates[10]], [1e-4, 1e-4, 1e-5], rtol=1e-6)
+
+
+def test_what_cannot_be_resumed_is_said_in_one_line(small_run, as_saved, golden_inputs, tmp_path):
+    weights_only = golden_inputs["init_from"]
+    for fields, message in (
+        ({"init_from": "", "resume_from": weights_only}, "holds no optimizer's state to resume from"),
+        ({"resume_from": str(as_saved)}, "init_from and resume_from are both set"),
+        (
+            {"init_from": "", "resume_from": str(as_saved), "num_steps": 7},
+            "1 epochs are done, which are 7 steps here; num_epochs and num_steps count from the run's beginning",
+        ),
+    ):
+        config = small_run(REGIME, **{"learning_rate": 1e-5, "num_steps": 9, "lr_step_epochs": 15, **fields})
+        with pytest.raises(ValueError, match=message):
+            loop.train(config, tmp_path / "run")
 
 
 @pytest.mark.parametrize("kind", ["converted", "exported as .pth.tar", "exported as safetensors"])
