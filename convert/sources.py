@@ -140,7 +140,7 @@ def _with_checkpoint(
     matched = match(weights.tensors, str(path))
     notes += [*weights.notes, *matched.notes]
     progress = read_progress(weights, matched, str(path), notes)
-    _check_options(weights.rest, progress, str(path))
+    check_options(weights.rest, progress, str(path))
     model_config = ModelConfig(backbone, _read_head(weights.rest.get("config"), matched, str(path), notes))
     rest = {name: value for name, value in weights.rest.items() if name not in ("optimizer", "scheduler")}
     return Source(
@@ -256,7 +256,7 @@ def read_config(folder: Path) -> tuple[Path, dict[str, Any]]:
     return path, values
 
 
-def _check_options(rest: Mapping[str, Any], progress: Progress | None, source: str) -> None:
+def check_options(rest: Mapping[str, Any], progress: Progress | None, source: str) -> None:
     """Refuses a checkpoint that was trained with options of the original which do not exist here."""
     config, flags = rest.get("config"), rest.get("opt")
     settings = dict(config) if isinstance(config, Mapping) else {}

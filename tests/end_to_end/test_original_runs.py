@@ -2,6 +2,7 @@
 
 import json
 
+import numpy as np
 import pytest
 
 from aladin_jax.model_folder import load_run_state
