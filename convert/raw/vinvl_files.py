@@ -6,8 +6,6 @@ so memory stays bounded however large the features are (about 50 GB for COCO).
 
 import contextlib
 import os
-import re
-import warnings
 from collections.abc import Collection, Container, Iterable
 from pathlib import Path
 from typing import Any
@@ -238,21 +236,10 @@ def _read_image_index(path: Path) -> tuple[dict[str, int], dict[int, str]]:
 def _load_torch(path: Path) -> object:
     require_file(path, MAX_TEXT_BYTES)
     try:
-        import torch
+        from convert.torch_files import load_torch
     except ImportError as error:
         raise DataError("it takes PyTorch to read it", "pip install 'aladin-jax[convert]'", path=path) from error
-    try:
-        with warnings.catch_warnings():
-            # Of pickle protocols other than 2: what can't be read ends in an exception anyway.
-            warnings.filterwarnings("ignore", "Detected pickle protocol", UserWarning)
-            return torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # a damaged pickle ends in exceptions of every kind
-        if named := re.search(r"GLOBAL ([\w.]+)", str(error)):
-            problem, remedy = f"refused, its pickle names {named[1]}", "save ids and texts only"
-            raise DataError(problem, remedy, path=path) from error
-        told = error.__context__ or error  # PyTorch wraps what its unpickler says in a page of advice
-        cause = (str(told).strip().splitlines() or [type(told).__name__])[0][:120]
-        raise DataError(f"damaged, or not a torch-saved file ({cause})", "copy or save it again", path=path) from error
+    return load_torch(path)
 
 
 def _check_captions(value: object, **where: Any) -> list[str]:
