@@ -94,4 +94,4 @@ def _notes(bare: Mapping[str, str], backbone: str, head: str | None) -> list[str
     wrappers = {found[0] for key in bare for found in _WRAPPER.finditer(key)}
     before = {backbone.removesuffix(BACKBONE), head or ""} - {""}
     left_out = sorted(wrappers) + sorted(before)
-    return [f"tensor names are given without {' and '.join(left_out)}"] if left_out else []
+    return [f"names of the model's tensors are given without {' and '.join(left_out)}"] if left_out else []

@@ -59,7 +59,7 @@ def _at(path: Path) -> list[Thing]:
         found.append(Thing(CAPTIONS, path))
     if (path / "model.json").is_file():
         found.append(Thing(EXPORT if (path / "model.safetensors").is_file() else MODEL_FOLDER, path))
-    elif any((path / name).is_file() for name in _TORCH_FOLDER_FILES):
+    elif any((path / name).is_file() for name in _TORCH_FOLDER_FILES) or any(path.glob("*.ckpt*.index")):
         found.append(Thing(TORCH_FOLDER, path))
     if any(any(path.glob("*/" * depth + "dataset_info.json")) for depth in range(_DEPTH)):
         found.append(Thing(DATA_SET, path))

@@ -9,7 +9,11 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from aladin_jax.model_folder import load_model_folder, load_run_state, read_provenance
+from aladin_jax.model_folder import flatten, load_model_folder, load_run_state, read_provenance
+from aladin_jax.training import optim
+from aladin_jax.training.objective import Objective
+from aladin_jax.training.resume import resume
+from aladin_jax.training.step import init_state
 from convert import export
 from convert.names import entries, num_layers, to_tensors
 from convert.torch_files import load_torch
@@ -60,8 +64,6 @@ def same_model(tmp_path, saved):
 
 
 def check_tensors(params, config, expected):
-    from aladin_jax.model_folder import flatten
-
     flat = flatten(params)
     for entry in entries(config):
         for name, tensor in to_tensors(entry, np.asarray(flat[entry.parameter]), num_layers(entry, config)).items():
@@ -168,6 +170,54 @@ def test_a_head_that_had_no_gradient_yet_has_no_state_of_adam(tmp_path, convert_
     assert load_run_state(tmp_path / "out").adam.keys() == {"backbone"}
 
 
+def test_scales_of_infonce_that_were_trained_go_on_too(tmp_path, convert_checkpoint, saved):
+    names = list(saved["model"])
+    saved["model"]["alignment_criterion.logit_scale"] = torch.tensor(2.5)
+    saved["optimizer"]["state"][names.index("alignment_criterion.logit_scale")] = {
+        "step": torch.tensor(7.0),
+        "exp_avg": torch.tensor(0.5),
+        "exp_avg_sq": torch.tensor(0.25),
+    }
+    convert_checkpoint(saved)
+    params = load_model_folder(tmp_path / "out")[0]
+    run_state = load_run_state(tmp_path / "out")
+    for ranking_loss in ("info_nce", "hinge"):
+        fresh = init_state(params, Objective(alignment=1.0, ranking_loss=ranking_loss), optim.adam(), (), seed=0)
+        state = resume(fresh, run_state, steps_per_epoch=10, num_steps=20, source="it")
+        assert int(state.step) == 10
+        assert int(state.opt_state["backbone"].count) == 7
+        assert jax.tree.structure(state) == jax.tree.structure(fresh)
+        if ranking_loss == "info_nce":
+            found = state.opt_state["alignment_loss"]
+            assert float(state.params["alignment_loss"]["log_scale"]) == 2.5
+            assert (int(found.count), float(found.mu["log_scale"]), float(found.nu["log_scale"])) == (7, 0.5, 0.25)
+
+
+def test_adams_state_of_another_width_of_regions_is_refused(tmp_path, convert_checkpoint, saved):
+    convert_checkpoint(saved)
+    params = load_model_folder(tmp_path / "out")[0]
+    params["backbone"]["region_projection"]["kernel"] = np.zeros((100, 64), np.float32)
+    fresh = init_state(params, Objective(alignment=1.0), optim.adam(), (), seed=0)
+    with pytest.raises(ValueError, match="Adam's state is of another model than this data asks for"):
+        resume(fresh, load_run_state(tmp_path / "out"), steps_per_epoch=7, num_steps=20, source="it")
+
+
+def test_a_damaged_state_of_adam_is_refused(tmp_path, convert_checkpoint, saved):
+    convert_checkpoint(saved)
+    file = max((tmp_path / "out/optimizer").rglob("*"), key=lambda path: path.stat().st_size if path.is_file() else 0)
+    file.write_bytes(file.read_bytes()[:-9] + bytes(9))
+    load_model_folder(tmp_path / "out")  # the weights are whole
+    with pytest.raises(ValueError, match=r"optimizer: damaged: its files differ from optimizer\.sha256"):
+        load_run_state(tmp_path / "out")
+
+
+def test_a_checkpoint_as_train_py_saves_it_is_verified(tmp_path, run):
+    arguments = ("--vinvl", E2E / "vinvl", "--checkpoint", AS_SAVED, "--output", tmp_path / "out", "--verify")
+    status, report, errors = run(*arguments)
+    assert status == 0, errors
+    assert "verified: text stream against transformers' BertModel" in report
+
+
 # Row 2
 
 
@@ -186,7 +236,7 @@ def test_a_head_that_had_no_gradient_yet_has_no_state_of_adam(tmp_path, convert_
 )  # fmt: skip
 def test_a_checkpoint_with_a_wrappers_prefix(convert_checkpoint, saved, same_model, rename):
     report = convert_checkpoint({**saved, "model": renamed(saved["model"], rename)})
-    assert "note: tensor names are given without" in report
+    assert "note: names of the model's tensors are given without" in report
     same_model()
 
 
@@ -196,7 +246,7 @@ def test_a_vinvl_folder_with_a_wrappers_prefix(tmp_path, run, folder, prefix):
     torch.save(renamed(state, lambda name: prefix + name), folder / "pytorch_model.bin")
     status, report, errors = run("--vinvl", folder, "--output", tmp_path / "out")
     assert status == 0, errors
-    assert ("note: tensor names are given without" in report) == bool(prefix)
+    assert ("note: names of the model's tensors are given without" in report) == bool(prefix)
     word = load_model_folder(tmp_path / "out")[0]["backbone"]["embeddings"]["word"]
     np.testing.assert_array_equal(word, state["bert.embeddings.word_embeddings.weight"])
 

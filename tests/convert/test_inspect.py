@@ -189,11 +189,13 @@ def test_inspect_says_whether_a_checkpoint_can_be_converted_and_resumed(tmp_path
     ("config", "extra", "said"),
     [
         ("bert_config.json", "bert_model.ckpt.index", "a TensorFlow checkpoint; only PyTorch's weights are read"),
+        ("", "bert_model.ckpt.index", "a TensorFlow checkpoint; only PyTorch's weights are read"),
         ("config.json", "tf_model.h5", "a TensorFlow model; only PyTorch's weights are read"),
     ],
 )
 def test_inspect_names_weights_of_another_program(tmp_path, run_inspect, config, extra, said):
-    shutil.copyfile(VINVL / "config.json", tmp_path / config)
+    if config:
+        shutil.copyfile(VINVL / "config.json", tmp_path / config)
     (tmp_path / extra).write_bytes(b"x")
     status, _, errors = run_inspect(tmp_path)
     assert (status, said in errors) == (1, True)
