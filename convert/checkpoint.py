@@ -47,12 +47,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--seed", type=int, default=0, help="draws parameters that the source does not hold")
     parser.add_argument("--verbose", action="store_true", help="report every tensor, not one line for all layers")
     options = parser.parse_args(arguments)
-    if not (options.vinvl or options.bert or options.checkpoint):
+    given = [folder for folder in (options.vinvl, options.bert, options.checkpoint) if folder]
+    options.exported = next((folder for folder in given if is_export(folder)), None)
+    if not given:
         parser.error("one of the arguments --vinvl --bert --checkpoint is required")
-    options.exported = next((f for f in (options.vinvl, options.bert, options.checkpoint) if f and is_export(f)), None)
     if options.checkpoint and not options.vinvl and not options.exported:
         parser.error("--checkpoint goes with --vinvl, whose config.json and vocab.txt belong to it")
-    if options.exported and options.checkpoint and options.vinvl:
+    if options.exported and len(given) > 1:
         parser.error(f"{options.exported} is an export of a whole model: give it alone")
     jax.config.update("jax_platforms", "cpu")  # an accelerator has nothing to do here
     try:

@@ -123,10 +123,10 @@ def inspect_model_folder(folder: Path) -> dict[str, Any]:
     if vocabulary is None:
         problems.add("files that are missing", "vocab.txt: training and search need it")
     resume = f" (or resume_from={folder})" if (folder / model_folder.PROGRESS_JSON).is_file() else ""
-    start = f"python -m aladin_jax.main --config.init_from={folder}{resume}"
+    command = f"python -m aladin_jax.main{f' --workdir {folder} [--mode evaluate], or' if workdir else ''}"
     found: dict[str, Any] = {
         "kind": "workdir" if workdir else "converted checkpoint",
-        "taken by": f"{start}; python -m convert.export --workdir {folder}",
+        "taken by": f"{command} --config.init_from={folder}{resume}; python -m convert.export --workdir {folder}",
         "path": str(folder),
         "read": source,
         **({f"{name}, step": step for name, step in steps.items()} if workdir else {}),
