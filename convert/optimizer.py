@@ -52,7 +52,7 @@ class Progress(NamedTuple):
     foreign_trained: tuple[str, str] | None
 
 
-def read_progress(weights: Weights, matched: Matched, source: str, notes: list[str]) -> Progress | None:
+def read_progress(weights: Weights, matched: Matched, notes: list[str]) -> Progress | None:
     """Reads Adam's state and the counts; None where there is no state to go on with, and `notes` say why."""
     optimizer = weights.rest.get("optimizer")
     if optimizer is None:
@@ -89,7 +89,8 @@ def _read_moments(groups: Any, states: Any, weights: Weights, matched: Matched) 
         raise _UnusableError(f"it is of {len(numbers)} parameters, the model has {len(parameters)}")
     for group in groups:
         for field, only in _SETTINGS.items():
-            if (value := group.get(field, only)) != only:
+            value = group.get(field, only)
+            if (tuple(value) if isinstance(value, list) else value) != only:
                 raise _UnusableError(f"{field} is {value!r:.60}; only {only!r} is supported")
         if group["lr"] != groups[0]["lr"]:
             raise _UnusableError("its parameters have different learning rates")
@@ -114,14 +115,16 @@ def _array(tensor: torch.Tensor) -> np.ndarray:
 
 def _read_counts(rest: Mapping[str, Any], group: Mapping[str, Any]) -> dict[str, int | float]:
     counts: dict[str, int | float] = {"epoch": int(rest["epoch"]), "iterations": int(rest["Eiters"])}
-    if min(counts.values()) < 0:
-        raise _UnusableError(f"epoch is {counts['epoch']}, Eiters {counts['iterations']}")
     scheduler = rest.get("scheduler")
     if scheduler is None:  # the rate is constant
-        return {**counts, "learning_rate": float(group["lr"]), "lr_step_epochs": 0}
-    counts["learning_rate"] = float(scheduler["base_lrs"][0])
-    if "step_size" in scheduler:
-        counts |= {"lr_step_epochs": int(scheduler["step_size"]), "lr_gamma": float(scheduler["gamma"])}
+        counts |= {"learning_rate": float(group["lr"]), "lr_step_epochs": 0}
+    else:
+        counts["learning_rate"] = float(scheduler["base_lrs"][0])
+        if "step_size" in scheduler:
+            counts |= {"lr_step_epochs": int(scheduler["step_size"]), "lr_gamma": float(scheduler["gamma"])}
+    for name, value in counts.items():
+        if not 0 <= value < 2**31:
+            raise _UnusableError(f"{name} is {value}")
     return counts
 
 

@@ -139,7 +139,7 @@ def _with_checkpoint(
     weights = read_weights(path)
     matched = match(weights.tensors, str(path))
     notes += [*weights.notes, *matched.notes]
-    progress = read_progress(weights, matched, str(path), notes)
+    progress = read_progress(weights, matched, notes)
     check_options(weights.rest, progress, str(path))
     model_config = ModelConfig(backbone, _read_head(weights.rest.get("config"), matched, str(path), notes))
     rest = {name: value for name, value in weights.rest.items() if name not in ("optimizer", "scheduler")}

@@ -82,7 +82,7 @@ def inspect_torch_file(path: Path) -> dict[str, Any]:
     try:
         matched = match(weights.tensors, str(path))
         found |= _kind_of_file(path, matched, is_checkpoint=bool(weights.rest))
-        progress = read_progress(weights, matched, str(path), notes)
+        progress = read_progress(weights, matched, notes)
         check_options(weights.rest, progress, str(path))
         can_resume = {"can be resumed": progress is not None}
         found |= {"path": str(path), "sizes by the tensors": _guess_sizes(matched)} | can_resume

@@ -143,6 +143,7 @@ def test_a_checkpoint_without_its_config_whose_detic_or_clip_weights_are_in_use(
         (lambda o: o["state"].pop(8), "within the backbone Adam has done 0 and 7 steps"),
         (lambda o: o["state"][8].update(exp_avg=torch.ones(3)), "has the shape [3]"),
         (lambda o: o["state"][8]["exp_avg_sq"].neg_(), "holds NaN, infinity or a negative square"),
+        (lambda o: o["param_groups"][0].update(betas=[0.9, 0.99]), "betas is [0.9, 0.99]; only (0.9, 0.999) is"),
         (lambda o: o.clear(), "it is no Adam's (KeyError)"),
     ],
 )
@@ -160,6 +161,13 @@ def test_an_optimizer_that_cannot_go_on_here_is_left_out_and_the_weights_are_con
     same_model()
     with pytest.raises(ValueError, match="holds no optimizer's state to resume from"):
         load_run_state(tmp_path / "out")
+
+
+@pytest.mark.parametrize("rate", [float("inf"), float("nan"), -1.0])
+def test_a_learning_rate_that_is_none_is_left_out_with_the_optimizer(tmp_path, convert_checkpoint, saved, rate):
+    saved["scheduler"]["base_lrs"] = [rate]
+    assert f"cannot be resumed: learning_rate is {rate}" in convert_checkpoint(saved)
+    assert not (tmp_path / "out/progress.json").exists()
 
 
 def test_a_head_that_had_no_gradient_yet_has_no_state_of_adam(tmp_path, convert_checkpoint, saved):
