@@ -91,7 +91,7 @@ class InitialModel(NamedTuple):
 
 
 def initial_model(config: Config, feature_dim: int) -> InitialModel:
-    """Reads `init_from`, or makes random weights of the sizes under `model`.
+    """Reads `init_from` or `resume_from`, or makes random weights of the sizes under `model`.
 
     Args:
         config: the configuration.
@@ -100,11 +100,13 @@ def initial_model(config: Config, feature_dim: int) -> InitialModel:
     Raises:
         ValueError: there is nothing to start from, no vocabulary, or a frozen backbone with random weights.
     """
-    if config.init_from:
-        params, model, vocabulary, source = checkpoint.load_initial(config.init_from)
+    if config.init_from and config.resume_from:
+        raise ValueError("init_from and resume_from are both set; the first starts a run, the second goes on with one")
+    if start := config.init_from or config.resume_from:
+        params, model, vocabulary, source = checkpoint.load_initial(start)
         logging.info("Weights: %s", source)
         if vocabulary is None:
-            raise ValueError(f"{config.init_from}: no vocab.txt in it; put the vocabulary of the model there")
+            raise ValueError(f"{start}: no vocab.txt in it; put the vocabulary of the model there")
         params, model = _fit_projection(params, with_dropout(model, config), config, feature_dim)
         return InitialModel(params, model, vocabulary)
     if not config.model.vocabulary:
@@ -195,14 +197,15 @@ def objective(config: Config) -> Objective:
     )
 
 
-def schedule(config: Config, steps_per_epoch: int) -> optim.Schedule:
-    """The learning rate of each step."""
+def schedule(config: Config, steps_per_epoch: int, start: int = 0) -> optim.Schedule:
+    """The learning rate of each step, by a schedule that begins at step `start`."""
     return optim.step_decay(
         config.learning_rate,
         steps_per_epoch=steps_per_epoch,
         lr_step_epochs=config.lr_step_epochs,
         lr_gamma=config.lr_gamma,
         warmup_steps=config.warmup_steps,
+        start=start,
     )
 
 

@@ -5,6 +5,8 @@
     model.json       {"backbone": {...}, "matching_head": {...}}
     vocab.txt        the tokenizer's vocabulary, where there is one
     provenance.json  where the parameters came from
+    optimizer/       Adam's state of the run that they are of, optimizer.sha256, and progress.json with how far it was;
+                     where the source held them
 
 A folder comes into being under its name complete or not at all: it is written beside it and renamed.
 """
@@ -13,8 +15,6 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-import json
-import math
 import os
 import shutil
 from collections.abc import Mapping
@@ -25,16 +25,32 @@ import jax
 import numpy as np
 import orbax.checkpoint as ocp
 
+from aladin_jax.errors import first_line
+from aladin_jax.files import put_in_place, read_json, write_json
 from aladin_jax.models.aladin import Params, init_params
 from aladin_jax.models.backbone import BackboneConfig
 from aladin_jax.models.matching_head import MatchingHeadConfig
 
 PARAMS = "params"
-CHECKSUMS = "params.sha256"
 MODEL_JSON = "model.json"
 VOCABULARY = "vocab.txt"
 PROVENANCE = "provenance.json"
-_MAX_JSON_BYTES = 16 << 20
+OPTIMIZER = "optimizer"
+PROGRESS_JSON = "progress.json"
+
+
+class RunState(NamedTuple):
+    """What it takes to go on with the run that parameters are of.
+
+    Attributes:
+        progress: "epoch" and "iterations" done; "learning_rate", "lr_step_epochs" and "lr_gamma" as far as known.
+        adam: for each parameter group that has been trained "count", "mu" and "nu", the last two shaped as it is.
+        losses: the losses' own parameter groups, as far as they have been trained.
+    """
+
+    progress: dict[str, int | float]
+    adam: Params
+    losses: Params
 
 
 class ModelConfig(NamedTuple):
@@ -51,6 +67,7 @@ def save_model_folder(
     vocabulary: str | Path | None,
     provenance: Mapping[str, Any],
     *,
+    run_state: RunState | None = None,
     overwrite: bool = False,
 ) -> None:
     """Writes a model folder, complete or not at all.
@@ -61,6 +78,7 @@ def save_model_folder(
         model_config: the configuration of `params`.
         vocabulary: a vocab.txt to copy, or None.
         provenance: anything that JSON holds.
+        run_state: of the run that the parameters are of, if it can go on.
         overwrite: replace an earlier model folder.
 
     Raises:
@@ -72,11 +90,11 @@ def save_model_folder(
     shutil.rmtree(unfinished, ignore_errors=True)  # left by a conversion that was killed
     unfinished.mkdir(parents=True)
     try:
-        with ocp.StandardCheckpointer() as checkpointer:
-            # Host arrays: what is saved from devices can be restored on those devices only.
-            checkpointer.save(unfinished / PARAMS, jax.tree.map(np.asarray, params))
-        (unfinished / CHECKSUMS).write_text(_checksums(unfinished), encoding="utf-8")
-        _write_json(unfinished / PROVENANCE, dict(provenance))
+        _save_arrays(unfinished, PARAMS, params)
+        if run_state is not None:
+            _save_arrays(unfinished, OPTIMIZER, {"adam": run_state.adam, "losses": run_state.losses})
+            write_json(unfinished / PROGRESS_JSON, run_state.progress)
+        write_json(unfinished / PROVENANCE, dict(provenance))
         write_description(unfinished, model_config, vocabulary)
         put_in_place(unfinished, path)
     finally:
@@ -94,19 +112,39 @@ def load_model_folder(path: str | Path) -> tuple[Params, ModelConfig, Path | Non
     """
     path = Path(path).absolute()
     model_config, vocabulary = read_description(path)
-    for part in (PARAMS, CHECKSUMS):
-        if not (path / part).exists():
-            raise ValueError(f"{path}: there is no {part}; not a converted checkpoint")
-    # Known first: a damaged file makes Orbax fail amid reads that go on in the background and then complain.
-    if _checksums(path) != (path / CHECKSUMS).read_text(encoding="utf-8", errors="replace"):
-        raise ValueError(f"{path / PARAMS}: damaged: its files differ from {CHECKSUMS}; convert again")
-    try:
-        with ocp.StandardCheckpointer() as checkpointer:
-            params = checkpointer.restore(path / PARAMS)
-    except Exception as error:  # Orbax and TensorStore raise all kinds
-        raise ValueError(f"{path / PARAMS}: not parameters that Orbax can read ({_first_line(error)})") from error
+    params = _load_arrays(path, PARAMS)
     check_params(params, model_config, str(path))
     return params, model_config, vocabulary
+
+
+def load_run_state(path: str | Path) -> RunState:
+    """Reads what a model folder says of the run that its parameters are of.
+
+    Raises:
+        ValueError: it says nothing, or is damaged.
+    """
+    path = Path(path).absolute()
+    model_config, _ = read_description(path)
+    if not (path / PROGRESS_JSON).is_file():
+        raise ValueError(
+            f"{path}: holds no optimizer's state to resume from; convert a checkpoint that has one with "
+            "python -m convert.checkpoint --checkpoint, or start from its weights alone with init_from"
+        )
+    progress = read_json(path / PROGRESS_JSON)
+    if not all(type(progress.get(name)) is int and progress[name] >= 0 for name in ("epoch", "iterations")):
+        raise ValueError(f"{path / PROGRESS_JSON}: epoch and iterations are not both counts; convert again")
+    arrays = _load_arrays(path, OPTIMIZER)
+    adam, losses = arrays.get("adam", {}), arrays.get("losses") or {}
+    shapes = expected_shapes(model_config)
+    for group in adam.keys() - losses.keys():
+        expected = {n: shape for n, shape in shapes.items() if n.startswith(f"{group}/")}
+        for moment in ("mu", "nu"):
+            found = {f"{group}/{name}": x.shape for name, x in flatten(adam[group][moment]).items()}
+            if found != expected:
+                raise ValueError(
+                    f"{path / OPTIMIZER}: {moment} of the {group} does not fit {MODEL_JSON}; convert again"
+                )
+    return RunState(progress, adam, losses)
 
 
 def read_provenance(path: str | Path) -> dict[str, Any]:
@@ -122,7 +160,7 @@ def write_description(folder: str | Path, model_config: ModelConfig, vocabulary:
         copy = folder / f".{VOCABULARY}.unfinished"
         shutil.copyfile(vocabulary, copy)
         os.replace(copy, folder / VOCABULARY)
-    _write_json(folder / MODEL_JSON, {name: dataclasses.asdict(part) for name, part in model_config._asdict().items()})
+    write_json(folder / MODEL_JSON, {name: dataclasses.asdict(part) for name, part in model_config._asdict().items()})
 
 
 def read_description(folder: str | Path) -> tuple[ModelConfig, Path | None]:
@@ -180,9 +218,21 @@ def expected_shapes(model_config: ModelConfig) -> dict[str, tuple[int, ...]]:
 
 
 def flatten(params: Params) -> dict[str, Any]:
-    """Names the leaves of a nested dict by their paths, joined by "/"."""
+    """Names the leaves of a nested dict by their paths, joined by "/"; `unflatten` undoes it."""
     leaves = jax.tree_util.tree_leaves_with_path(params)
     return {jax.tree_util.keystr(path, simple=True, separator="/"): leaf for path, leaf in leaves}
+
+
+def unflatten(leaves: Mapping[str, Any]) -> Params:
+    """Makes a nested dict of leaves by their paths."""
+    params: Params = {}
+    for path, value in leaves.items():
+        *parents, leaf = path.split("/")
+        node = params
+        for parent in parents:
+            node = node.setdefault(parent, {})
+        node[leaf] = value
+    return params
 
 
 def check_params(params: Params, model_config: ModelConfig, source: str) -> None:
@@ -219,65 +269,32 @@ def check_output(path: str | Path, overwrite: bool) -> None:
         raise ValueError(f"{path}: is no model folder, so --overwrite does not replace it; choose another folder")
 
 
-def put_in_place(finished: Path, path: Path) -> None:
-    """Gives a finished folder its name; an earlier one of that name is removed once the new one is there."""
-    replaced = path.with_name(f".{path.name}.replaced")
-    if path.exists():
-        shutil.rmtree(replaced, ignore_errors=True)
-        path.rename(replaced)
+def _save_arrays(folder: Path, part: str, arrays: Params) -> None:
+    """Saves a tree of arrays in a folder's part, and the checksums of its files beside it."""
+    with ocp.StandardCheckpointer() as checkpointer:
+        # Host arrays: what is saved from devices can be restored on those devices only.
+        checkpointer.save(folder / part, jax.tree.map(np.asarray, arrays))
+    (folder / f"{part}.sha256").write_text(_checksums(folder, part), encoding="utf-8")
+
+
+def _load_arrays(folder: Path, part: str) -> Params:
+    checksums = folder / f"{part}.sha256"
+    for needed in (folder / part, checksums):
+        if not needed.exists():
+            raise ValueError(f"{folder}: there is no {needed.name}; not a converted checkpoint")
+    # Known first: a damaged file makes Orbax fail amid reads that go on in the background and then complain.
+    if _checksums(folder, part) != checksums.read_text(encoding="utf-8", errors="replace"):
+        raise ValueError(f"{folder / part}: damaged: its files differ from {checksums.name}; convert again")
     try:
-        finished.rename(path)
-    except BaseException:
-        if replaced.exists():
-            replaced.rename(path)
-        raise
-    shutil.rmtree(replaced, ignore_errors=True)
+        with ocp.StandardCheckpointer() as checkpointer:
+            return checkpointer.restore(folder / part)
+    except Exception as error:  # Orbax and TensorStore raise all kinds
+        raise ValueError(f"{folder / part}: not arrays that Orbax can read ({first_line(error)})") from error
 
 
-def _checksums(folder: Path) -> str:
+def _checksums(folder: Path, part: str) -> str:
     lines = []
-    for path in sorted(p for p in (folder / PARAMS).rglob("*") if p.is_file()):
+    for path in sorted(p for p in (folder / part).rglob("*") if p.is_file()):
         with open(path, "rb") as file:
             lines.append(f"{hashlib.file_digest(file, 'sha256').hexdigest()}  {path.relative_to(folder).as_posix()}\n")
     return "".join(lines)
-
-
-def _write_json(path: Path, value: dict[str, Any]) -> None:
-    unfinished = path.with_name(f".{path.name}.unfinished")
-    unfinished.write_text(json.dumps(value, indent=2, allow_nan=False) + "\n", encoding="utf-8")
-    os.replace(unfinished, path)
-
-
-def read_json(path: Path) -> dict[str, Any]:
-    """Reads a JSON object.
-
-    Raises:
-        ValueError: naming the file, which is too large, not JSON, nested too deep, or not an object, or the field
-            that is NaN or infinite.
-    """
-    if path.stat().st_size > _MAX_JSON_BYTES:
-        raise ValueError(f"{path}: larger than {_MAX_JSON_BYTES:,} bytes")
-    try:
-        value = json.loads(path.read_text(encoding="utf-8"), object_pairs_hook=_finite)
-    except (ValueError, RecursionError) as error:
-        raise ValueError(f"{path}: not a JSON file ({_first_line(error)})") from error
-    if not isinstance(value, dict):
-        raise ValueError(f"{path}: expected a JSON object, found {type(value).__name__}")
-    return value
-
-
-def _finite(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    for name, value in pairs:
-        todo = [value]
-        while todo:
-            item = todo.pop()
-            if isinstance(item, list):
-                todo += item
-            elif isinstance(item, float) and not math.isfinite(item):
-                raise ValueError(f"{name[:80]!r} is {item}, not a finite number")
-    return dict(pairs)
-
-
-def _first_line(error: BaseException) -> str:
-    lines = str(error).strip().splitlines()
-    return lines[0][:200] if lines else type(error).__name__

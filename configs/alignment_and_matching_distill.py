@@ -7,6 +7,5 @@ def get_config():
     config = common.get_config()
     config.loss_weights.alignment = 1.0
     config.loss_weights.distillation = 1.0
-    config.activate_distillation_after = 2
     config.lr_step_epochs = 15
     return config

@@ -9,6 +9,10 @@ def get_config() -> config_dict.ConfigDict:
     # Weights to start from: a folder written by convert.checkpoint, or the workdir of an earlier run (its best
     # checkpoint). Empty: random weights, of the sizes under `model`.
     config.init_from = ""
+    # Run of the original to go on with, weights, Adam's state and epoch: a folder that convert.checkpoint wrote from a
+    # checkpoint which holds them. Training goes on at the next epoch; num_epochs and num_steps count from the run's
+    # beginning. (A run of this project goes on by the same command again.)
+    config.resume_from = ""
 
     config.data = config_dict.ConfigDict()
     # Folder of a prepared data set (written by convert.coco_ir).
@@ -76,6 +80,9 @@ def get_config() -> config_dict.ConfigDict:
     config.lr_gamma = 0.1
     # Steps of linear warm-up.
     config.warmup_steps = 0
+    # Where a run goes on: start the schedule anew from its present step, with the four values above, which may then be
+    # others than before. Once only: a further start with the same values goes on with that schedule.
+    config.reinitialize_scheduler = False
     # Largest global norm of the gradients; 0 for no clipping.
     config.grad_clip = 2.0
     # Seed of the shuffle, of dropout and of random weights.

@@ -25,7 +25,6 @@ def get_config():
 
     # Random weights are far from any hinge's margin: the hardest negatives teach them nothing, all of them do.
     config.hardest = False
-    config.activate_distillation_after = 0
     config.batch_size = 40  # divides the pairs: no smaller last batch, which would be compiled apart
     config.learning_rate = 1e-3
     config.warmup_steps = 200

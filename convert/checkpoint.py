@@ -1,6 +1,10 @@
 """Converts PyTorch weights to a model folder.
 
-python -m convert.checkpoint --vinvl DIR [--checkpoint FILE.pth.tar] --output DIR
+    python -m convert.checkpoint --vinvl DIR [--checkpoint FILE.pth.tar] --output DIR
+    python -m convert.checkpoint --bert DIR --output DIR
+    python -m convert.checkpoint --checkpoint EXPORT --output DIR
+
+EXPORT is a folder that `convert.export --format safetensors` wrote.
 """
 
 from __future__ import annotations
@@ -18,8 +22,9 @@ from aladin_jax.model_folder import check_output, save_model_folder
 from convert.conversion import convert
 from convert.hugging_face import read_bert
 from convert.messages import one_line
+from convert.optimizer import convert_progress
 from convert.report import format_report, report_data
-from convert.sources import read_vinvl
+from convert.sources import Source, is_export, read_export, read_vinvl
 from convert.torch_files import sha256
 
 
@@ -28,11 +33,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         prog="python -m convert.checkpoint", description="Converts PyTorch weights to a model folder."
     )
-    source = parser.add_mutually_exclusive_group(required=True)
+    source = parser.add_mutually_exclusive_group()
     source.add_argument("--vinvl", type=Path, metavar="DIR", help="VinVL folder: config.json, pytorch_model.bin, ...")
     source.add_argument("--bert", type=Path, metavar="DIR", help="Hugging Face BERT folder, of any size")
     parser.add_argument(
-        "--checkpoint", type=Path, metavar="FILE", help="ALADIN checkpoint.pth.tar, whose weights win over --vinvl's"
+        "--checkpoint",
+        type=Path,
+        metavar="FILE",
+        help="ALADIN checkpoint.pth.tar, whose weights win over --vinvl's, or a folder of convert.export",
     )
     parser.add_argument("--output", type=Path, required=True, metavar="DIR", help="model folder to write")
     parser.add_argument("--verify", action="store_true", help="compare the text stream with transformers' own BERT")
@@ -40,8 +48,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--seed", type=int, default=0, help="draws parameters that the source does not hold")
     parser.add_argument("--verbose", action="store_true", help="report every tensor, not one line for all layers")
     options = parser.parse_args(arguments)
-    if options.checkpoint and not options.vinvl:
+    given = [folder for folder in (options.vinvl, options.bert, options.checkpoint) if folder]
+    options.exported = next((folder for folder in given if is_export(folder)), None)
+    if not given:
+        parser.error("one of the arguments --vinvl --bert --checkpoint is required")
+    if options.checkpoint and not options.vinvl and not options.exported:
         parser.error("--checkpoint goes with --vinvl, whose config.json and vocab.txt belong to it")
+    if options.exported and len(given) > 1:
+        parser.error(f"{options.exported} is an export of a whole model: give it alone")
     jax.config.update("jax_platforms", "cpu")  # an accelerator has nothing to do here
     try:
         check_local_options(options)
@@ -56,10 +70,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 0
 
 
+def _read(options: argparse.Namespace, scratch: Path) -> Source:
+    if options.exported:
+        return read_export(options.exported)
+    return read_bert(options.bert, scratch) if options.bert else read_vinvl(options.vinvl, options.checkpoint)
+
+
 def _convert(options: argparse.Namespace, scratch: Path) -> None:
     check_output(options.output, options.overwrite)
-    source = read_bert(options.bert, scratch) if options.bert else read_vinvl(options.vinvl, options.checkpoint)
+    source = _read(options, scratch)
     params, report = convert(source, options.seed)
+    run_state = source.progress and convert_progress(source.progress, source.model_config, report.notes)
+    if run_state:
+        done = run_state.progress["epoch"]
+        report.notes.append(f"Adam's state is kept: --config.resume_from={options.output} goes on after epoch {done}")
     print(format_report(report, source, verbose=options.verbose))
     provenance = {
         "files": [{"path": str(f), "bytes": f.stat().st_size, "sha256": sha256(f)} for f in source.files],
@@ -79,6 +103,7 @@ def _convert(options: argparse.Namespace, scratch: Path) -> None:
         source.model_config,
         source.vocabulary,
         provenance,
+        run_state=run_state,
         overwrite=options.overwrite,
     )
     print(f"\nwrote {options.output}")

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import numpy as np
 import torch
 
-from aladin_jax.model_folder import ModelConfig, expected_shapes, flatten
+from aladin_jax.model_folder import ModelConfig, expected_shapes, flatten, unflatten
 from aladin_jax.models.aladin import Params, init_params
 from convert.names import (
     Entry,
@@ -78,7 +78,7 @@ def convert(source: Source, seed: int) -> tuple[Params, Report]:
         fresh=fresh,
         notes=[*source.notes, *_type_notes(source.tensors[n].dtype for _, names in present for n in names)],
     )
-    return _unflatten(made), report
+    return unflatten(made), report
 
 
 def _with_layers(source: Source) -> list[tuple[Entry, list[str]]]:
@@ -155,17 +155,6 @@ def _type_notes(types: Iterable[torch.dtype]) -> list[str]:
         for kind, count in counts.items()
         if kind != torch.float32
     ]
-
-
-def _unflatten(parameters: dict[str, Any]) -> Params:
-    params: Params = {}
-    for path, value in parameters.items():
-        *parents, leaf = path.split("/")
-        node = params
-        for parent in parents:
-            node = node.setdefault(parent, {})
-        node[leaf] = value
-    return params
 
 
 def _listed(items: Iterable[str], separator: str = ", ") -> str:

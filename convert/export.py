@@ -21,8 +21,8 @@ import jax
 import torch
 from safetensors.torch import save
 
-from aladin_jax.files import check_local_options
-from aladin_jax.model_folder import ModelConfig, put_in_place, write_description
+from aladin_jax.files import check_local_options, put_in_place
+from aladin_jax.model_folder import ModelConfig, write_description
 from aladin_jax.training.checkpoint import load_initial
 from convert.messages import one_line
 from convert.model_card import model_card

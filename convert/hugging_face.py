@@ -2,29 +2,15 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Callable
 from pathlib import Path
 
-import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file
-
-from aladin_jax.model_folder import ModelConfig, read_json
+from aladin_jax.files import read_json
+from aladin_jax.model_folder import ModelConfig
 from aladin_jax.models.backbone import BackboneConfig
 from aladin_jax.models.matching_head import MatchingHeadConfig
-from convert.pickles import first_line
-from convert.sources import Source, find_vocabulary, read_config, rename_tensors
-from convert.torch_files import load_state_dict
-
-# Fields under which the model computes something else than this project's backbone does.
-_ONLY_FIELDS = {
-    "model_type": "bert",
-    "position_embedding_type": "absolute",
-    "is_decoder": False,
-    "add_cross_attention": False,
-    "pad_token_id": 0,
-}
+from convert.matching import match
+from convert.sources import Source, find_vocabulary, read_config
+from convert.weights import read_folder_weights
 
 # What the tokenizer's files may say, the value of an absent field first.
 _UNCASED = {
@@ -34,11 +20,10 @@ _UNCASED = {
     "tokenize_chinese_chars": (True,),
     "handle_chinese_chars": (True,),
 }
-_SHARD_NAME = re.compile(r"(?!\.)[A-Za-z0-9_.-]+\.(safetensors|bin)")
 
 
 def read_bert(folder: str | Path, scratch: Path) -> Source:
-    """Reads config.json, model.safetensors or pytorch_model.bin (or their shards), and vocab.txt or tokenizer.json.
+    """Reads config.json, weights of any layout (see `weights.py`), and vocab.txt or tokenizer.json.
 
     Args:
         folder: as `save_pretrained` writes it, with or without heads.
@@ -50,83 +35,32 @@ def read_bert(folder: str | Path, scratch: Path) -> Source:
     folder = Path(folder)
     if not folder.is_dir():
         raise ValueError(f"{folder}: no such folder; expected a BERT's config.json and weights in it")
-    config_file, notes = folder / "config.json", []
-    values = read_config(config_file)
-    for name, only in _ONLY_FIELDS.items():
-        if (value := values.get(name, only)) != only:
-            raise ValueError(f"{config_file}: {name} is {value!r}; only {only!r} is supported")
+    notes: list[str] = []
+    config_file, values = read_config(folder)
     backbone = BackboneConfig.from_dict(values, str(config_file))
     tokenizer_files = _check_uncased(folder, notes)
     vocabulary = _find_vocabulary(folder, backbone, scratch, notes)
-    weights, state = _read_weights(folder)
-    tensors, keys = rename_tensors(state, _table_name, str(weights[-1]))
-    if "bert.img_embedding.weight" in tensors:
+    files, weights = read_folder_weights(folder)
+    matched = match(weights.tensors, str(files[-1]))
+    notes += [*weights.notes, *matched.notes]
+    if "bert.img_embedding.weight" in matched.tensors:
         raise ValueError(
-            f"{weights[-1]}: has a projection of regions, so it is no plain BERT; pass its folder as --vinvl"
+            f"{files[-1]}: has a projection of regions, so it is no plain BERT; pass its folder as --vinvl"
         )
     notes.append(
         f"a plain BERT has seen no images: the projection of regions ({backbone.img_feature_dim} numbers each) "
         "and the matching head start from fresh weights"
     )
     return Source(
-        tensors=tensors,
-        keys=keys,
+        tensors=matched.tensors,
+        keys=matched.keys,
         model_config=ModelConfig(backbone, MatchingHeadConfig()),
         vocabulary=vocabulary,
         fresh=("backbone/region_projection/", "backbone/region_norm/", "matching_head/"),
-        files=[config_file, *tokenizer_files, *weights],
+        files=[config_file, *tokenizer_files, *files],
         details={},
         notes=notes,
     )
-
-
-def _table_name(key: str) -> str:
-    """The table's name for a tensor: with the prefix that a BertModel alone lacks, and LayerNorm's later names."""
-    name = re.sub(r"^(?=(embeddings|encoder|pooler)\.)", "bert.", key)
-    name = re.sub(r"(?<=LayerNorm\.)gamma$", "weight", name)
-    return re.sub(r"(?<=LayerNorm\.)beta$", "bias", name)
-
-
-def _read_weights(folder: Path) -> tuple[list[Path], dict[str, torch.Tensor]]:
-    """Reads a folder's weights, of one file or several; returns the files, that to name in errors last."""
-    for name, read in (("model.safetensors", _read_safetensors), ("pytorch_model.bin", load_state_dict)):
-        whole, index = folder / name, folder / f"{name}.index.json"
-        if whole.is_file():
-            return [whole], read(whole)
-        if index.is_file():
-            shards, tensors = _read_shards(index, read)
-            return [*shards, index], tensors
-    raise ValueError(f"{folder}: there is no model.safetensors or pytorch_model.bin, and no index of one in shards")
-
-
-def _read_safetensors(path: Path) -> dict[str, torch.Tensor]:
-    try:
-        return load_file(path)
-    except (SafetensorError, OSError, ValueError, KeyError) as error:
-        raise ValueError(f"{path}: damaged or no safetensors file ({first_line(error)})") from error
-
-
-def _read_shards(
-    index: Path, read: Callable[[Path], dict[str, torch.Tensor]]
-) -> tuple[list[Path], dict[str, torch.Tensor]]:
-    """Reads the files that an index names; each has to hold the tensors that it says, and no others."""
-    shard_of = read_json(index).get("weight_map")
-    if not isinstance(shard_of, dict) or not shard_of:
-        raise ValueError(f"{index}: there is no weight_map from tensors to files")
-    names_of: dict[str, set[str]] = {}
-    for name, shard in shard_of.items():
-        if not isinstance(shard, str) or not _SHARD_NAME.fullmatch(shard):
-            raise ValueError(f"{index}: {name[:80]!r} is said to be in {str(shard)[:80]!r}, which is no file beside it")
-        names_of.setdefault(shard, set()).add(name)
-    tensors: dict[str, torch.Tensor] = {}
-    for shard, names in names_of.items():
-        if not (index.parent / shard).is_file():
-            raise ValueError(f"{index.parent / shard}: no such file, but {index.name} names it; copy all of its shards")
-        found = read(index.parent / shard)
-        if different := sorted(found.keys() ^ names):
-            raise ValueError(f"{index}: says otherwise than {shard} whether {different[0][:80]!r} is in it")
-        tensors |= found
-    return [index.parent / shard for shard in names_of], tensors
 
 
 def _check_uncased(folder: Path, notes: list[str]) -> list[Path]:

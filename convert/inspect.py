@@ -100,7 +100,8 @@ def _inspect_one(thing: Any, tokens: Any, args: argparse.Namespace) -> dict[str,
 
     return {
         kinds.TORCH_FOLDER: checkpoints.inspect_torch_folder,
-        kinds.TORCH_FILE: checkpoints.inspect_aladin_checkpoint,
+        kinds.TORCH_FILE: checkpoints.inspect_torch_file,
+        kinds.EXPORT: checkpoints.inspect_export,
         kinds.MODEL_FOLDER: checkpoints.inspect_model_folder,
     }[thing.kind](thing.path)
 

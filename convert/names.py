@@ -1,8 +1,7 @@
 """Which PyTorch tensors make up which parameter, as a table that is read in both directions.
 
 PyTorch names are those of a VinVL folder for the backbone (`bert.encoder.layer.0...`) and begin with
-`final_projection_net.` for the matching head. The prefixes that other files put before them are stripped by
-`sources.py`.
+`final_projection_net.` for the matching head. What other files put before them is stripped by `matching.py`.
 """
 
 from __future__ import annotations
@@ -14,6 +13,7 @@ from typing import NamedTuple
 import numpy as np
 
 from aladin_jax.model_folder import ModelConfig
+from convert.matching import is_of_model
 
 LAYER = "{layer}"
 
@@ -71,16 +71,19 @@ MATCHING_HEAD = [
     *_norm("matching_head/layers/output_norm", f"{_HEAD}norm2."),
 ]
 
-# Tensors that are left out, and why.
+# Tensors that are left out, and why. The first are of the backbone, all other tensors of which have to find a place.
 IGNORED = {
     r"bert\.pooler\.dense\.(weight|bias)": "pooler of [CLS]: ALADIN reads the outputs at all positions",
-    r"classifier\.(weight|bias)": "classifier of (image, caption) pairs, which ALADIN replaces by its two heads",
-    r"cls\.[\w.]+": "pre-training heads",
-    r"qa_outputs\.(weight|bias)": "question answering head",
-    r"bert\.embeddings\.position_ids": "a buffer that counts 0, 1, 2, ...",
-    r"(img|cap)_proj\.(weight|bias)": "a projection that the original makes and never applies",
-    r"bert\.detic_to_oscar_img\.\d+\.(weight|bias)": "projection of another detector's (Detic) regions",
-    r"\w+_criterion\.logit_scale": "temperature of InfoNCE; not used by the hinge and distillation losses",
+    r"bert\.embeddings\.(position_ids|token_type_ids)": "a buffer of constants",
+    r"bert\.detic_to_oscar_img\.\d+\.(weight|bias)": "projection of another detector's (Detic) regions; "
+    "detection_type is 'fast'",
+    r"bert\.embeddings\.clip_(local|global)_to_oscar_embeddings\.\d+\.(weight|bias)": "projection of CLIP's vectors; "
+    "enable_clip_labels and enable_clip_captions are off",
+    r"(.*\.)?classifier\.[\w.]+": "classifier of another task, which ALADIN replaces by its two heads",
+    r"(.*\.)?cls\.[\w.]+": "pre-training heads",
+    r"(.*\.)?qa_outputs\.(weight|bias)": "question answering head",
+    r"(.*\.)?(img|cap)_proj\.(weight|bias)": "a projection that the original makes and never applies",
+    r"(.*\.)?\w+_criterion\.logit_scale": "temperature of InfoNCE; not used by the hinge and distillation losses",
 }
 
 
@@ -104,8 +107,11 @@ def tensor_names(entry: Entry, layers: int | None) -> list[str]:
 
 
 def ignored_because(name: str) -> str | None:
-    """Why a tensor is left out; None if the table does not say that it is."""
-    return next((reason for pattern, reason in IGNORED.items() if re.fullmatch(pattern, name)), None)
+    """Why a tensor is left out; None if it is of the model, and must not be."""
+    reason = next((reason for pattern, reason in IGNORED.items() if re.fullmatch(pattern, name)), None)
+    if reason is None and not is_of_model(name):
+        return "outside of the backbone and the matching head"
+    return reason
 
 
 def tensor_shape(entry: Entry, parameter_shape: tuple[int, ...]) -> tuple[int, ...]:

@@ -1,8 +1,10 @@
 """What a pickle of a PyTorch file names and declares, found out before PyTorch reads it.
 
-`torch.load(weights_only=True)` runs no foreign code, but it believes what a file says of its sizes. So each pickle is
-first gone through without building anything: only the operations that `torch.save` writes may occur, nothing outside an
-allow-list may be named, and every tensor has to lie within a storage that the file is long enough to hold.
+`torch.load(weights_only=True)` runs no foreign code, but it believes what a file says of its sizes: a storage that is
+declared longer than its record is filled from the records behind it, and a dict key of nested tuples ends the process.
+So each pickle is first gone through without building anything: only the operations that `torch.save` writes may occur,
+nothing outside an allow-list may be named, keys are texts and numbers, and every tensor has to lie within a storage
+that the file is long enough to hold.
 """
 
 from __future__ import annotations
@@ -12,9 +14,13 @@ import math
 import pickletools
 from typing import Any, NamedTuple
 
-# A tensor takes some 120 bytes and 30 operations; Oscar's file of COCO's training images has 113,287 of them.
-MAX_PICKLE_BYTES = 32 << 20
-_MAX_OPERATIONS = 8_000_000
+from aladin_jax.errors import DataError, first_line
+from convert.numbers import NUMPY_GLOBALS
+
+# A tensor takes some 120 bytes and 30 operations; Oscar's file of COCO's training images has 113,287 of them. Captions
+# lie in the pickle itself: those of COCO's training images take 40 MB.
+MAX_PICKLE_BYTES = 256 << 20
+_MAX_OPERATIONS = 16_000_000
 _MAX_DIMENSIONS = 16
 _MAX_ARGUMENTS = 16
 _MAX_KEY = 2**60
@@ -35,11 +41,14 @@ _REBUILD_TENSOR = ("torch._utils._rebuild_tensor", "torch._utils._rebuild_tensor
 _REBUILD_PARAMETER = "torch._utils._rebuild_parameter"
 _ALWAYS_ALLOWED = frozenset({*_ITEM_BYTES, *_REBUILD_TENSOR, _REBUILD_PARAMETER})
 _MAPPINGS = ("collections.OrderedDict", "collections.Counter")
-PLAIN_NAMES = frozenset({*_MAPPINGS, "torch.Size", "torch.device"})
-NAMESPACE_NAME = "argparse.Namespace"
+_TYPES = ("float16", "bfloat16", "float32", "float64", "int8", "int16", "int32", "int64", "uint8", "bool")
+_ENCODE, _NO_BYTES = "_codecs.encode", "__builtin__.bytes"  # how bytes are written, and none of them
+_NUMPY = frozenset(name for _, name in NUMPY_GLOBALS if name.startswith("numpy."))
+_PLAIN = ("torch.Size", "torch.device", "argparse.Namespace", *(f"torch.{name}" for name in _TYPES))
+ALLOWED_NAMES = frozenset({*_MAPPINGS, *_PLAIN, _ENCODE, _NO_BYTES, *_NUMPY})
 
 
-class TorchFileError(ValueError):
+class TorchFileError(DataError):
     """A file that PyTorch did not write, that is damaged, or that asks for more than data."""
 
 
@@ -141,7 +150,8 @@ class _Inspector:
                 self._put(self._pop_to_mark())
             case "BUILD":
                 state = stack.pop()
-                if not isinstance(stack[-1], _Instance) or not isinstance(state, dict):
+                kind = tuple if isinstance(stack[-1], _Instance) and stack[-1].full in _NUMPY else dict
+                if not isinstance(stack[-1], _Instance) or not isinstance(state, kind):
                     raise TorchFileError("damaged: an object is given attributes in an unknown way")
             case "PROTO" | "FRAME" | "STOP":
                 pass
@@ -179,6 +189,11 @@ class _Inspector:
             return _check_tensor(*arguments)
         if callee.full == _REBUILD_PARAMETER:
             return _Tensor()
+        if callee.full == "numpy.ndarray":
+            raise TorchFileError("damaged: an array is made in an unknown way")
+        bytes_well_formed = {_ENCODE: arguments[1:] == ("latin1",), _NO_BYTES: not arguments}
+        if not bytes_well_formed.get(callee.full, True):
+            raise TorchFileError("refused: its pickle makes bytes in another way than Python does")  # they could grow
         # A list could hold keys that have not been checked.
         if callee.full in _MAPPINGS and not all(isinstance(item, dict) for item in arguments):
             raise TorchFileError(f"damaged: {callee.full} is made of something else than a dict")
@@ -237,9 +252,3 @@ def inspect_pickle(file: io.BytesIO, allowed: frozenset[str]) -> tuple[Any, dict
         raise
     except Exception as error:  # the exceptions of a damaged pickle are of every kind
         raise TorchFileError(f"damaged or not written by PyTorch ({first_line(error)})") from error
-
-
-def first_line(error: BaseException) -> str:
-    """The first line of an exception's message, or its type where it has none."""
-    lines = str(error).strip().splitlines()
-    return lines[0][:200] if lines else type(error).__name__

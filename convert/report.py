@@ -9,6 +9,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from convert.conversion import Report
+from convert.messages import printable
 from convert.names import LAYER
 from convert.sources import Source
 
@@ -24,9 +25,7 @@ def format_report(report: Report, source: Source, *, verbose: bool = False) -> s
     if report.fresh:
         lines += ["", f"fresh, as no tensor holds them: {len(report.fresh)} parameters"]
         lines += _aligned([(name, str(list(shape))) for name, shape in report.fresh.items()])
-    prefixes = sorted({key.removesuffix(name) for name, key in source.keys.items() if key.endswith(name)} - {""})
-    notes = [f"tensor names are given without {' or '.join(prefixes)}"] if prefixes and not verbose else []
-    lines += ["", *(f"note: {note}" for note in [*notes, *report.notes])]
+    lines += ["", *(f"note: {printable(note)}" for note in report.notes)]
     return "\n".join(lines)
 
 
@@ -78,5 +77,6 @@ def _braced(names: Iterable[str]) -> str:
 
 
 def _aligned(rows: list[tuple[str, ...]]) -> list[str]:
+    rows = [tuple(map(printable, row)) for row in rows]
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     return ["  " + "  ".join(cell.ljust(w) for cell, w in zip(row, widths, strict=True)).rstrip() for row in rows]

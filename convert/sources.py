@@ -1,28 +1,35 @@
-"""What users have: a VinVL folder, alone or with an ALADIN checkpoint that was trained from it.
+"""What users have: a VinVL folder, alone or with an ALADIN checkpoint that was trained from it, or our own export.
 
 Plain BERT folders are read in `hugging_face.py`.
 """
 
 from __future__ import annotations
 
-import re
-from collections.abc import Callable, Mapping
+import argparse
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 
-from aladin_jax.data.tokenization import read_vocabulary
-from aladin_jax.model_folder import ModelConfig, matching_head_config, read_json
+from aladin_jax.data.tokenization import check_vocabulary_size, read_vocabulary
+from aladin_jax.files import read_json
+from aladin_jax.model_folder import MODEL_JSON, ModelConfig, matching_head_config, read_description
 from aladin_jax.models.backbone import BackboneConfig
 from aladin_jax.models.matching_head import MatchingHeadConfig
-from convert.torch_files import as_state_dict, load_namespace, load_state_dict, load_torch_file
+from convert.matching import HEAD, Matched, match
+from convert.optimizer import Progress, read_progress
+from convert.torch_files import load_namespace
+from convert.weights import check_not_foreign, read_folder_weights, read_weights
 
-# Settings of the original's YAML under which it computes something else than this project does.
+EXPORTED = "model.safetensors"
+
+# Settings of the original under which it computes something else than this project does: of its YAML, and of its flags,
+# which it keeps in `opt` and copies into the YAML.
+_ONLY_FLAGS = {"detection_type": "fast", "enable_clip_captions": False, "enable_clip_labels": False}
 _ONLY_SETTINGS = {
-    "detection_type": "fast",
-    "enable_clip_captions": False,
-    "enable_clip_labels": False,
+    **_ONLY_FLAGS,
     "model.teran-layers": 0,
     "model.post-layers": 0,
     "model.shared-transformer": True,
@@ -33,7 +40,15 @@ _ONLY_SETTINGS = {
     "model.depth-aggregation-matching": False,
     "model.exclude-stopwords": False,
 }
-_ALADIN_PREFIX = re.compile(r"img_txt_enc\.(oscar_model\.)?")
+# Fields of a config.json under which the model computes something else than this project's backbone does.
+_ONLY_FIELDS = {
+    "model_type": "bert",
+    "position_embedding_type": "absolute",
+    "is_decoder": False,
+    "add_cross_attention": False,
+    "pad_token_id": 0,
+}
+_CONFIG_NAMES = ("config.json", "bert_config.json")
 _MAX_PLAIN_VALUES = 100_000
 
 
@@ -41,7 +56,7 @@ class Source(NamedTuple):
     """Tensors to convert, and what is known of their model.
 
     Attributes:
-        tensors: by the names of the table in `names.py`.
+        tensors: by the names of the table in `names.py`; those outside of the model under their own.
         keys: the name of each tensor in its file.
         model_config: what the parameters have to fit.
         vocabulary: vocab.txt, where there is one.
@@ -49,6 +64,7 @@ class Source(NamedTuple):
         files: all that was read.
         details: what else the files say, for the record: plain data.
         notes: what the user should know.
+        progress: of the run that the weights come from, where it can go on.
     """
 
     tensors: dict[str, torch.Tensor]
@@ -59,15 +75,16 @@ class Source(NamedTuple):
     files: list[Path]
     details: dict[str, Any]
     notes: list[str]
+    progress: Progress | None = None
 
 
 def read_vinvl(folder: str | Path, checkpoint: str | Path | None = None) -> Source:
     """Reads a VinVL folder, or its configuration and vocabulary with the weights of an ALADIN checkpoint.
 
     Args:
-        folder: holds config.json, pytorch_model.bin (not read if there is a checkpoint), and where it has them
-            vocab.txt and training_args.bin.
-        checkpoint: a checkpoint.pth.tar of the original.
+        folder: holds config.json, weights (not read if there is a checkpoint), and where it has them vocab.txt and
+            training_args.bin.
+        checkpoint: a checkpoint.pth.tar of the original, or its model's tensors alone.
 
     Raises:
         ValueError: a file is missing, damaged or refused, or says that the model is of a kind that does not exist here.
@@ -75,9 +92,9 @@ def read_vinvl(folder: str | Path, checkpoint: str | Path | None = None) -> Sour
     folder = Path(folder)
     if not folder.is_dir():
         raise ValueError(f"{folder}: no such folder; expected VinVL's config.json and pytorch_model.bin in it")
-    config_file, arguments_file = folder / "config.json", folder / "training_args.bin"
+    config_file, values = read_config(folder)
+    arguments_file = folder / "training_args.bin"
     files, notes, details = [config_file], [], {}
-    values = read_config(config_file)
     arguments: dict[str, Any] = {}
     if arguments_file.is_file():
         files.append(arguments_file)
@@ -92,46 +109,97 @@ def read_vinvl(folder: str | Path, checkpoint: str | Path | None = None) -> Sour
     backbone = BackboneConfig.from_dict(values, str(config_file))
     vocabulary = find_vocabulary(folder, backbone, notes)
     files += [vocabulary] if vocabulary else []
-    if checkpoint is None:
-        weights = folder / "pytorch_model.bin"
-        tensors, keys = rename_tensors(load_state_dict(weights), lambda key: key, str(weights))
-        notes.append("the matching head is not part of a VinVL folder: it starts from fresh weights")
-        head, fresh = MatchingHeadConfig(), ("matching_head/",)
-    else:
-        weights, fresh = Path(checkpoint), ()
-        content = load_torch_file(weights, allow_namespace=True)
-        if not isinstance(content, dict) or "model" not in content:
-            raise ValueError(f"{weights}: not an ALADIN checkpoint: it has no entry 'model'")
-        state = as_state_dict(content["model"], f"{weights}: model")
-        tensors, keys = rename_tensors(state, lambda key: _ALADIN_PREFIX.sub("", key, count=1), str(weights))
-        head = _read_head(content.get("config"), tensors, str(weights), notes)
-        rest = {name: value for name, value in content.items() if name not in ("model", "optimizer", "scheduler")}
-        details["checkpoint"] = plain(rest, str(weights))
+    if checkpoint is not None:
+        return _with_checkpoint(Path(checkpoint), backbone, vocabulary, files, details, notes)
+    weight_files, weights = read_folder_weights(folder)
+    matched = match(weights.tensors, str(weight_files[-1]))
+    notes += [*weights.notes, *matched.notes]
+    notes.append("the matching head is not part of a VinVL folder: it starts from fresh weights")
     return Source(
-        tensors=tensors,
-        keys=keys,
-        model_config=ModelConfig(backbone, head),
+        tensors=matched.tensors,
+        keys=matched.keys,
+        model_config=ModelConfig(backbone, MatchingHeadConfig()),
         vocabulary=vocabulary,
-        fresh=fresh,
-        files=[*files, weights],
+        fresh=("matching_head/",),
+        files=[*files, *weight_files],
         details=details,
         notes=notes,
     )
 
 
-def find_vocabulary(folder: Path, backbone: BackboneConfig, notes: list[str]) -> Path | None:
-    """Finds a folder's vocab.txt and holds it against the configuration; says in `notes` if there is none.
+def _with_checkpoint(
+    path: Path,
+    backbone: BackboneConfig,
+    vocabulary: Path | None,
+    files: list[Path],
+    details: dict[str, Any],
+    notes: list[str],
+) -> Source:
+    """The weights of an ALADIN checkpoint, with what a VinVL folder says of their backbone."""
+    weights = read_weights(path)
+    matched = match(weights.tensors, str(path))
+    notes += [*weights.notes, *matched.notes]
+    progress = read_progress(weights, matched, notes)
+    check_options(weights.rest, progress, str(path))
+    model_config = ModelConfig(backbone, _read_head(weights.rest.get("config"), matched, str(path), notes))
+    rest = {name: value for name, value in weights.rest.items() if name not in ("optimizer", "scheduler")}
+    return Source(
+        tensors=matched.tensors,
+        keys=matched.keys,
+        model_config=model_config,
+        vocabulary=vocabulary,
+        fresh=(),
+        files=[*files, path],
+        details={**details, "checkpoint": plain(rest, str(path))},
+        notes=notes,
+        progress=progress,
+    )
+
+
+def is_export(folder: str | Path) -> bool:
+    """Whether a folder is one that `convert.export --format safetensors` wrote."""
+    return (Path(folder) / MODEL_JSON).is_file() and (Path(folder) / EXPORTED).is_file()
+
+
+def read_export(folder: str | Path) -> Source:
+    """Reads a folder that `convert.export --format safetensors` wrote; it says itself what model it is.
 
     Raises:
-        ValueError: it is no BERT vocabulary, or of another size than the model's.
+        ValueError: a file is damaged.
+    """
+    folder = Path(folder)
+    model_config, vocabulary = read_description(folder)
+    weights = folder / EXPORTED
+    matched = match(read_weights(weights).tensors, str(weights))
+    return Source(
+        tensors=matched.tensors,
+        keys=matched.keys,
+        model_config=model_config,
+        vocabulary=vocabulary,
+        fresh=(),
+        files=[folder / MODEL_JSON, *([vocabulary] if vocabulary else []), weights],
+        details={},
+        notes=matched.notes,
+    )
+
+
+def find_vocabulary(folder: Path, backbone: BackboneConfig, notes: list[str]) -> Path | None:
+    """Finds a folder's vocab.txt and holds it against the configuration; says in `notes` if they differ or it lacks.
+
+    Raises:
+        ValueError: it is no BERT vocabulary, or not of the model's size.
     """
     vocabulary = folder / "vocab.txt"
     if not vocabulary.exists():
         notes.append("vocab.txt is absent: training and search will need the one the model was trained with")
         return None
     size = len(read_vocabulary(vocabulary))
-    if size != backbone.vocab_size:
-        raise ValueError(f"{vocabulary}: {size} tokens, but vocab_size in config.json is {backbone.vocab_size}")
+    check_vocabulary_size(size, backbone.vocab_size, vocabulary)
+    if size < backbone.vocab_size:
+        notes.append(
+            f"vocab.txt has {size} tokens, the model room for {backbone.vocab_size}: the last "
+            f"{backbone.vocab_size - size} rows of its word embedding are taken to be padding, which no text reaches"
+        )
     return vocabulary
 
 
@@ -148,15 +216,17 @@ def plain(value: Any, source: str) -> Any:
         values += 1
         if values > _MAX_PLAIN_VALUES:
             raise ValueError(f"{source}: holds too many settings to be a record of a training run")
+        if isinstance(value, np.generic):
+            value = value.item()
         if isinstance(value, Mapping):
             return {str(key)[:200]: visit(item) for key, item in value.items()}
         if isinstance(value, (list, tuple)):
             return [visit(item) for item in value]
         if value is None or isinstance(value, (bool, int, str)) or (isinstance(value, float) and value - value == 0):
             return value
-        if isinstance(value, torch.Tensor):
-            return f"tensor {list(value.shape)}"
-        return visit(vars(value)) if hasattr(value, "__dict__") else str(value)[:200]
+        if isinstance(value, (torch.Tensor, np.ndarray)):
+            return f"{'tensor' if isinstance(value, torch.Tensor) else 'array'} {list(value.shape)}"
+        return visit(vars(value)) if isinstance(value, argparse.Namespace) else str(value)[:200]
 
     try:
         return visit(value)
@@ -164,46 +234,59 @@ def plain(value: Any, source: str) -> Any:
         raise ValueError(f"{source}: its settings are nested too deep") from error
 
 
-def read_config(path: Path) -> dict[str, Any]:
-    """Reads a config.json of BERT or VinVL.
+def read_config(folder: Path) -> tuple[Path, dict[str, Any]]:
+    """Reads a config.json of BERT or VinVL, which older folders call bert_config.json; returns its path too.
 
     Raises:
-        ValueError: it is missing, no JSON object, or lacks a size.
+        ValueError: it is missing, no JSON object, lacks a size, or is of another kind of model.
     """
-    if not path.is_file():
-        raise ValueError(f"{path}: no such file")
+    check_not_foreign(folder)
+    path = next((folder / name for name in _CONFIG_NAMES if (folder / name).is_file()), None)
+    if path is None:
+        raise ValueError(f"{folder / _CONFIG_NAMES[0]}: no such file, nor a {_CONFIG_NAMES[1]}")
     values = read_json(path)
+    for name, only in _ONLY_FIELDS.items():
+        if (value := values.get(name, only)) != only:
+            raise ValueError(f"{path}: {name} is {value!r:.60}; only {only!r} is supported")
     # Shapes tell every size but the number of heads; a default for that would go unnoticed.
     for name in ("hidden_size", "num_hidden_layers", "num_attention_heads", "vocab_size"):
         if name not in values:
-            raise ValueError(f"{path}: {name} is missing")
-    return values
+            other = "; it looks like a DistilBERT or XLM, only BERT is supported" if "n_layers" in values else ""
+            raise ValueError(f"{path}: {name} is missing{other}")
+    return path, values
 
 
-def rename_tensors(
-    state: Mapping[str, torch.Tensor], rename: Callable[[str], str], source: str
-) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
-    """Gives tensors the table's names, and the file's own name for each of them.
-
-    Raises:
-        ValueError: two tensors of the file get the same name.
-    """
-    keys: dict[str, str] = {}
-    for key in state:
-        if (other := keys.setdefault(rename(key), key)) != key:
-            raise ValueError(f"{source}: {other} and {key} are the same tensor")
-    return {name: state[key] for name, key in keys.items()}, keys
-
-
-def _read_head(config: Any, tensors: Mapping[str, Any], source: str, notes: list[str]) -> MatchingHeadConfig:
-    """The matching head's configuration, from the YAML that the original keeps in its checkpoints."""
-    if not isinstance(config, Mapping) or not isinstance(config.get("model"), Mapping):
-        found = {m[1] for name in tensors if (m := re.match(r"final_projection_net\.layers\.(\d+)\.", name))}
-        notes.append(f"the checkpoint has no config: {len(found)} matching layers as it holds, dropout the default")
-        return matching_head_config({"num_layers": len(found)}, source)
-    settings = {**config, **{f"model.{name}": value for name, value in config["model"].items()}}
+def check_options(rest: Mapping[str, Any], progress: Progress | None, source: str) -> None:
+    """Refuses a checkpoint that was trained with options of the original which do not exist here."""
+    config, flags = rest.get("config"), rest.get("opt")
+    settings = dict(config) if isinstance(config, Mapping) else {}
+    if isinstance(settings.get("model"), Mapping):
+        settings |= {f"model.{name}": value for name, value in settings["model"].items()}
+    flags = vars(flags) if isinstance(flags, argparse.Namespace) else flags
+    flags = {name: flags[name] for name in _ONLY_FLAGS if name in flags} if isinstance(flags, Mapping) else {}
     for name, only in _ONLY_SETTINGS.items():
-        if (value := settings.get(name, only)) != only:
-            raise ValueError(f"{source}: trained with {name} = {value!r}; only {only!r} is supported")
-    given = {"num_layers": "model.tern-layers", "dropout": "model.dropout"}
-    return matching_head_config({ours: settings[n] for ours, n in given.items() if n in settings}, f"{source}: config")
+        for value in (settings.get(name, only), flags.get(name, only)):
+            if value != only:
+                raise ValueError(f"{source}: trained with {name} = {value!r:.60}; only {only!r} is supported")
+    if progress and progress.foreign_trained:
+        option, tensor = progress.foreign_trained
+        raise ValueError(f"{source}: trained with {option}, which is not supported: Adam has moved {tensor}")
+
+
+def _read_head(config: Any, matched: Matched, source: str, notes: list[str]) -> MatchingHeadConfig:
+    """The matching head's configuration, from the YAML that the original keeps in its checkpoints."""
+    layers = {name.split(".")[2] for name in matched.tensors if name.startswith(f"{HEAD}layers.")}
+    if isinstance(config, Mapping) and isinstance(config.get("model"), Mapping):
+        settings = config["model"]
+        given = {"num_layers": "tern-layers", "dropout": "dropout"}
+        return matching_head_config(
+            {ours: settings[n] for ours, n in given.items() if n in settings}, f"{source}: config"
+        )
+    if not layers:
+        raise ValueError(
+            f"{source}: no tensor is called ...{HEAD}layers..., so there is no matching head and it is no ALADIN "
+            "checkpoint; a backbone alone is converted as pytorch_model.bin of the folder at --vinvl"
+        )
+    notes.append(f"the checkpoint has no config: {len(layers)} matching layers as it holds, dropout the default")
+    notes.append("whether it was trained with options that are not supported (CLIP, Detic) cannot be told")
+    return matching_head_config({"num_layers": len(layers)}, source)

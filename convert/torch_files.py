@@ -10,20 +10,21 @@ import argparse
 import hashlib
 import io
 import struct
+import warnings
 import zipfile
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from aladin_jax.errors import first_line
+from convert.numbers import NUMPY_GLOBALS
 from convert.pickles import (
+    ALLOWED_NAMES,
     MAX_PICKLE_BYTES,
-    NAMESPACE_NAME,
-    PLAIN_NAMES,
     RefusedNameError,
     Storage,
     TorchFileError,
-    first_line,
     inspect_pickle,
 )
 
@@ -32,23 +33,34 @@ _LEGACY_MAGIC = 0x1950A86A20F9469CFC6C
 _LEGACY_PROTOCOL = 1001
 _MAX_DIRECTORY_BYTES = 16 << 20
 _CHUNK_BYTES = 1 << 20
+# What people take for a file of PyTorch, by its first bytes.
+_OTHER_FILES = {
+    b"version https://git-lfs": "a pointer of Git LFS: fetch the file itself with `git lfs pull`",
+    b"\x89HDF\r\n": "HDF5, as TensorFlow and Keras write",
+    b"\x1f\x8b": "packed by gzip: unpack it first",
+    b"<!DOCTYPE": "a web page: the download failed",
+    b"<html": "a web page: the download failed",
+}
 
 
-def load_torch_file(path: str | Path, *, allow_namespace: bool = False) -> Any:
-    """Loads tensors and plain data from a zip or legacy file, on the CPU.
+def load_torch(path: str | Path) -> Any:
+    """Loads what `torch.save` wrote, in a zip or legacy file, on the CPU: the one way in for pickles.
+
+    It may hold tensors, texts, numbers, lists, tuples and dicts, NumPy's scalars and arrays of numbers,
+    `argparse.Namespace`, and torch's devices and dtypes.
 
     Args:
         path: the file.
-        allow_namespace: whether it may hold `argparse.Namespace` objects, as training arguments are.
 
     Raises:
         TorchFileError: naming the file and the cause, and the refused name if its pickle names anything else.
     """
     path = Path(path)
-    allowed = PLAIN_NAMES | ({NAMESPACE_NAME} if allow_namespace else frozenset())
     try:
-        is_zip = _check_file(path, allowed)
-        with torch.serialization.safe_globals([argparse.Namespace] if allow_namespace else []):
+        is_zip = _check_file(path)
+        with torch.serialization.safe_globals([argparse.Namespace, *NUMPY_GLOBALS]), warnings.catch_warnings():
+            # Of pickle protocols other than 2: what cannot be read ends in an exception anyway.
+            warnings.filterwarnings("ignore", "Detected pickle protocol", UserWarning)
             return torch.load(path, map_location="cpu", weights_only=True, mmap=is_zip)
     except TorchFileError as error:
         raise TorchFileError(f"{path}: {error}") from error
@@ -62,9 +74,9 @@ def load_state_dict(path: str | Path) -> dict[str, torch.Tensor]:
     """Loads a file that holds a model's tensors by name, such as pytorch_model.bin.
 
     Raises:
-        TorchFileError: as `load_torch_file`, or the file holds something else.
+        TorchFileError: as `load_torch`, or the file holds something else.
     """
-    return as_state_dict(load_torch_file(path), str(path))
+    return as_state_dict(load_torch(path), str(path))
 
 
 def as_state_dict(value: Any, source: str) -> dict[str, torch.Tensor]:
@@ -89,9 +101,9 @@ def load_namespace(path: str | Path) -> dict[str, Any]:
     """Loads the fields of a saved `argparse.Namespace`, such as training_args.bin.
 
     Raises:
-        TorchFileError: as `load_torch_file`, or the file holds something else.
+        TorchFileError: as `load_torch`, or the file holds something else.
     """
-    value = load_torch_file(path, allow_namespace=True)
+    value = load_torch(path)
     if not isinstance(value, argparse.Namespace):
         raise TorchFileError(f"{path}: expected an argparse.Namespace, found {type(value).__name__}")
     return vars(value)
@@ -103,20 +115,20 @@ def sha256(path: str | Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _check_file(path: Path, allowed: frozenset[str]) -> bool:
+def _check_file(path: Path) -> bool:
     """Checks all that a file names and declares; returns whether it is of the zip format."""
     if not path.is_file():
         raise TorchFileError("no such file")
     with open(path, "rb") as file:
         is_zip = file.read(len(_ZIP_MAGIC)) == _ZIP_MAGIC
     if is_zip:
-        _check_zip(path, allowed)
+        _check_zip(path)
     else:
-        _check_legacy(path, allowed)
+        _check_legacy(path)
     return is_zip
 
 
-def _check_zip(path: Path, allowed: frozenset[str]) -> None:
+def _check_zip(path: Path) -> None:
     _check_directory_size(path)
     try:
         archive = zipfile.ZipFile(path)
@@ -138,7 +150,7 @@ def _check_zip(path: Path, allowed: frozenset[str]) -> None:
         if records[pickles[0]].file_size > MAX_PICKLE_BYTES:
             raise TorchFileError(f"refused: data.pkl is larger than {MAX_PICKLE_BYTES:,} bytes")
         _check_checksums(archive)
-        _, storages = inspect_pickle(io.BytesIO(archive.read(pickles[0])), allowed)
+        _, storages = inspect_pickle(io.BytesIO(archive.read(pickles[0])), ALLOWED_NAMES)
         folder = pickles[0].removesuffix("data.pkl")
         for key, storage in storages.items():
             record = records.get(f"{folder}data/{key}")
@@ -170,7 +182,7 @@ def _check_checksums(archive: zipfile.ZipFile) -> None:
             raise TorchFileError(f"damaged: record {record.filename!r} ({first_line(error)})") from error
 
 
-def _check_legacy(path: Path, allowed: frozenset[str]) -> None:
+def _check_legacy(path: Path) -> None:
     """Checks the format of PyTorch before 1.6: five pickles, then each storage's length and bytes."""
     size = path.stat().st_size
     with open(path, "rb") as file:
@@ -178,11 +190,13 @@ def _check_legacy(path: Path, allowed: frozenset[str]) -> None:
         head = io.BytesIO(file.read(MAX_PICKLE_BYTES))
         nothing = frozenset()
         if not _starts_with_magic(head):
-            raise TorchFileError("not a file that torch.save wrote")
+            start = bytes(head.getbuffer()[:32])
+            found = [f" ({what})" for magic, what in _OTHER_FILES.items() if start.startswith(magic)]
+            raise TorchFileError(f"not a file that torch.save wrote{''.join(found)}")
         if inspect_pickle(head, nothing)[0] != _LEGACY_PROTOCOL:
             raise TorchFileError("of an unknown version of PyTorch's format")
         inspect_pickle(head, nothing)
-        _, storages = inspect_pickle(head, allowed)
+        _, storages = inspect_pickle(head, ALLOWED_NAMES)
         order, _ = inspect_pickle(head, nothing)
         named = isinstance(order, list) and all(isinstance(key, str) for key in order)
         if not named or sorted(order) != sorted(storages):

@@ -17,6 +17,7 @@ from transformers import BertConfig, BertModel
 from aladin_jax.data.tokenization import CaptionTokenizer
 from aladin_jax.models.aladin import Params, bind
 from aladin_jax.models.backbone import BackboneConfig
+from convert.names import ignored_because
 from convert.sources import Source
 
 TOLERANCE = 1e-4
@@ -126,7 +127,7 @@ def _run_transformers(source: Source, ids: np.ndarray, lengths: np.ndarray) -> l
     state = {
         name.removeprefix("bert."): tensor.float()
         for name, tensor in source.tensors.items()
-        if name.startswith(("bert.embeddings.", "bert.encoder.")) and not name.endswith(".position_ids")
+        if name.startswith(("bert.embeddings.", "bert.encoder.")) and ignored_because(name) is None
     }
     bert.load_state_dict(state)
     mask = torch.arange(ids.shape[1]) < torch.from_numpy(lengths)[:, None]

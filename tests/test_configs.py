@@ -10,7 +10,10 @@ import pytest
 
 from aladin_jax import configuration
 from aladin_jax.training.loop import train
-from tests.golden_data import REGIMES
+from convert.original import original_config
+from convert.sources import read_vinvl
+from convert.torch_files import load_torch
+from tests.golden_data import E2E, REGIMES
 
 ROOT = Path(__file__).parents[1]
 SOURCE = "\n".join(path.read_text() for path in (ROOT / "aladin_jax").rglob("*.py"))
@@ -59,43 +62,73 @@ TABLE = {
 }
 
 
+# What the original's configurations and flags say, the same in all six regimes.
+PUBLISHED = {
+    "data.max_caption_len": 50,
+    "data.max_labels_len": 50,
+    "data.max_regions": 34,
+    "data.shuffle": True,
+    "model.dtype": "float32",
+    "model.dropout": 0.1,
+    "model.backbone_dropout": None,  # the backbone's own, 0.1
+    "model.num_layers": 2,
+    "model.num_heads": 4,
+    "learned_loss_weights": False,
+    "ranking_loss": "hinge",
+    "margin": 0.2,
+    "hardest": True,
+    "pooling": "MrSw",
+    "measure": "dot",
+    "distillation_mode": "listnet",
+    "activate_distillation_after": 0,
+    "batch_size": 32,
+    "num_epochs": 20,
+    "num_steps": None,
+    "learning_rate": 1e-5,
+    "lr_gamma": 0.1,
+    "warmup_steps": 0,
+    "grad_clip": 2.0,
+    "seed": 88,
+    "log_every": 10,
+    "eval_every": 7000,
+    "eval.split": "test",
+    "eval.validation_split": "minival",
+    "eval.image_keys": "",
+    "eval.num_folds": 5,
+    "eval.fold_size": 1000,
+}
+# What the original does not have: where files are, and how things are computed and kept.
+OURS = {
+    *("init_from", "resume_from", "reinitialize_scheduler", "data.dir", "data.num_threads", "data.num_workers"),
+    *("data.prefetch", "model.vocabulary", "micro_batches", "fsdp", "remat", "pack_tokens", "checkpoint_every"),
+    *("profile_steps", "compilation_cache", "eval.batch_size"),
+}
+
+
 @pytest.mark.parametrize("name", TABLE)
-def test_a_regime_changes_only_losses_frozen_parts_and_schedule(name):
+def test_every_field_of_a_regime_is_the_originals_published_value(name):
     weights, frozen, epochs = TABLE[name]
-    expected = COMMON | {f"loss_weights.{loss}": weight for loss, weight in weights.items()}
-    expected |= {"frozen": frozen, "lr_step_epochs": epochs}
     found = flattened(name)
-    if "alignment" in weights and "distillation" in weights:  # the only one in which a loss may wait for another
-        expected["activate_distillation_after"] = found["activate_distillation_after"]
-    assert found == expected
+    expected = PUBLISHED | {"frozen": frozen, "lr_step_epochs": epochs}
+    expected |= {f"loss_weights.{loss}": weights.get(loss, 0.0) for loss in ("alignment", "matching", "distillation")}
+    assert {field: value for field, value in found.items() if field not in OURS} == expected
+    assert {field: found[field] for field in OURS} == {field: COMMON[field] for field in OURS}
+
+
+def test_the_original_would_write_the_same_configuration_into_its_checkpoint():
+    """The YAML in a checkpoint of the regime, but for the batch of 8 that it was made with."""
+    content = load_torch(E2E / "checkpoint_as_saved.pth.tar")
+    settings = importlib.import_module("configs.alignment_and_matching_distill").get_config().to_dict()
+    model = read_vinvl(E2E / "vinvl", E2E / "checkpoint_as_saved.pth.tar").model_config
+    found = original_config(settings, model)
+    found["training"] |= {"bs": 8, "warmup-period": 1000}  # of no effect without a warm-up
+    assert found == content["config"]
 
 
 def test_there_is_a_configuration_for_every_regime_of_the_original():
     assert TABLE.keys() == REGIMES.keys()
     files = {path.stem for path in (ROOT / "configs").glob("*.py")}
     assert files == {*TABLE, "common", "demo", "__init__"}
-
-
-def test_the_defaults_are_the_originals():
-    expected = {
-        "learning_rate": 1e-5,
-        "grad_clip": 2.0,
-        "batch_size": 32,
-        "num_epochs": 20,
-        "warmup_steps": 0,
-        "seed": 88,
-        "margin": 0.2,
-        "hardest": True,
-        "pooling": "MrSw",
-        "measure": "dot",
-        "distillation_mode": "listnet",
-        "model.dropout": 0.1,
-        "data.max_caption_len": 50,
-        "data.max_labels_len": 50,
-        "data.max_regions": 34,
-        "lr_gamma": 0.1,
-    }
-    assert {field: COMMON[field] for field in expected} == expected
 
 
 def changed(name, **fields):

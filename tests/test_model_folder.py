@@ -203,5 +203,5 @@ def test_an_empty_params_folder_is_refused(folder):
     with pytest.raises(ValueError, match="params: damaged"):
         load_model_folder(folder)
     (folder / "params.sha256").write_text("")
-    with pytest.raises(ValueError, match="params: not parameters"):
+    with pytest.raises(ValueError, match="params: not arrays"):
         load_model_folder(folder)

@@ -101,13 +101,25 @@ def check_vocabulary(tokenizer: CaptionTokenizer, vocab_size: int) -> None:
     """Refuses a vocabulary that is not the model's.
 
     Raises:
-        DataError: the model's ``vocab_size`` is another number than the file's tokens.
+        DataError: as `check_vocabulary_size`.
     """
-    if tokenizer.vocab_size != vocab_size:
+    check_vocabulary_size(tokenizer.vocab_size, vocab_size, tokenizer.vocab_file)
+
+
+def check_vocabulary_size(tokens: int, vocab_size: int, path: Path) -> None:
+    """Holds the number of a vocabulary's tokens against a model's ``vocab_size``.
+
+    A word embedding may have some rows more: people round its size up to a multiple of 8, or reserve rows. More than
+    a twentieth (or 7, in a small one) is no padding but another vocabulary, or part of one.
+
+    Raises:
+        DataError: there are more tokens than rows, or far fewer.
+    """
+    if not 0 <= vocab_size - tokens <= max(7, vocab_size // 20):
         raise DataError(
-            f"{tokenizer.vocab_size} tokens, but the model's vocab_size is {vocab_size}",
+            f"{tokens} tokens, but the model's vocab_size is {vocab_size}",
             "use the vocab.txt that came with the model",
-            path=tokenizer.vocab_file,
+            path=path,
         )
 
 

@@ -35,7 +35,7 @@ def evaluate(config: Config, workdir: Path) -> dict[str, dict[str, dict[str, flo
     configuration.check_ranges(config)
     configuration.enable_compilation_cache(config.compilation_cache)
     trained = any(checkpoint.newest_step(workdir / name) is not None for name in (checkpoint.BEST, checkpoint.LATEST))
-    source = workdir if trained else config.init_from
+    source = workdir if trained else config.init_from or config.resume_from
     if not source:
         raise ValueError(f"{workdir}: nothing trained there; train first, or set init_from")
     params, model_config, vocabulary, described = checkpoint.load_initial(source)

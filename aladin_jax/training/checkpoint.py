@@ -19,11 +19,13 @@ from typing import Any
 import jax
 import numpy as np
 import orbax.checkpoint as ocp
+from absl import logging
 from etils import epath
 
 from aladin_jax import model_folder, sharding
 from aladin_jax.files import write_whole
 from aladin_jax.models.aladin import MODEL_GROUPS, Params
+from aladin_jax.training.resume import SCHEDULE_FIELDS
 from aladin_jax.training.step import TrainState
 
 CONFIG_JSON = "config.json"
@@ -42,7 +44,10 @@ FREE_FIELDS = (
     "data.num_workers",
     "data.prefetch",
     "eval.",
+    "reinitialize_scheduler",
+    "schedule_start",
 )
+SCHEDULE_START = "schedule_start"  # in config.json; no field, but what `reinitialize_scheduler` led to
 
 
 def _options(name: str, **options: Any) -> ocp.CheckpointManagerOptions:
@@ -139,6 +144,8 @@ def load_initial(path: str | Path) -> tuple[Params, model_folder.ModelConfig, Pa
                 vocabulary,
                 f"{'best' if folder == BEST else 'latest'} checkpoint of {path}, step {step}",
             )
+    if (path / "model.safetensors").is_file():
+        raise ValueError(f"{path}: an export; convert it first: python -m convert.checkpoint --checkpoint {path}")
     raise ValueError(f"{path}: no checkpoint in it; train there first, or name another folder")
 
 
@@ -159,11 +166,15 @@ def _restore_host(item: Path) -> Any:
         raise ValueError(f"{item}: damaged, or not a checkpoint ({str(error).partition(chr(10))[0][:200]})") from error
 
 
-def check_config(workdir: Path, config: Mapping[str, Any]) -> None:
+def check_config(workdir: Path, config: Mapping[str, Any]) -> int:
     """Compares with the configuration that a workdir was started with, and keeps it there.
 
     Before the first checkpoint there is nothing that another configuration could contradict: a first start that failed
-    over a wrong path can be put right.
+    over a wrong path can be put right. With `reinitialize_scheduler` the schedule's fields may differ: it then starts
+    anew at the newest checkpoint's step, which is kept too, so that a start with the same configuration goes on.
+
+    Returns:
+        The step at which the learning rate's schedule begins.
 
     Raises:
         ValueError: fields that matter differ; the message shows each one's two values.
@@ -171,23 +182,44 @@ def check_config(workdir: Path, config: Mapping[str, Any]) -> None:
     file = workdir / CONFIG_JSON
     now = json.loads(json.dumps(config))
     started = file.exists() and any(newest_step(workdir / kind) is not None for kind in (LATEST, BEST))
+    kept = model_folder.read_json(file) if started else {}
     sharding.wait_for_processes("looked for config.json")
-    if not started:
-        if jax.process_index() == 0:
-            write_whole(file, json.dumps(now, indent=2).encode() + b"\n")
-        return
-    before = _flatten(model_folder.read_json(file))
-    after = _flatten(now)
-    differences = [
-        f"{name} was {before.get(name)!r}, is {after.get(name)!r}"
+    start = kept.get(SCHEDULE_START, 0)
+    before, after = _flatten(kept), _flatten(now)
+    differences = {
+        name: f"{name} was {before.get(name)!r}, is {after.get(name)!r}"
         for name in sorted(before.keys() | after.keys())
         if before.get(name) != after.get(name) and not name.startswith(FREE_FIELDS)
-    ]
-    if differences:
+        # A field that is unset changes nothing, as before there was such a field.
+        if name in before or after[name]
+    }
+    of_schedule = [differences.pop(name) for name in SCHEDULE_FIELDS if name in differences]
+    anew, was_anew = (bool(c.get("reinitialize_scheduler")) for c in (now, kept))
+    if started and (differences or (of_schedule and not anew)):
+        hint = "" if differences else ", or let the schedule start anew with --config.reinitialize_scheduler=True"
         raise ValueError(
-            f"{workdir}: started with another configuration ({'; '.join(differences)}); "
-            "set it back, or choose a new --workdir"
+            f"{workdir}: started with another configuration ({'; '.join([*differences.values(), *of_schedule])}); "
+            f"set it back, or choose a new --workdir{hint}"
         )
+    if started and anew and (of_schedule or not was_anew):
+        start = newest_step(workdir / LATEST) or 0
+        logging.info("The schedule starts anew at step %d%s", start, "".join(f"; {told}" for told in of_schedule))
+    if not started or anew != was_anew or of_schedule:
+        _keep_config(file, now, start)
+    return start
+
+
+def keep_schedule_start(workdir: Path, start: int) -> None:
+    """Keeps the step at which a schedule starts anew, beside the configuration."""
+    logging.info("The schedule starts anew at step %d", start)
+    _keep_config(workdir / CONFIG_JSON, model_folder.read_json(workdir / CONFIG_JSON), start)
+
+
+def _keep_config(file: Path, config: Mapping[str, Any], schedule_start: int) -> None:
+    if jax.process_index() == 0:
+        kept = {**config, SCHEDULE_START: schedule_start} if schedule_start else config
+        write_whole(file, json.dumps(kept, indent=2).encode() + b"\n")
+    sharding.wait_for_processes("kept config.json")
 
 
 def _flatten(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

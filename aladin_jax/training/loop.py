@@ -39,7 +39,7 @@ def train(config: Config, workdir: Path) -> None:
     configuration.check_ranges(config)
     configuration.check_training(config)
     workdir.mkdir(parents=True, exist_ok=True)
-    checkpoint.check_config(workdir, config.to_dict())
+    schedule_start = checkpoint.check_config(workdir, config.to_dict())
     configuration.enable_compilation_cache(config.compilation_cache)
     with (
         contextlib.closing(checkpoint.RunCheckpoints(workdir)) as checkpoints,
@@ -47,7 +47,7 @@ def train(config: Config, workdir: Path) -> None:
         Interruption().caught() as interruption,
         ends_at_once(),
     ):
-        step = _loop(config, workdir, checkpoints, writer, interruption)
+        step = _loop(config, workdir, checkpoints, writer, interruption, schedule_start)
     stopped_by = interruption.agreed()
     if stopped_by:
         logging.info("Saved step %d; the same command goes on from there", step)
@@ -61,9 +61,10 @@ def _loop(
     checkpoints: checkpoint.RunCheckpoints,
     writer: MetricWriter,
     interruption: Interruption,
+    schedule_start: int,
 ) -> int:
     """Trains to the end, or to the step in which a signal came; returns the step."""
-    run = prepare(config, workdir, checkpoints)
+    run = prepare(config, workdir, checkpoints, schedule_start)
     state, step = run.state, int(run.state.step)
     hooks = _hooks(config, workdir, writer, step, run.num_steps)
     watch, metrics = FiniteWatch(), TrainMetrics(())

@@ -31,10 +31,15 @@ def step_decay(
     lr_step_epochs: int,
     lr_gamma: float = 0.1,
     warmup_steps: int = 0,
+    start: int = 0,
 ) -> Schedule:
-    """Multiplies the rate by `lr_gamma` every `lr_step_epochs` epochs (0: never), after an optional linear warm-up."""
+    """Multiplies the rate by `lr_gamma` every `lr_step_epochs` epochs (0: never), after an optional linear warm-up.
+
+    Both count from step `start`.
+    """
 
     def schedule(step):
+        step = step - start
         rate = jnp.asarray(learning_rate, jnp.float32)
         if lr_step_epochs > 0:
             drops = step // (steps_per_epoch * lr_step_epochs)

@@ -20,11 +20,12 @@ from aladin_jax.data.records import Split, open_dataset
 from aladin_jax.data.tokenization import CaptionTokenizer
 from aladin_jax.evaluation.report import make_encoder, report_split
 from aladin_jax.evaluation.table import Reports
-from aladin_jax.model_folder import ModelConfig, read_description, write_description
+from aladin_jax.model_folder import ModelConfig, load_run_state, read_description, write_description
 from aladin_jax.models import aladin
 from aladin_jax.models.aladin import Params
 from aladin_jax.models.packing import tokens_per_group
 from aladin_jax.training import checkpoint, optim
+from aladin_jax.training.resume import check_schedule, resume
 from aladin_jax.training.step import StepShape, TrainState, init_state, jit_train_step, make_train_step
 from aladin_jax.training.writers import log_parameters
 
@@ -51,8 +52,12 @@ class Run(NamedTuple):
     num_steps: int
 
 
-def prepare(config: Config, workdir: Path, checkpoints: checkpoint.RunCheckpoints) -> Run:
-    """Builds model, data, step and state; the state from the newest checkpoint, or else from `init_from` or random."""
+def prepare(config: Config, workdir: Path, checkpoints: checkpoint.RunCheckpoints, schedule_start: int) -> Run:
+    """Builds model, data, step and state.
+
+    The state is that of the newest checkpoint, or else made of `resume_from`, of the weights of `init_from`, or of
+    random ones. `schedule_start` is from `checkpoint.check_config`.
+    """
     mesh = sharding.make_mesh(config.fsdp)
     objective, optimizer = configuration.objective(config), optim.adam()
     frozen = tuple(config.frozen)
@@ -65,6 +70,7 @@ def prepare(config: Config, workdir: Path, checkpoints: checkpoint.RunCheckpoint
     model = aladin.bind(*model_config, dtype=configuration.dtype(config), remat=config.remat)
     batches = _train_batches(config, split, tokenizer, mesh)
     steps_per_epoch = pipeline.steps_per_epoch(split.num_pairs, config.batch_size)
+    num_steps = config.num_steps or config.num_epochs * steps_per_epoch
 
     validate = None
     if config.eval_every:
@@ -84,14 +90,24 @@ def prepare(config: Config, workdir: Path, checkpoints: checkpoint.RunCheckpoint
         batches.set_state(data_state)
         logging.info("Going on from step %d of %s", state.step, workdir)
     else:
-        state = jax.device_put(fresh(params), shardings)
+        state = fresh(params)
+        if config.resume_from:
+            run = load_run_state(config.resume_from)
+            if not config.reinitialize_scheduler:
+                check_schedule(config.to_dict(), run.progress, config.resume_from)
+            state = resume(state, run, steps_per_epoch=steps_per_epoch, num_steps=num_steps, source=config.resume_from)
+            batches.set_state({**batches.get_state(), "next_batch": int(state.step)})
+            if config.reinitialize_scheduler:
+                schedule_start = int(state.step)
+                checkpoint.keep_schedule_start(workdir, schedule_start)
+        state = jax.device_put(state, shardings)
     log_parameters(state.params)
 
     step = make_train_step(
         model,
         objective,
         optimizer,
-        configuration.schedule(config, steps_per_epoch),
+        configuration.schedule(config, steps_per_epoch, schedule_start),
         frozen=frozen,
         grad_clip=config.grad_clip,
         groups=mesh.size,
@@ -115,7 +131,7 @@ def prepare(config: Config, workdir: Path, checkpoints: checkpoint.RunCheckpoint
         shape_of,
         validate,
         steps_per_epoch,
-        config.num_steps or config.num_epochs * steps_per_epoch,
+        num_steps,
     )
 
 

@@ -292,13 +292,13 @@ class _Entry(NamedTuple):
 def _merge_dicts(paths: Sequence[Path]) -> Mapping[str, _Entry]:
     """Several torch-saved dicts from image ids as one."""
     try:
-        from convert.torch_files import load_torch_file
+        from convert.torch_files import load_torch
     except ImportError as error:
         problem = "it takes PyTorch to read it"
         raise DataError(problem, "pip install 'aladin-jax[convert]'", path=paths[0]) from error
     merged: dict[str, _Entry] = {}
     for path in paths:
-        content = load_torch_file(path)
+        content = load_torch(path)
         if not isinstance(content, dict) or not content:
             raise DataError(f"found {shown(content)}, expected a dict from image ids", COPY_AGAIN, path=path)
         for key, value in content.items():

@@ -18,8 +18,10 @@ from aladin_jax.training import checkpoint
 from convert.conversion import convert
 from convert.hugging_face import read_bert
 from convert.inspection.tallies import Problems
-from convert.sources import Source, plain, read_vinvl
-from convert.torch_files import as_state_dict, load_torch_file
+from convert.matching import HEAD, Matched, match
+from convert.optimizer import read_progress
+from convert.sources import Source, check_options, plain, read_config, read_export, read_vinvl
+from convert.weights import read_weights
 
 _SIZES = (
     "hidden_size",
@@ -36,42 +38,75 @@ def inspect_torch_folder(folder: Path) -> dict[str, Any]:
     """Reads a folder of VinVL's or of a plain BERT: its sizes, and whether it can be converted.
 
     Raises:
-        ValueError: a file is missing, damaged or refused.
+        ValueError: a file is missing, damaged or refused, or the model is of another kind.
     """
     with tempfile.TemporaryDirectory() as scratch:
-        vinvl = (folder / "pytorch_model.bin").is_file() and "img_feature_dim" in _read(folder / "config.json")
+        vinvl = "img_feature_dim" in read_config(folder)[1]
         source = read_vinvl(folder) if vinvl else read_bert(folder, Path(scratch))
-        problems = Problems()
-        found: dict[str, Any] = {
-            "kind": "VinVL backbone" if vinvl else "BERT",
-            "path": str(folder),
-            **_sizes(source.model_config),
-            "vocabulary": "vocab.txt" if source.vocabulary else "none",
-            **describe_arrays({source.keys[name]: tensor for name, tensor in source.tensors.items()}, problems),
-            "conversion": _try_conversion(source, problems),
-            "notes": source.notes,
-        }
-    return found | {"problems": problems.listed()}
+        option = "--vinvl" if vinvl else "--bert"
+        return _inspect_source("VinVL backbone" if vinvl else "BERT", option, folder, source)
 
 
-def inspect_aladin_checkpoint(path: Path) -> dict[str, Any]:
+def inspect_export(folder: Path) -> dict[str, Any]:
+    """Reads a folder that `convert.export --format safetensors` wrote.
+
+    Raises:
+        ValueError: it is damaged.
+    """
+    return _inspect_source("exported model", "--checkpoint", folder, read_export(folder))
+
+
+def _inspect_source(kind: str, option: str, folder: Path, source: Source) -> dict[str, Any]:
+    problems = Problems()
+    return {
+        "kind": kind,
+        "taken by": f"python -m convert.checkpoint {option} {folder} --output DIR",
+        "path": str(folder),
+        **_sizes(source.model_config),
+        "vocabulary": "vocab.txt" if source.vocabulary else "none",
+        **describe_arrays({source.keys[name]: tensor for name, tensor in source.tensors.items()}, problems),
+        "conversion": _try_conversion(source, problems),
+        "notes": source.notes,
+        "problems": problems.listed(),
+    }
+
+
+def inspect_torch_file(path: Path) -> dict[str, Any]:
     """Reads a checkpoint.pth.tar of the original, or any file of tensors by name.
 
     Raises:
-        ValueError: it is missing, damaged or refused.
+        ValueError: it is missing, damaged or refused, or holds no tensors by name.
     """
-    content = load_torch_file(path, allow_namespace=True)
-    problems = Problems()
-    model = content.get("model") if isinstance(content, Mapping) else None
-    found: dict[str, Any] = {"kind": "tensors by name", "path": str(path)}
-    if isinstance(model, Mapping):
-        found["kind"] = "ALADIN checkpoint"
-        for name in ("epoch", "Eiters"):
-            found[name] = plain(content.get(name), str(path))
-        found["settings"] = plain(content.get("config"), str(path))
-    tensors = as_state_dict(model if isinstance(model, Mapping) else content, str(path))
-    found |= _guess_sizes(tensors) | describe_arrays(tensors, problems)
-    return found | {"problems": problems.listed()}
+    weights, problems, notes = read_weights(path), Problems(), list[str]()
+    found: dict[str, Any] = {"kind": "tensors by name", "taken by": "no command: these are not a BERT's weights"}
+    try:
+        matched = match(weights.tensors, str(path))
+        found |= _kind_of_file(path, matched, is_checkpoint=bool(weights.rest))
+        progress = read_progress(weights, matched, notes)
+        check_options(weights.rest, progress, str(path))
+        can_resume = {"can be resumed": progress is not None}
+        found |= {"path": str(path), "sizes by the tensors": _guess_sizes(matched)} | can_resume
+    except ValueError as error:
+        problems.add("it cannot be converted", str(error))
+    found |= {"path": str(path)}
+    for name in ("epoch", "Eiters"):
+        if name in weights.rest:
+            found[name] = plain(weights.rest[name], str(path))
+    if "config" in weights.rest:
+        found["settings"] = plain(weights.rest["config"], str(path))
+    found |= describe_arrays(weights.tensors, problems)
+    return found | {"notes": [*weights.notes, *notes], "problems": problems.listed()}
+
+
+def _kind_of_file(path: Path, matched: Matched, *, is_checkpoint: bool) -> dict[str, Any]:
+    """What a file of a BERT's tensors is, and the command that takes it."""
+    if any(name.startswith(HEAD) for name in matched.tensors):
+        kind = "ALADIN checkpoint" if is_checkpoint else "ALADIN's tensors alone"
+        return {"kind": kind, "taken by": f"python -m convert.checkpoint --vinvl DIR --checkpoint {path} --output DIR"}
+    vinvl = "bert.img_embedding.weight" in matched.tensors
+    kind, option = ("VinVL's tensors", "--vinvl") if vinvl else ("a BERT's tensors", "--bert")
+    command = f"python -m convert.checkpoint {option} DIR --output DIR"
+    return {"kind": kind, "taken by": f"{command}, as pytorch_model.bin in DIR, with its config.json and vocab.txt"}
 
 
 def inspect_model_folder(folder: Path) -> dict[str, Any]:
@@ -87,8 +122,11 @@ def inspect_model_folder(folder: Path) -> dict[str, Any]:
     workdir = any(step is not None for step in steps.values())
     if vocabulary is None:
         problems.add("files that are missing", "vocab.txt: training and search need it")
+    resume = f" (or resume_from={folder})" if (folder / model_folder.PROGRESS_JSON).is_file() else ""
+    command = f"python -m aladin_jax.main{f' --workdir {folder} [--mode evaluate], or' if workdir else ''}"
     found: dict[str, Any] = {
         "kind": "workdir" if workdir else "converted checkpoint",
+        "taken by": f"{command} --config.init_from={folder}{resume}; python -m convert.export --workdir {folder}",
         "path": str(folder),
         "read": source,
         **({f"{name}, step": step for name, step in steps.items()} if workdir else {}),
@@ -121,10 +159,10 @@ def _sizes(config: model_folder.ModelConfig) -> dict[str, Any]:
     return {"backbone": {name: values[name] for name in _SIZES if name in values}, "matching head": head}
 
 
-def _guess_sizes(tensors: Mapping[str, Any]) -> dict[str, Any]:
+def _guess_sizes(matched: Matched) -> dict[str, Any]:
     """Sizes that the shapes of known tensors tell."""
     sizes: dict[str, Any] = {}
-    shapes = {re.sub(r"^(module\.)?(img_txt_enc\.(oscar_model\.)?)?", "", name): t.shape for name, t in tensors.items()}
+    shapes = {name: tensor.shape for name, tensor in matched.tensors.items()}
     if len(word := shapes.get("bert.embeddings.word_embeddings.weight", ())) == 2:
         sizes |= {"vocab_size": word[0], "hidden_size": word[1]}
     if len(regions := shapes.get("bert.img_embedding.weight", ())) == 2:
@@ -133,9 +171,9 @@ def _guess_sizes(tensors: Mapping[str, Any]) -> dict[str, Any]:
         ("num_hidden_layers", r"bert\.encoder\.layer\.(\d+)\."),
         ("matching layers", r"final_projection_net\.layers\.(\d+)\."),
     ):
-        layers = {match[1] for key in shapes if (match := re.match(pattern, key))}
+        layers = {found[1] for key in shapes if (found := re.match(pattern, key))}
         sizes |= {name: len(layers)} if layers else {}
-    return {"sizes by the tensors": sizes}
+    return sizes
 
 
 def _try_conversion(source: Source, problems: Problems) -> dict[str, Any] | str:
@@ -149,9 +187,3 @@ def _try_conversion(source: Source, problems: Problems) -> dict[str, Any] | str:
         "tensors left out": len(report.ignored),
         "parameters that start afresh": sorted(report.fresh),
     }
-
-
-def _read(path: Path) -> Mapping[str, Any]:
-    if not path.is_file():
-        raise ValueError(f"{path}: no such file")
-    return model_folder.read_json(path)

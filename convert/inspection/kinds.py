@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shlex
+import zipfile
 from pathlib import Path
 from typing import NamedTuple
 
@@ -13,20 +14,17 @@ from convert.inspection.captions_folder import has_captions
 
 FEATURES, CAPTIONS, DATA_SET = "features", "captions", "data set"
 TORCH_FOLDER, TORCH_FILE, MODEL_FOLDER = "torch folder", "torch file", "model folder"
+EXPORT = "exported model"
 
-_TORCH_ENDINGS = (".tar", ".pth", ".bin", ".pt")
+_TORCH_ENDINGS = (".tar", ".pth", ".bin", ".pt", ".ckpt", ".safetensors")
 _CAPTION_ENDINGS = (".json", ".txt", ".token", ".csv")
+_TORCH_FOLDER_FILES = ("config.json", "bert_config.json")
+_LEGACY_START = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."  # of files that PyTorch wrote before 1.6
 _DEPTH = 4  # a data set lies in output / name / configuration / version
 
 _COMMANDS = {
     "data set": "python -m aladin_jax.main --config CONFIG --workdir RUN --config.data.dir={path}",
     "data set without captions": "python -m aladin_jax.search index --checkpoint MODEL --data {path} --output INDEX",
-    "VinVL backbone": "python -m convert.checkpoint --vinvl {path} --output MODEL",
-    "BERT": "python -m convert.checkpoint --bert {path} --output MODEL",
-    "ALADIN checkpoint": "python -m convert.checkpoint --vinvl VINVL --checkpoint {path} --output MODEL",
-    "tensors by name": "python -m convert.checkpoint --vinvl VINVL --checkpoint {path} --output MODEL",
-    "converted checkpoint": "python -m aladin_jax.main --config CONFIG --workdir RUN --config.init_from={path}",
-    "workdir": "python -m aladin_jax.main --config CONFIG --workdir {path} --mode evaluate",
 }
 
 
@@ -88,16 +86,28 @@ def _at(path: Path) -> list[Thing]:
             return [Thing(FEATURES, features[1], features[0])]
         if path.suffix in _CAPTION_ENDINGS and (captions := find_captions(path)):
             return [Thing(CAPTIONS, path, captions)]
-        return [Thing(TORCH_FILE, path)] if path.suffix in _TORCH_ENDINGS else []
+        return [Thing(TORCH_FILE, path)] if path.suffix in _TORCH_ENDINGS or _is_torch(path) else []
     found = []
     if features := find_features(path):
         found.append(Thing(FEATURES, features[1], features[0]))
     if has_captions(path):
         found.append(Thing(CAPTIONS, path, "coco_ir"))
     if (path / "model.json").is_file():
-        found.append(Thing(MODEL_FOLDER, path))
-    elif (path / "config.json").is_file():
+        found.append(Thing(EXPORT if (path / "model.safetensors").is_file() else MODEL_FOLDER, path))
+    elif any((path / name).is_file() for name in _TORCH_FOLDER_FILES) or any(path.glob("*.ckpt*.index")):
         found.append(Thing(TORCH_FOLDER, path))
     if any(any(path.glob("*/" * depth + "dataset_info.json")) for depth in range(_DEPTH)):
         found.append(Thing(DATA_SET, path))
     return found
+
+
+def _is_torch(path: Path) -> bool:
+    """Whether a file's content is that of `torch.save`, whatever it is called."""
+    with open(path, "rb") as file:
+        if file.read(len(_LEGACY_START)) == _LEGACY_START:
+            return True
+    try:
+        with zipfile.ZipFile(path) as archive:
+            return any(name.endswith("/data.pkl") for name in archive.namelist())
+    except (zipfile.BadZipFile, ValueError, NotImplementedError, OSError):
+        return False

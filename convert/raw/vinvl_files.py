@@ -6,8 +6,6 @@ so memory stays bounded however large the features are (about 50 GB for COCO).
 
 import contextlib
 import os
-import re
-import warnings
 from collections.abc import Collection, Container, Iterable
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -16,7 +14,7 @@ import numpy as np
 from jaxtyping import Float
 from numpy.typing import DTypeLike
 
-from aladin_jax.errors import DataError, first_line, shown
+from aladin_jax.errors import DataError, shown
 from aladin_jax.untrusted import (
     COPY_AGAIN,
     MAX_TEXT_BYTES,
@@ -267,22 +265,10 @@ def _indexed_rows(features: Path, path: Path) -> FoundRows:
 def _load_torch(path: Path) -> object:
     require_file(path, MAX_TEXT_BYTES)
     try:
-        import torch
+        from convert.torch_files import load_torch
     except ImportError as error:
         raise DataError("it takes PyTorch to read it", "pip install 'aladin-jax[convert]'", path=path) from error
-    try:
-        with warnings.catch_warnings():
-            # Of pickle protocols other than 2: what can't be read ends in an exception anyway.
-            warnings.filterwarnings("ignore", "Detected pickle protocol", UserWarning)
-            return torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # a damaged pickle ends in exceptions of every kind
-        if named := re.search(r"GLOBAL ([\w.]+)", str(error)):
-            problem, remedy = f"refused, its pickle names {named[1]}", "save ids and texts only"
-            raise DataError(problem, remedy, path=path) from error
-        told = error.__context__ or error  # PyTorch wraps what its unpickler says in a page of advice
-        raise DataError(
-            f"damaged, or not a torch-saved file ({first_line(told, 120)})", "copy or save it again", path=path
-        ) from error
+    return load_torch(path)
 
 
 def _check_captions(value: object, **where: Any) -> list[str]:

@@ -138,12 +138,13 @@ def test_a_damaged_aladin_checkpoint(vinvl, aladin, convert_damaged, zipped):
     def check(found, config, folder):
         content = torch.load(aladin, map_location="cpu", weights_only=True)
         prefix = "img_txt_enc."
-        expected = {n.removeprefix(prefix).removeprefix("oscar_model."): t for n, t in content["model"].items()}
+        [entry] = [n for n, v in content.items() if isinstance(v, dict) and any("word_embeddings" in key for key in v)]
+        expected = {n.removeprefix(prefix).removeprefix("oscar_model."): t for n, t in content[entry].items()}
         check_tensors(found, expected)
         head = content.get("config", {}).get("model", {})
         assert config.matching_head.dropout == head.get("dropout", 0.1)
         told = read_provenance(folder)["checkpoint"]
-        assert told == {n: v for n, v in content.items() if n != "model"}
+        assert told == {n: v for n, v in content.items() if n != entry}
 
     convert_damaged(aladin, ("--vinvl", vinvl, "--checkpoint", aladin), check)
 
@@ -171,7 +172,8 @@ def test_a_damaged_vocabulary(vinvl, aladin, convert_damaged):
 
     def check(found, config, folder):
         words = path.read_bytes().decode("utf-8-sig").replace("\r\n", "\n").removesuffix("\n").split("\n")
-        assert len(set(words)) == len(words) == config.backbone.vocab_size
+        assert len(set(words)) == len(words)
+        assert 0 <= config.backbone.vocab_size - len(words) <= 7  # the last rows of a word embedding may be padding
 
     convert_damaged(path, ("--vinvl", vinvl, "--checkpoint", aladin), check)
 

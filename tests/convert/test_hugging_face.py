@@ -110,6 +110,17 @@ def test_what_transformers_saves_is_converted_with_the_vocabulary_in_its_tokeniz
     CaptionTokenizer(vocabulary, max_caption_len=9, max_labels_len=9)
 
 
+@pytest.mark.parametrize("prefix", ["", "module.", "0.auto_model."])
+def test_a_bert_with_a_layer_of_its_own_on_top_as_colberts(tmp_path, run, folder, state, prefix):
+    tensors = {f"{prefix}{name}": tensor.clone() for name, tensor in state.items()}
+    save_file(tensors | {"linear.weight": torch.ones(128, 24)}, folder / "model.safetensors")
+    status, output, errors = run("--bert", folder, "--output", tmp_path / "out")
+    assert (status, errors) == (0, "")
+    assert "1 x  linear.weight" in output
+    ignored = read_provenance(tmp_path / "out")["tensors"]["ignored"]
+    assert ignored["linear.weight"] == "outside of the backbone and the matching head"
+
+
 @pytest.mark.parametrize("name", ["model.safetensors", "pytorch_model.bin"])
 def test_weights_in_several_shards_are_read(tmp_path, run, folder, state, name):
     index = write_shards(folder, state, 3, name)

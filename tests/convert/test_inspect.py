@@ -1,5 +1,6 @@
 import json
 import logging
+import shutil
 import subprocess
 import sys
 
@@ -9,12 +10,12 @@ import torch
 
 from aladin_jax.model_folder import load_model_folder, write_description
 from aladin_jax.training import checkpoint as checkpoints
-from convert import checkpoint
+from convert import checkpoint, export
 from convert.dataset.coco_ir import prepare
 from convert.inspect import main
 from convert.inspection.captions_folder import inspect_captions
 from convert.inspection.texts import open_tokens
-from convert.torch_files import load_torch_file
+from convert.torch_files import load_torch
 from tests.convert import own_features as own
 
 CAPTIONS = own.captions()
@@ -142,8 +143,66 @@ def test_an_aladin_checkpoint_is_described(run_inspect):
     }
 
 
+def first_two_lines(run_inspect, path):
+    status, out, errors = run_inspect(path)
+    assert status == 0, errors
+    return "\n".join(out.splitlines()[:2])
+
+
+def test_the_first_two_lines_say_what_it_is_and_which_command_takes_it(converted, tmp_path, run_inspect, capsys):
+    aladin = own.E2E / "checkpoint_as_saved.pth.tar"
+    assert export.main(["--workdir", str(converted), "--output", str(tmp_path / "out"), "--format", "safetensors"]) == 0
+    capsys.readouterr()
+    content = load_torch(aladin)
+    torch.save(content["model"], tmp_path / "weights.anything", _use_new_zipfile_serialization=False)
+    torch.save({"w": torch.ones(2)}, tmp_path / "other.bin")
+    shutil.copyfile(VINVL / "pytorch_model.bin", tmp_path / "vinvl.bin")
+    command = "python -m convert.checkpoint"
+    for path, kind, taken_by in (
+        (aladin, "ALADIN checkpoint", f"{command} --vinvl DIR --checkpoint {aladin} --output DIR"),
+        (VINVL, "VinVL backbone", f"{command} --vinvl {VINVL} --output DIR"),
+        (tmp_path / "vinvl.bin", "VinVL's tensors", f"{command} --vinvl DIR --output DIR, as pytorch_model.bin in DIR"),
+        (tmp_path / "weights.anything", "ALADIN's tensors alone", f"{command} --vinvl DIR --checkpoint {tmp_path}"),
+        (tmp_path / "out", "exported model", f"{command} --checkpoint {tmp_path / 'out'} --output DIR"),
+        (converted, "converted checkpoint", f"python -m aladin_jax.main --config.init_from={converted}"),
+        (tmp_path / "other.bin", "tensors by name", "no command: these are not a BERT's weights"),
+    ):
+        said = first_two_lines(run_inspect, path)
+        assert kind in said.splitlines()[0]
+        assert taken_by in said.splitlines()[1]
+
+
+def test_inspect_says_whether_a_checkpoint_can_be_converted_and_resumed(tmp_path, run_inspect):
+    content = load_torch(own.E2E / "checkpoint_as_saved.pth.tar")
+    content["model"] = {f"module.{name}": tensor for name, tensor in content["model"].items()}
+    torch.save(content, tmp_path / "a.pth.tar")
+    _, [found], _ = run_inspect(tmp_path / "a.pth.tar", "--json")
+    assert (found["can be resumed"], found["problems"]) == (True, [])
+    assert found["sizes by the tensors"]["num_hidden_layers"] == 3
+    content["config"]["detection_type"] = "detic"
+    torch.save(content, tmp_path / "a.pth.tar")
+    _, [found], _ = run_inspect(tmp_path / "a.pth.tar", "--json")
+    assert "trained with detection_type = 'detic'" in found["problems"][0]
+
+
+@pytest.mark.parametrize(
+    ("config", "extra", "said"),
+    [
+        ("bert_config.json", "bert_model.ckpt.index", "a TensorFlow checkpoint; only PyTorch's weights are read"),
+        ("", "bert_model.ckpt.index", "a TensorFlow checkpoint; only PyTorch's weights are read"),
+        ("config.json", "tf_model.h5", "a TensorFlow model; only PyTorch's weights are read"),
+    ],
+)
+def test_inspect_names_weights_of_another_program(tmp_path, run_inspect, config, extra, said):
+    if config:
+        shutil.copyfile(VINVL / "config.json", tmp_path / config)
+    (tmp_path / extra).write_bytes(b"x")
+    status, _, errors = run_inspect(tmp_path)
+    assert (status, said in errors) == (1, True)
+
+
 def test_weights_that_are_not_finite_are_a_problem(tmp_path, run_inspect):
-    content = load_torch_file(own.E2E / "checkpoint.pth.tar", allow_namespace=True)
+    content = load_torch(own.E2E / "checkpoint.pth.tar")
     name = next(name for name in content["model"] if name.endswith("img_embedding.weight"))
     content["model"][name] = content["model"][name].clone()
     content["model"][name][3, 4] = torch.nan
@@ -169,6 +228,7 @@ def test_a_folder_of_several_things_is_taken_apart_and_captions_are_held_against
     status, found, _ = run_inspect(own.E2E, "--json")
     assert status == 0
     assert [item["kind"] for item in found] == [
+        "ALADIN checkpoint",
         "ALADIN checkpoint",
         "captions",
         "region features",

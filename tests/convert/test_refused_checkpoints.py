@@ -36,9 +36,15 @@ def test_unknown_tensors_and_parameters_without_a_source_are_listed(vinvl, tenso
     assert "backbone/region_projection/kernel (from bert.img_embedding.weight)" in error
 
 
-def test_names_in_a_file_cannot_write_to_the_terminal(vinvl, tensors, refusal):
-    error = refusal(vinvl({**tensors, "a\n\x1b[31m\ud800": torch.ones(1)}))
-    assert r"unknown tensors: a\n\x1b[31m\ud800" in error
+def test_names_in_a_file_cannot_write_to_the_terminal(tmp_path, vinvl, tensors, refusal, run):
+    error = refusal(vinvl({**tensors, "bert.a\n\x1b[31m\ud800": torch.ones(1)}))
+    assert r"unknown tensors: bert.a\n\x1b[31m\ud800" in error
+    for verbose in ((), ("--verbose",)):
+        folder = vinvl({**tensors, "a\n\x1b[31m\ud800": torch.ones(1)})
+        status, output, _ = run("--vinvl", folder, "--output", tmp_path / f"out{len(verbose)}", *verbose)
+        assert status == 0
+        assert r"a\n\x1b[" in output
+        assert all(line.isprintable() for line in output.splitlines())
 
 
 def test_an_aladin_checkpoint_without_its_matching_head_is_refused(tmp_path, vinvl, tensors, refusal):
@@ -138,7 +144,7 @@ def test_a_checkpoint_trained_as_another_model_is_refused(tmp_path, unchecked, r
 
 def test_a_vinvl_file_given_as_checkpoint_is_refused(refusal):
     error = refusal(UNIT / "vinvl", "--checkpoint", UNIT / "vinvl/pytorch_model.bin")
-    assert "not an ALADIN checkpoint: it has no entry 'model'" in error
+    assert "there is no matching head and it is no ALADIN checkpoint; a backbone alone is converted as pytorch" in error
 
 
 @pytest.mark.parametrize("file", ["pytorch_model.bin", "training_args.bin"])
@@ -170,14 +176,20 @@ def test_a_cased_model_is_refused(vinvl, tensors, refusal):
 def test_a_vocabulary_of_another_size_is_refused(vinvl, tensors, refusal):
     folder = vinvl(tensors)
     shutil.copy(UNIT.parent / "e2e/vinvl/vocab.txt", folder)
-    assert "2090 tokens, but vocab_size in config.json is 30" in refusal(folder)
+    assert "vocab.txt: 2090 tokens, but the model's vocab_size is 30" in refusal(folder)
 
 
-@pytest.mark.parametrize("missing", ["config.json", "pytorch_model.bin"])
-def test_a_missing_file_is_named(vinvl, tensors, refusal, missing):
+@pytest.mark.parametrize(
+    ("missing", "fault"),
+    [
+        ("config.json", "config.json: no such file, nor a bert_config.json"),
+        ("pytorch_model.bin", "there is no model.safetensors or pytorch_model.bin"),
+    ],
+)
+def test_a_missing_file_is_named(vinvl, tensors, refusal, missing, fault):
     folder = vinvl(tensors)
     (folder / missing).unlink()
-    assert f"{missing}: no such file" in refusal(folder)
+    assert fault in refusal(folder)
 
 
 def test_a_missing_folder_is_named(tmp_path, refusal):

@@ -7,12 +7,13 @@ import struct
 import zipfile
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from torch._utils import _rebuild_tensor_v2
 
 from convert import pickles
-from convert.torch_files import TorchFileError, load_namespace, load_state_dict, load_torch_file, sha256
+from convert.torch_files import TorchFileError, load_namespace, load_state_dict, load_torch, sha256
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 E2E, UNIT = GOLDEN / "e2e", GOLDEN / "unit"
@@ -91,7 +92,7 @@ def test_a_pickle_that_calls_functions_is_refused_by_their_name_and_not_run(tmp_
     value = {"model": {"w": torch.ones(2)}, "opt": Calls(function, arguments[function], *mode)}
     path = save(value, tmp_path / "bad.bin", zipped=zipped, protocol=protocol)
     with pytest.raises(TorchFileError, match=rf"bad\.bin: refused: its pickle names \S*{name};") as caught:
-        load_torch_file(path, allow_namespace=True)
+        load_torch(path)
     assert "\n" not in str(caught.value)
     assert not trace.exists()
 
@@ -106,15 +107,79 @@ def test_a_bare_pickle_is_refused_by_the_name_it_names(tmp_path):
 @ZIP_AND_LEGACY
 def test_a_namespace_is_refused_where_only_weights_are_expected(tmp_path, zipped):
     path = save({"w": argparse.Namespace(x=1)}, tmp_path / "a.bin", zipped=zipped)
-    with pytest.raises(TorchFileError, match=r"names argparse\.Namespace"):
+    with pytest.raises(TorchFileError, match=r"entry 'w' is no tensor \(Namespace\)"):
         load_state_dict(path)
+
+
+NUMBERS = [
+    np.float64(3.5),
+    np.int32(-4),
+    np.bool_(True),
+    np.float16(0.5),
+    np.arange(6.0).reshape(2, 3),
+    np.asfortranarray(np.arange(6).reshape(2, 3)),
+    np.arange(3, dtype=">i4"),
+    np.zeros((0, 4), np.uint8),
+    np.array([1 + 2j], np.complex64),
+]
+
+
+@ZIP_AND_LEGACY
+def test_numpys_scalars_and_arrays_of_numbers_are_read(tmp_path, zipped):
+    found = load_torch(save({"best_rsum": NUMBERS, "type": torch.float16}, tmp_path / "a.bin", zipped=zipped))
+    assert found["type"] == torch.float16
+    for value, expected in zip(found["best_rsum"], NUMBERS, strict=True):
+        assert value.dtype.newbyteorder("=") == expected.dtype.newbyteorder("=")
+        assert value.shape == expected.shape
+        np.testing.assert_array_equal(value, expected)
+
+
+def test_what_numpy_1_saved_is_read(tmp_path):
+    path = save({"best_rsum": NUMBERS}, tmp_path / "a.bin", zipped=True)
+    new, old = b"cnumpy._core.multiarray", b"cnumpy.core.multiarray"
+    rewrite_zip(path, lambda name, content: content.replace(new, old) if name.endswith("data.pkl") else content)
+    np.testing.assert_array_equal(load_torch(path)["best_rsum"][4], NUMBERS[4])
+
+
+@pytest.mark.parametrize(
+    "value", [np.array([None]), np.array(["a"]), np.zeros(1, [("a", "f4")]), np.datetime64("2020-01-01")]
+)
+def test_arrays_of_anything_else_than_numbers_are_refused(tmp_path, value):
+    with pytest.raises(TorchFileError, match="which are no numbers"):
+        load_torch(save({"x": value}, tmp_path / "a.bin", zipped=True))
+
+
+BYTES = b"c_codecs\nencode\nX\x08\0\0\0abcdefghX\x06\0\0\0latin1\x86R"
+F8 = b"cnumpy\ndtype\nX\x02\0\0\0f8\x89\x88\x87R(K\x03X\1\0\0\0<NNNJ\xff\xff\xff\xffJ\xff\xff\xff\xffK\0tb"
+NEW_ARRAY = b"cnumpy.core.multiarray\n_reconstruct\ncnumpy\nndarray\nK\0\x85" + BYTES + b"\x87R"
+HUGE = b"\x8a\x06" + (2**40).to_bytes(6, "little")
+
+
+@pytest.mark.parametrize(
+    ("value", "cause"),
+    [
+        (b"cnumpy\nndarray\n" + HUGE + b"\x85\x85R", "an array is made in an unknown way"),
+        (NEW_ARRAY + b"(K\1" + HUGE + b"\x85" + F8 + b"\x89" + BYTES + b"tb", "damaged or not written by PyTorch"),
+        (NEW_ARRAY + b"(K\1K\1\x85" + F8 + b"\x89]Natb", "damaged or not written by PyTorch"),
+        (b"cnumpy.core.multiarray\nscalar\n" + F8 + BYTES.replace(b"latin1", b"base64") + b"\x86R", "makes bytes in"),
+        (b"c__builtin__\nbytes\n" + HUGE + b"\x85R", "makes bytes in"),
+        (b"cnumpy\nload\nX\1\0\0\0x\x85R", "names numpy.load"),
+        (b"}" + NEW_ARRAY + b"Ns", "as key"),
+    ],
+    ids=["huge", "longer than its bytes", "objects", "growing bytes", "many bytes", "a function", "key"],
+)
+def test_hostile_arrays_are_refused(tmp_path, value, cause):
+    path = save({}, tmp_path / "a.bin", zipped=True)
+    rewrite_zip(path, lambda name, content: put(value) if name.endswith("data.pkl") else content)
+    with pytest.raises(TorchFileError, match=cause):
+        load_torch(path)
 
 
 @ZIP_AND_LEGACY
 def test_a_class_of_the_users_own_is_refused_by_name(tmp_path, zipped):
     path = save(Path("x"), tmp_path / "a.bin", zipped=zipped)
     with pytest.raises(TorchFileError, match=r"names pathlib\S*\.\w*Path"):
-        load_torch_file(path, allow_namespace=True)
+        load_torch(path)
 
 
 @ZIP_AND_LEGACY
@@ -251,15 +316,15 @@ def test_a_pickle_that_asks_for_much_time_or_memory_is_refused(tmp_path, body, c
 
 def test_a_pickle_of_millions_of_objects_is_refused(tmp_path, monkeypatch):
     path = save({n: [] for n in range(99)}, tmp_path / "a.pt", zipped=True)
-    load_torch_file(path)
+    load_torch(path)
     monkeypatch.setattr(pickles, "_MAX_OPERATIONS", 100)
     with pytest.raises(TorchFileError, match="refused: its pickle takes more than 100 operations"):
-        load_torch_file(path)
+        load_torch(path)
 
 
 def test_tensors_as_many_as_a_data_set_has_images_are_read(tmp_path):
     images = dict(enumerate(torch.arange(84_000.0).reshape(21_000, 2, 2).unbind()))
-    found = load_torch_file(save(images, tmp_path / "feats.pt", zipped=False))
+    found = load_torch(save(images, tmp_path / "feats.pt", zipped=False))
     assert found.keys() == images.keys()
     assert torch.equal(torch.stack(list(found.values())), torch.stack(list(images.values())))
 
@@ -282,7 +347,7 @@ def test_every_truncation_of_a_legacy_checkpoint_is_refused(tmp_path):
 @pytest.mark.parametrize("value", [{"w": torch.ones(9)}, argparse.Namespace(x=1)], ids=["tensors", "arguments"])
 def test_bytes_after_the_end_of_a_legacy_file_are_refused(tmp_path, value):
     path = save(value, tmp_path / "a.bin", zipped=False)
-    load_torch_file(path, allow_namespace=True)
+    load_torch(path)
     path.write_bytes(path.read_bytes() + b"\0\0\0\0")
     with pytest.raises(TorchFileError, match="it should end at byte"):
-        load_torch_file(path, allow_namespace=True)
+        load_torch(path)

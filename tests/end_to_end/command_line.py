@@ -16,7 +16,7 @@ def command(config_name, workdir, config, *flags):
     """The command line of a regime with the fields of a shrunken configuration."""
     fields = ("init_from", "data.dir", "data.shuffle", "model.dropout", "batch_size", "num_steps", "learning_rate")
     fields += ("activate_distillation_after", "lr_step_epochs", "pack_tokens", "log_every", "eval_every")
-    fields += ("checkpoint_every", "compilation_cache", "eval.image_keys")
+    fields += ("checkpoint_every", "compilation_cache", "eval.image_keys", "resume_from", "reinitialize_scheduler")
     fields += ("data.max_caption_len", "data.max_labels_len", "data.max_regions", "model.backbone_dropout")
     values = {field: _get(config, field) for field in fields}
     overrides = [f"--config.{field}={value}" for field, value in values.items() if value is not None]

@@ -66,6 +66,34 @@ def test_another_configuration_is_refused_with_the_differences(small_run, starte
     assert newest_step(started / "checkpoints") == 2
 
 
+def test_a_schedule_starts_anew_where_a_run_goes_on_and_only_once(small_run, scalars, tmp_path, caplog):
+    changed = {"learning_rate": 1e-5, "lr_step_epochs": 1, "warmup_steps": 2}
+    settings = LITTLE_TO_COMPUTE | {"lr_step_epochs": 0, "checkpoint_every": 2}
+    train(small_run("alignment_triplet", num_steps=3, **settings), tmp_path)
+    with pytest.raises(ValueError, match="or let the schedule start anew with --config"):
+        train(small_run("alignment_triplet", num_steps=5, **settings | changed), tmp_path)
+    anew = settings | changed | {"reinitialize_scheduler": True}
+    with pytest.raises(ValueError, match=r"margin was 0\.2, is 0\.3"):  # of the schedule alone
+        train(small_run("alignment_triplet", num_steps=5, **anew | {"margin": 0.3}), tmp_path)
+    with caplog.at_level("INFO", "absl"):
+        train(small_run("alignment_triplet", num_steps=5, **anew), tmp_path)
+    assert (
+        "The schedule starts anew at step 3; learning_rate was 0.0001, is 1e-05; lr_step_epochs was 0, " in caplog.text
+    )
+    train(small_run("alignment_triplet", num_steps=11, **anew), tmp_path)  # as after a kill: the same schedule
+    # Two steps of warm-up; an epoch of seven steps later the rate drops, though the run's own epochs end elsewhere.
+    expected = [1e-4] * 3 + [5e-6] + [1e-5] * 6 + [1e-6]
+    found = scalars(tmp_path)["train/learning_rate"]
+    np.testing.assert_allclose([found[step] for step in range(1, 12)], expected, rtol=1e-6)
+    assert int(state_of(tmp_path, 11)["opt_state"]["backbone"]["count"]) == 11  # Adam's state went on
+
+    # Without the flag the schedule goes on too; with it once more, it starts anew once more.
+    train(small_run("alignment_triplet", num_steps=12, **settings | changed), tmp_path)
+    train(small_run("alignment_triplet", num_steps=13, **anew), tmp_path)
+    found = scalars(tmp_path)["train/learning_rate"]
+    np.testing.assert_allclose([found[12], found[13]], [1e-6, 5e-6], rtol=1e-6)
+
+
 def test_more_steps_are_no_other_configuration(small_run, started):
     train(small_run("alignment_triplet", num_steps=3, log_every=2), started)
     assert newest_step(started / "checkpoints") == 3

@@ -33,6 +33,12 @@ def test_warm_up_and_drops_multiply():
     assert rates((10,), steps_per_epoch=10, lr_step_epochs=1, warmup_steps=22) == pytest.approx([1e-3 * 0.5])
 
 
+def test_a_schedule_that_starts_anew_counts_from_there():
+    choices = {"steps_per_epoch": 10, "lr_step_epochs": 1, "warmup_steps": 2}
+    steps = range(25)
+    assert rates([step + 33 for step in steps], **choices, start=33) == rates(steps, **choices)
+
+
 @pytest.fixture
 def params():
     rng = np.random.default_rng(0)
