@@ -21,6 +21,7 @@ from aladin_jax.models.kernels.blocks import compiler_params, load, powers_of_tw
 from aladin_jax.models.kernels.counter_dropout import kept, mix, row_seeds
 
 _TILE = 32
+_WARPS = 2
 _TAIL_ROWS = 256
 _LOWEST = -1e30
 
@@ -115,7 +116,7 @@ def _call(
         grid=(tiles, form.heads, len(start)),
         out_shape=outs,
         interpret=form.interpret,
-        compiler_params=compiler_params(form.interpret, num_warps=2 if head_dim <= 64 else 4),
+        compiler_params=compiler_params(form.interpret, _WARPS if head_dim <= 64 else 2 * _WARPS),
     )(start, length, segments.tokens, key, *arrays)
 
 
