@@ -21,7 +21,7 @@ from aladin_jax.models.kernels.blocks import compiler_params, load, powers_of_tw
 from aladin_jax.models.kernels.counter_dropout import kept, mix, row_seeds
 
 _TILE = 32
-_WARPS = 2
+_WARPS = 4
 _TAIL_ROWS = 256
 _LOWEST = -1e30
 

@@ -14,7 +14,7 @@ from jaxtyping import Array, Float
 
 from aladin_jax.models.kernels.blocks import compiler_params, load, store
 
-_COLUMNS, _ROWS, _PROGRAMS = 256, 8, 192
+_COLUMNS, _ROWS, _PROGRAMS = 256, 8, 528
 
 # Abramowitz and Stegun, Handbook of Mathematical Functions, 7.1.26: erf to 1.5e-7.
 _ERF_P = 0.3275911
