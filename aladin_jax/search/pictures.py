@@ -12,9 +12,9 @@ import tensorflow_datasets as tfds
 from jaxtyping import Float
 from PIL import Image
 
+from aladin_jax.data.box_encoding import BOX_DIM, HEIGHT_WIDTH, explains
 from aladin_jax.errors import DataError
 from aladin_jax.untrusted import check_image_id
-from convert.raw.box_encoding import BOX_DIM, HEIGHT_WIDTH, explains
 
 MAX_SIDE = 640  # of the pictures that an index keeps
 _MAX_FILE_BYTES = 64 << 20

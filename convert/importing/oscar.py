@@ -15,11 +15,11 @@ from typing import Any, NamedTuple
 import numpy as np
 from jaxtyping import Float
 
+from aladin_jax.data.box_encoding import HEIGHT_WIDTH, LayoutTally, explains, to_height_width
 from aladin_jax.errors import DataError, shown
 from aladin_jax.untrusted import COPY_AGAIN, check_image_id, check_text, decode, parse_json
 from convert.importing.bottom_up import TsvSet, decode_base64
 from convert.importing.regions import require_finite
-from convert.raw.box_encoding import HEIGHT_WIDTH, LayoutTally, explains, to_height_width
 from convert.raw.detections import MAX_DETECTIONS_BYTES, MAX_REGIONS, Detections, parse_detections
 from convert.raw.vinvl_files import VinvlFiles
 

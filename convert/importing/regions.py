@@ -8,9 +8,9 @@ import numpy as np
 from jaxtyping import Float, Num
 from numpy.typing import DTypeLike
 
+from aladin_jax.data.box_encoding import BOX_DIM, encode_boxes
 from aladin_jax.errors import DataError, shown
 from aladin_jax.untrusted import check_text, read_text
-from convert.raw.box_encoding import BOX_DIM, encode_boxes
 from convert.raw.detections import MAX_FEATURE_DIM, MAX_REGIONS, Detections
 
 _MAX_CLASSES = 1 << 16

@@ -10,11 +10,11 @@ import numpy as np
 from jaxtyping import Float, Int64
 from tqdm import tqdm
 
+from aladin_jax.data.box_encoding import LayoutTally, num_columns
 from aladin_jax.data.records import Split, open_dataset
 from aladin_jax.errors import DataError
 from convert.inspection.kinds import DATA_SET, Thing
 from convert.inspection.tallies import EXAMPLES, Columns, Problems
-from convert.raw.box_encoding import LayoutTally, num_columns
 from convert.raw.detections import Detections
 from convert.raw.vinvl_files import VinvlFiles
 
