@@ -14,7 +14,6 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-import math
 import os
 import shutil
 from collections.abc import Mapping
@@ -25,6 +24,7 @@ import jax
 import numpy as np
 import orbax.checkpoint as ocp
 
+from aladin_jax.files import read_json
 from aladin_jax.models.aladin import Params, init_params
 from aladin_jax.models.backbone import BackboneConfig
 from aladin_jax.models.matching_head import MatchingHeadConfig
@@ -34,7 +34,6 @@ CHECKSUMS = "params.sha256"
 MODEL_JSON = "model.json"
 VOCABULARY = "vocab.txt"
 PROVENANCE = "provenance.json"
-_MAX_JSON_BYTES = 16 << 20
 
 
 class ModelConfig(NamedTuple):
@@ -246,36 +245,6 @@ def _write_json(path: Path, value: dict[str, Any]) -> None:
     unfinished = path.with_name(f".{path.name}.unfinished")
     unfinished.write_text(json.dumps(value, indent=2, allow_nan=False) + "\n", encoding="utf-8")
     os.replace(unfinished, path)
-
-
-def read_json(path: Path) -> dict[str, Any]:
-    """Reads a JSON object.
-
-    Raises:
-        ValueError: naming the file, which is too large, not JSON, nested too deep, or not an object, or the field
-            that is NaN or infinite.
-    """
-    if path.stat().st_size > _MAX_JSON_BYTES:
-        raise ValueError(f"{path}: larger than {_MAX_JSON_BYTES:,} bytes")
-    try:
-        value = json.loads(path.read_text(encoding="utf-8"), object_pairs_hook=_finite)
-    except (ValueError, RecursionError) as error:
-        raise ValueError(f"{path}: not a JSON file ({_first_line(error)})") from error
-    if not isinstance(value, dict):
-        raise ValueError(f"{path}: expected a JSON object, found {type(value).__name__}")
-    return value
-
-
-def _finite(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    for name, value in pairs:
-        todo = [value]
-        while todo:
-            item = todo.pop()
-            if isinstance(item, list):
-                todo += item
-            elif isinstance(item, float) and not math.isfinite(item):
-                raise ValueError(f"{name[:80]!r} is {item}, not a finite number")
-    return dict(pairs)
 
 
 def _first_line(error: BaseException) -> str:

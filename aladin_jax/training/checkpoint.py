@@ -10,24 +10,20 @@ Orbax writes in the background to a temporary name and renames: a run that is ki
 
 from __future__ import annotations
 
-import contextlib
 import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import jax
-import numpy as np
 import orbax.checkpoint as ocp
-from etils import epath
 
-from aladin_jax import model_folder, sharding
-from aladin_jax.files import write_whole
-from aladin_jax.models.aladin import MODEL_GROUPS, Params
+from aladin_jax import sharding
+from aladin_jax.config import CONFIG_JSON
+from aladin_jax.files import read_json, write_whole
+from aladin_jax.models.aladin import Params
+from aladin_jax.pretrained import BEST, LATEST, is_trained
 from aladin_jax.training.step import TrainState
-
-CONFIG_JSON = "config.json"
-LATEST, BEST = "checkpoints", "best"
 
 # Fields that change no number of a run, or only how long it is: they may differ when it goes on.
 FREE_FIELDS = (
@@ -38,6 +34,7 @@ FREE_FIELDS = (
     "checkpoint_every",
     "profile_steps",
     "compilation_cache",
+    "model.kernels",
     "data.num_threads",
     "data.num_workers",
     "data.prefetch",
@@ -111,54 +108,6 @@ class RunCheckpoints:
         self._best.close()
 
 
-def load_initial(path: str | Path) -> tuple[Params, model_folder.ModelConfig, Path | None, str]:
-    """Reads what a run starts from: a converted checkpoint, or the best (or else the latest) one of a workdir.
-
-    Returns:
-        The groups "backbone" and "matching_head" as NumPy arrays, the model's configuration, its vocab.txt if it has
-        one, and a few words on what was read.
-
-    Raises:
-        ValueError: there is nothing to start from, or it is damaged.
-    """
-    path = Path(path).absolute()
-    if (path / model_folder.PARAMS).is_dir():
-        params, config, vocabulary = model_folder.load_model_folder(path)
-        return params, config, vocabulary, f"converted checkpoint {path}"
-    config, vocabulary = model_folder.read_description(path)
-    for folder, item in ((BEST, "default"), (LATEST, "state")):
-        step = newest_step(path / folder)
-        if step is not None:
-            restored = _restore_host(path / folder / str(step) / item)
-            params = restored["params"] if folder == LATEST else restored
-            params = {group: params[group] for group in MODEL_GROUPS}
-            model_folder.check_params(params, config, str(path / folder / str(step)))
-            return (
-                params,
-                config,
-                vocabulary,
-                f"{'best' if folder == BEST else 'latest'} checkpoint of {path}, step {step}",
-            )
-    raise ValueError(f"{path}: no checkpoint in it; train there first, or name another folder")
-
-
-def newest_step(folder: Path) -> int | None:
-    """The largest step that a folder has a whole checkpoint of."""
-    return max(ocp.utils.checkpoint_steps(folder), default=None) if folder.is_dir() else None
-
-
-def _restore_host(item: Path) -> Any:
-    """Restores arrays as NumPy, whatever devices they were saved from."""
-    try:
-        # The handler alone: a Checkpointer would look for metadata that lie with the step, and warn.
-        with contextlib.closing(ocp.PyTreeCheckpointHandler()) as handler:
-            tree = handler.metadata(epath.Path(item)).tree
-            restore_args = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), tree)
-            return handler.restore(epath.Path(item), args=ocp.args.PyTreeRestore(restore_args=restore_args))
-    except Exception as error:  # Orbax and TensorStore raise all kinds for damaged files
-        raise ValueError(f"{item}: damaged, or not a checkpoint ({str(error).partition(chr(10))[0][:200]})") from error
-
-
 def check_config(workdir: Path, config: Mapping[str, Any]) -> None:
     """Compares with the configuration that a workdir was started with, and keeps it there.
 
@@ -170,13 +119,13 @@ def check_config(workdir: Path, config: Mapping[str, Any]) -> None:
     """
     file = workdir / CONFIG_JSON
     now = json.loads(json.dumps(config))
-    started = file.exists() and any(newest_step(workdir / kind) is not None for kind in (LATEST, BEST))
+    started = file.exists() and is_trained(workdir)
     sharding.wait_for_processes("looked for config.json")
     if not started:
         if jax.process_index() == 0:
             write_whole(file, json.dumps(now, indent=2).encode() + b"\n")
         return
-    before = _flatten(model_folder.read_json(file))
+    before = _flatten(read_json(file))
     after = _flatten(now)
     differences = [
         f"{name} was {before.get(name)!r}, is {after.get(name)!r}"

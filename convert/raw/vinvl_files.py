@@ -16,6 +16,7 @@ import numpy as np
 from jaxtyping import Float
 from numpy.typing import DTypeLike
 
+from aladin_jax.data.records import read_image_keys
 from aladin_jax.errors import DataError, shown
 from aladin_jax.untrusted import (
     COPY_AGAIN,
@@ -187,25 +188,6 @@ def read_captions(path: str | os.PathLike[str]) -> dict[str, list[str]]:
             raise DataError("the id stands there as a number and as text", "keep one of them", path=path, image=image)
         captions[image] = _check_captions(value, path=path, image=image)
     return captions
-
-
-def read_image_keys(path: str | os.PathLike[str]) -> list[str]:
-    """Reads `*_img_keys*.tsv`: the image ids of an evaluation, one a line.
-
-    The original evaluates images in this file's order, whatever the order of the captions: the `test` examples of
-    golden/e2e/examples.npz follow test_img_keys_1k.tsv. Without a keys file the order is that of the captions.
-
-    Raises:
-        DataError: a line is not an image id, an id comes twice, or there is none.
-    """
-    path = Path(path)
-    rows: dict[str, int] = {}
-    for row, line in enumerate(read_text(path).removesuffix("\n").split("\n")):
-        image = check_image_id(line.removesuffix("\r"), path=path, row=row)
-        if image in rows:
-            raise DataError(f"row {rows[image]} is this image too", "keep one of them", path=path, row=row, image=image)
-        rows[image] = row
-    return list(rows)
 
 
 def check_image_keys(path: str | os.PathLike[str], known: Container[str]) -> None:

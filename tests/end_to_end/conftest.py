@@ -1,6 +1,5 @@
 """The golden files as a user meets them: converted and prepared once, through the command lines' own functions."""
 
-import functools
 import importlib
 
 import numpy as np
@@ -8,6 +7,7 @@ import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tensorboard.util import tensor_util
 
+from aladin_jax.config import Config
 from convert import checkpoint, coco_ir
 from tests.conftest import compilation_cache
 from tests.golden_data import E2E
@@ -43,10 +43,8 @@ def small_run(golden_inputs, request):
             "eval_every": 0,
             "compilation_cache": cache,
         }
-        for field, value in {**settings, **overrides}.items():
-            *parents, leaf = field.split(".")
-            functools.reduce(getattr, parents, config)[leaf] = value
-        return config
+        config.update_from_flattened_dict({**settings, **overrides})
+        return Config.from_dict(config.to_dict())
 
     return build
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from aladin_jax.evaluation.report import evaluate
-from aladin_jax.training import checkpoint
+from aladin_jax.pretrained import newest_step, restore_host
 from aladin_jax.training.loop import train
 from tests.end_to_end.command_line import LITTLE_TO_COMPUTE
 from tests.golden_data import E2E
@@ -22,8 +22,8 @@ LEARNABLE = {
 
 
 def saved(workdir):
-    step = checkpoint.newest_step(workdir / "checkpoints")
-    return checkpoint._restore_host(workdir / "checkpoints" / str(step) / "state")
+    step = newest_step(workdir / "checkpoints")
+    return restore_host(workdir / "checkpoints" / str(step) / "state")
 
 
 def test_learned_losses_in_bfloat16_train_go_on_and_are_evaluated(small_run, scalars, tmp_path):

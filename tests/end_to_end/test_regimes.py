@@ -3,8 +3,9 @@
 import numpy as np
 import pytest
 
-from aladin_jax.training.checkpoint import load_initial
+from aladin_jax.pretrained import read_weights
 from aladin_jax.training.loop import train
+from aladin_jax.training.setup import initial_weights
 from tests.golden_data import REGIMES, converted, e2e_expected
 
 
@@ -41,7 +42,7 @@ def test_two_epochs_with_a_late_distillation_and_a_learning_rate_drop_are_the_or
     # The workdir is what another run can start from: its best checkpoint, of the larger rsum of both heads.
     sums = {step: found["minival/matching/rsum"][step] + found["minival/alignment/rsum"][step] for step in (7, 14)}
     best = max(sums, key=lambda step: (sums[step], -step))
-    params, model_config, vocabulary, described = load_initial(tmp_path)
+    params, model_config, vocabulary, described = read_weights(tmp_path)
     assert described == f"best checkpoint of {tmp_path}, step {best}"
     assert model_config.backbone.hidden_size == 64
     assert vocabulary is not None
@@ -50,7 +51,7 @@ def test_two_epochs_with_a_late_distillation_and_a_learning_rate_drop_are_the_or
 
 def test_a_frozen_backbone_does_not_move(small_run, tmp_path):
     train(small_run("matching_distill_finetune", num_steps=2), tmp_path)
-    trained = load_initial(tmp_path)[0]
+    trained = read_weights(tmp_path)[0]
     before = converted("e2e").params
     np.testing.assert_array_equal(
         trained["backbone"]["layers"]["qkv"]["kernel"], before["backbone"]["layers"]["qkv"]["kernel"]
@@ -68,9 +69,7 @@ def test_a_frozen_backbone_needs_weights_to_start_from(small_run, tmp_path):
 
 
 def test_regions_of_another_width_get_a_projection_of_their_own(small_run):
-    from aladin_jax import configuration
-
-    params, model, _ = configuration.initial_model(small_run("alignment_triplet"), feature_dim=2048)
+    params, model, *_ = initial_weights(small_run("alignment_triplet"), feature_dim=2048)
     assert params["backbone"]["region_projection"]["kernel"].shape == (2048, 64)
     assert model.backbone.img_feature_dim == 2048
     word = params["backbone"]["embeddings"]["word"]

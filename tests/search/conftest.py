@@ -6,11 +6,12 @@ from pathlib import Path
 import pytest
 
 from aladin_jax import model_folder
+from aladin_jax.config import Settings
 from aladin_jax.models.aladin import init_params
 from aladin_jax.models.backbone import BackboneConfig
 from aladin_jax.models.matching_head import MatchingHeadConfig
+from aladin_jax.pretrained import load
 from aladin_jax.search.build import Source, create_index
-from aladin_jax.search.settings import SearchModel, Settings
 from convert import checkpoint, coco_ir
 from demo import builder
 
@@ -31,7 +32,7 @@ def golden_folder(tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def golden_model(golden_folder):
-    return SearchModel(golden_folder / "model", Settings())
+    return load(golden_folder / "model", Settings())
 
 
 @pytest.fixture(scope="session")
@@ -73,6 +74,6 @@ SCENES_SETTINGS = Settings(max_caption_len=24, max_labels_len=16, max_regions=10
 @pytest.fixture(scope="session")
 def scenes_index(scenes_folder):
     path = scenes_folder / "index"
-    model = SearchModel(scenes_folder / "model", SCENES_SETTINGS)
+    model = load(scenes_folder / "model", SCENES_SETTINGS)
     create_index(path, model, Source(scenes_folder / "data", "test"))
     return path
