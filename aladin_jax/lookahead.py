@@ -1,4 +1,4 @@
-"""Keeps a device busy: what it is asked for next is asked before the answer to what came earlier is waited for."""
+"""Dispatches `size` items ahead, so that the device works while the host waits."""
 
 from __future__ import annotations
 

@@ -2,8 +2,6 @@
 
 import importlib
 import re
-import subprocess
-import sys
 import typing
 from pathlib import Path
 
@@ -197,13 +195,3 @@ def test_choices_are_those_of_the_functions_behind_them():
 @pytest.mark.parametrize("name", [*TABLE, "demo"])
 def test_the_regimes_themselves_pass_the_checks(name):
     assert Config.from_dict(changed(name).to_dict()).to_dict() == changed(name).to_dict()
-
-
-def test_an_unknown_field_on_the_command_line_is_refused(tmp_path):
-    flags = ["--config", "configs/alignment_triplet.py", "--workdir", str(tmp_path / "run"), "--config.learning_rat=1"]
-    done = subprocess.run(
-        [sys.executable, "-m", "aladin_jax.main", *flags], cwd=ROOT, capture_output=True, text=True, check=False
-    )
-    assert done.returncode != 0
-    assert "learning_rat" in done.stderr
-    assert not (tmp_path / "run").exists()

@@ -201,7 +201,6 @@ class GivenRecords(Split):
         self.first_pairs = np.concatenate([[0], np.cumsum(self.caption_counts)])
 
     def __reduce__(self):
-        """Pickles the records."""
         return GivenRecords, (self._records, self.feature_dim)
 
     def read(self, index: int) -> Record:
@@ -228,7 +227,6 @@ class Splits(Mapping[str, Split]):
     """The splits of a data set by name, each opened when it is asked for."""
 
     def __init__(self, dataset: tfds.core.DatasetBuilder):
-        """Takes what `open_dataset` gives."""
         self._dataset = dataset
 
     def __getitem__(self, name: str) -> Split:
@@ -240,15 +238,12 @@ class Splits(Mapping[str, Split]):
         return Split(self._dataset, name)
 
     def __contains__(self, name: object) -> bool:
-        """Whether there is such a split."""
         return name in self._dataset.info.splits
 
     def __iter__(self) -> Iterator[str]:
-        """The names."""
         return iter(self._dataset.info.splits)
 
     def __len__(self) -> int:
-        """How many there are."""
         return len(self._dataset.info.splits)
 
 

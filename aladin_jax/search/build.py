@@ -1,4 +1,4 @@
-"""Builds an index, or adds to one: in parts that survive a kill, which become one segment at the end."""
+"""Builds an index or adds to one, part by part: a build that was killed goes on after its last part."""
 
 from __future__ import annotations
 

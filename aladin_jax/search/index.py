@@ -27,7 +27,6 @@ class Side:
     """
 
     def __init__(self, pieces: list[Encoded], alive: Bool[np.ndarray, " n"]):
-        """Takes one piece a segment."""
         self.alive = alive
         self._pieces = pieces
         self._starts = np.cumsum([0, *(len(piece.vectors) for piece in pieces)])

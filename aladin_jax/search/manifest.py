@@ -1,4 +1,4 @@
-"""The manifest of an index: what is in it, and whose vectors they are. Whoever replaces it commits a change.
+"""The manifest of an index: its segments and its model. Replacing the file commits a change.
 
 INDEX/manifest.json      written last, under a temporary name and renamed
 INDEX/model/             the model's folder, so that an index is all that a query needs

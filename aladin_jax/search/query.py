@@ -6,6 +6,7 @@ import dataclasses
 import math
 import threading
 import time
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -228,6 +229,23 @@ class Searcher:
             len(encoded.parts.vectors), np.zeros((0, 4)) if boxes is None else boxes, record.tags
         )
         return Subject(encoded.vectors[0], encoded.parts.vectors, regions)
+
+
+def open_index(path: str | Path) -> Searcher:
+    """Opens an index and loads its model, to ask it.
+
+    Example:
+        results = aladin_jax.open_index("index").find_images("two dogs on a red sofa", k=10, rerank=100)
+        for hit in results.hits:
+            print(hit.id, hit.matching, hit.alignment)
+
+    Args:
+        path: `--output` of ``python -m aladin_jax.search index``.
+
+    Raises:
+        ValueError: there is no index, it is unfinished, or damaged.
+    """
+    return Searcher(Index(path))
 
 
 class _Clock:

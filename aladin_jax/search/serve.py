@@ -194,7 +194,6 @@ class SafeHeaders:
     """Adds the headers that keep a browser from doing what the page does not."""
 
     def __init__(self, app: ASGIApp):
-        """Wraps an application."""
         self._app = app
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:

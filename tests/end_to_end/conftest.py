@@ -8,20 +8,13 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from tensorboard.util import tensor_util
 
 from aladin_jax.config import Config
-from convert import checkpoint, coco_ir
 from tests.conftest import compilation_cache
-from tests.golden_data import E2E
 
 
 @pytest.fixture(scope="session")
-def golden_inputs(tmp_path_factory):
+def golden_inputs(golden_folder):
     """Overrides that name the converted checkpoint and the prepared data set of tests/golden/e2e."""
-    folder = tmp_path_factory.mktemp("golden")
-    weights = ["--vinvl", str(E2E / "vinvl"), "--checkpoint", str(E2E / "checkpoint.pth.tar")]
-    assert checkpoint.main([*weights, "--output", str(folder / "weights")]) == 0
-    files = ["--data_dir", str(E2E / "coco_ir"), "--img_feat_file", str(E2E / "model_0060000" / "features.tsv")]
-    assert coco_ir.main([*files, "--output", str(folder / "data")]) == 0
-    return {"init_from": str(folder / "weights"), "data.dir": str(folder / "data")}
+    return {"init_from": str(golden_folder / "model"), "data.dir": str(golden_folder / "data")}
 
 
 @pytest.fixture(scope="session")

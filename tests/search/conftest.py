@@ -1,7 +1,6 @@
 """An index of the golden end-to-end data, and one of drawn scenes; both with a small model."""
 
 import shutil
-from pathlib import Path
 
 import pytest
 
@@ -12,22 +11,7 @@ from aladin_jax.models.backbone import BackboneConfig
 from aladin_jax.models.matching_head import MatchingHeadConfig
 from aladin_jax.pretrained import load
 from aladin_jax.search.build import Source, create_index
-from convert import checkpoint, coco_ir
 from demo import builder
-
-GOLDEN = Path(__file__).parents[1] / "golden" / "e2e"
-
-
-@pytest.fixture(scope="session")
-def golden_folder(tmp_path_factory):
-    """`model` and `data`, converted from the golden files."""
-    folder = tmp_path_factory.mktemp("golden")
-    model = ["--vinvl", GOLDEN / "vinvl", "--checkpoint", GOLDEN / "checkpoint.pth.tar", "--output", folder / "model"]
-    assert checkpoint.main([str(argument) for argument in model]) == 0
-    features = GOLDEN / "model_0060000" / "features.tsv"
-    data = ["--data_dir", GOLDEN / "coco_ir", "--img_feat_file", features, "--output", folder / "data"]
-    assert coco_ir.main([str(argument) for argument in data]) == 0
-    return folder
 
 
 @pytest.fixture(scope="session")
