@@ -26,13 +26,13 @@ from absl import logging
 from etils import epath
 from jaxtyping import Float
 
-from aladin_jax import model_folder, sharding
+from aladin_jax import config, model_folder, sharding
 from aladin_jax.config import Measure, Pooling, Settings
 from aladin_jax.data.records import GivenRecords, Record, Split
 from aladin_jax.data.tokenization import CaptionTokenizer, check_vocabulary
 from aladin_jax.encoding import Encoded, Encoder
 from aladin_jax.model_folder import ModelConfig
-from aladin_jax.models import aladin
+from aladin_jax.models import aladin, bert
 from aladin_jax.models.aladin import MODEL_GROUPS, Params
 from aladin_jax.scores.all_pairs import all_alignment_scores
 from aladin_jax.scores.similarity import matching_scores
@@ -69,15 +69,15 @@ def read_weights(path: str | Path) -> Weights:
     path = Path(path).absolute()
     if (path / model_folder.PARAMS).is_dir():
         return Weights(*model_folder.load_model_folder(path), f"converted checkpoint {path}")
-    config, vocabulary = model_folder.read_description(path)
+    model_config, vocabulary = model_folder.read_description(path)
     for folder, item, word in ((BEST, "default", "best"), (LATEST, "state", "latest")):
         step = newest_step(path / folder)
         if step is not None:
             restored = restore_host(path / folder / str(step) / item)
             params = restored["params"] if folder == LATEST else restored
             params = {group: params[group] for group in MODEL_GROUPS}
-            model_folder.check_params(params, config, str(path / folder / str(step)))
-            return Weights(params, config, vocabulary, f"{word} checkpoint of {path}, step {step}")
+            model_folder.check_params(params, model_config, str(path / folder / str(step)))
+            return Weights(params, model_config, vocabulary, f"{word} checkpoint of {path}, step {step}")
     raise ValueError(f"{path}: no checkpoint in it; train there first, or name another folder")
 
 
@@ -119,7 +119,7 @@ def require_vocabulary(vocabulary: Path | None, source: str | Path) -> Path:
 
 
 def make_tokenizer(
-    config: ModelConfig, vocabulary: Path | None, source: str | Path, settings: Settings
+    model_config: ModelConfig, vocabulary: Path | None, source: str | Path, settings: Settings
 ) -> CaptionTokenizer:
     """The tokenizer of a model's vocabulary, with the lengths of `settings`.
 
@@ -127,13 +127,13 @@ def make_tokenizer(
         ValueError: there is no vocabulary, it is not the model's, or the lengths are beyond the model's positions.
     """
     vocabulary = require_vocabulary(vocabulary, source)
-    positions = config.backbone.max_position_embeddings
+    positions = model_config.backbone.max_position_embeddings
     lengths = {name: getattr(settings, name) for name in ("max_caption_len", "max_labels_len")}
     for name, length in lengths.items():
         if length > positions:
             raise ValueError(f"{name} is {length}; the model of {source} has {positions} positions")
     tokenizer = CaptionTokenizer(vocabulary, **lengths)
-    check_vocabulary(tokenizer, config.backbone.vocab_size)
+    check_vocabulary(tokenizer, model_config.backbone.vocab_size)
     return tokenizer
 
 
@@ -142,6 +142,20 @@ def enable_compilation_cache(folder: str = "") -> None:
     cache = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "aladin_jax"
     jax.config.update("jax_compilation_cache_dir", folder or str(cache))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
+
+
+def kernels_for(choice: config.Kernels, dtype: config.DType) -> bert.Kernels:
+    """What runs the Transformer's layers here: `auto` takes the fused kernels on GPUs in bfloat16, XLA elsewhere.
+
+    Raises:
+        ValueError: the fused kernels are asked for where there is no GPU.
+    """
+    on_gpu = jax.default_backend() == "gpu"
+    if choice == "auto":
+        return "pallas" if on_gpu and dtype == "bfloat16" else "xla"
+    if choice == "pallas" and not on_gpu:
+        raise ValueError(f"model.kernels is 'pallas', for GPUs, but JAX runs on {jax.default_backend()}; take 'auto'")
+    return choice
 
 
 class Scores(NamedTuple):
@@ -184,8 +198,13 @@ class PretrainedModel:
         self.vocabulary = require_vocabulary(vocabulary, path)
         self.tokenizer = make_tokenizer(self.config, vocabulary, path, self.settings)
         self.feature_dim = self.config.backbone.img_feature_dim
-        self.bound = aladin.bind(*self.config, dtype=DTYPES[self.settings.dtype])
         self._mesh = sharding.make_mesh()
+        self.bound = aladin.bind(
+            *self.config,
+            dtype=DTYPES[self.settings.dtype],
+            kernels=kernels_for("auto", self.settings.dtype),
+            mesh=self._mesh,
+        )
 
     def encode_images(self, images: Split | Iterable[Record]) -> Encoded:
         """Encodes images, batch by batch.

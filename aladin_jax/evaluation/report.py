@@ -21,6 +21,7 @@ from aladin_jax.pretrained import (
     Scores,
     enable_compilation_cache,
     is_trained,
+    kernels_for,
     make_tokenizer,
     read_weights,
     score_pairs,
@@ -44,8 +45,9 @@ def evaluate(config: Config, workdir: Path) -> dict[str, dict[str, dict[str, flo
     logging.info("Weights: %s", weights.described)
     make_folder(workdir)
     dtype, mesh = DTYPES[config.model.dtype], sharding.make_mesh(config.fsdp)
+    kernels = kernels_for(config.model.kernels, config.model.dtype)
     encoder = Encoder(
-        aladin.bind(*weights.config, dtype=dtype),
+        aladin.bind(*weights.config, dtype=dtype, kernels=kernels, mesh=mesh),
         make_tokenizer(weights.config, weights.vocabulary, source, config.settings),
         max_regions=config.data.max_regions,
         batch_size=config.eval.batch_size,

@@ -25,7 +25,7 @@ from aladin_jax.models import aladin
 from aladin_jax.models.aladin import Params
 from aladin_jax.models.backbone import BackboneConfig
 from aladin_jax.models.packing import tokens_per_group
-from aladin_jax.pretrained import DTYPES, Weights, make_tokenizer, read_weights, require_vocabulary
+from aladin_jax.pretrained import DTYPES, Weights, kernels_for, make_tokenizer, read_weights, require_vocabulary
 from aladin_jax.training import checkpoint, optim
 from aladin_jax.training.objective import Objective
 from aladin_jax.training.step import StepShape, TrainState, init_state, jit_train_step, make_train_step
@@ -82,7 +82,8 @@ def prepare(config: Config, objective: Objective, workdir: Path, checkpoints: ch
     tokenizer = make_tokenizer(model_config, vocabulary, workdir, config.settings)
     split = Split(dataset, "train", model_config.backbone.img_feature_dim)
     dtype = DTYPES[config.model.dtype]
-    model = aladin.bind(*model_config, dtype=dtype, remat=config.remat)
+    kernels = kernels_for(config.model.kernels, config.model.dtype)
+    model = aladin.bind(*model_config, dtype=dtype, remat=config.remat, kernels=kernels, mesh=mesh)
     batches = pipeline.TrainBatches(
         split,
         tokenizer,
