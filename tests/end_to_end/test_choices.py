@@ -58,17 +58,15 @@ def test_the_demos_configuration_trains_random_weights_by_the_seed(small_run, sc
         "intermediate_size": 48,
         "max_position_embeddings": 24,
     }
-    settings = SMALL | {"init_from": "", "model.vocabulary": str(E2E / "vinvl" / "vocab.txt"), "num_steps": 2}
+    settings = SMALL | {f"model.backbone.{name}": value for name, value in backbone.items()}
+    settings |= {"init_from": "", "model.vocabulary": str(E2E / "vinvl" / "vocab.txt"), "num_steps": 2}
 
     def first_losses(name, **changes):
-        config = small_run("demo", **settings, **changes)
-        config.model.backbone = backbone
-        train(config, tmp_path / name)
+        train(small_run("demo", **settings, **changes), tmp_path / name)
         return scalars(tmp_path / name)["train/loss"]
 
     losses = first_losses("one", eval_every=2)
     assert losses == first_losses("again")
     assert losses[1] != first_losses("other", seed=7)[1]
     assert losses[1] > 10  # all violations of ten pairs that are alike
-    config = small_run("demo", **settings | {"init_from": ""})
-    assert evaluate(config, tmp_path / "one")["test"]["matching"]["rsum"] > 0
+    assert evaluate(small_run("demo", **settings), tmp_path / "one")["test"]["matching"]["rsum"] > 0
