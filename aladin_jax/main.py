@@ -15,6 +15,7 @@ from ml_collections import config_flags
 
 from aladin_jax.config import Config
 from aladin_jax.logs import show_our_messages
+from aladin_jax.signals import exit_on_interrupt
 
 _CONFIG = config_flags.DEFINE_config_file(
     "config", None, "Configuration file; --config.FIELD=VALUE changes a field.", lock_config=True
@@ -75,14 +76,12 @@ def main(argv: list[str]) -> None:
     except (ValueError, FloatingPointError, OSError) as error:
         logging.debug("", exc_info=True)
         fail(str(error))
-    except KeyboardInterrupt:
-        fail("interrupted; nothing was written", 130)
 
 
-def fail(message: str, status: int = 1) -> NoReturn:
+def fail(message: str) -> NoReturn:
     """Ends the program with one line on stderr."""
     print(f"error: {' '.join(message.split())}", file=sys.stderr)
-    sys.exit(status)
+    sys.exit(1)
 
 
 def _join_processes() -> None:
@@ -95,4 +94,5 @@ def _join_processes() -> None:
 
 
 if __name__ == "__main__":
+    exit_on_interrupt("nothing was changed; the same command starts again")  # training saves first: see `preemption`
     app.run(main, flags_parser=parse)

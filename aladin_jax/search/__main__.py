@@ -12,6 +12,7 @@ import os
 import sys
 
 from aladin_jax.search.flags import FLAGS, check
+from aladin_jax.signals import exit_on_interrupt
 
 # Before NumPy is imported: waiting threads of its OpenBLAS spin, so that XLA's get no core: re-ranking took ten times
 # as long, and encoding twice.
@@ -46,10 +47,8 @@ def main(arguments: list[str] | None = None) -> int:
     except (ValueError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
-    except KeyboardInterrupt:
-        print("error: interrupted; the same command goes on or starts again", file=sys.stderr)
-        return 130
 
 
 if __name__ == "__main__":
+    exit_on_interrupt("the same command goes on where it was, or starts again")
     sys.exit(main())
