@@ -12,21 +12,23 @@ from typing import Any
 import jax
 import numpy as np
 from absl import logging
+from jax.sharding import Mesh
 
 from aladin_jax import sharding
 from aladin_jax.config import Config
 from aladin_jax.data import pipeline
 from aladin_jax.data.records import Split, open_dataset
+from aladin_jax.data.tokenization import CaptionTokenizer
 from aladin_jax.encoding import Encoder
 from aladin_jax.evaluation.report import report_split
 from aladin_jax.evaluation.table import Reports
-from aladin_jax.model_folder import ModelConfig, matching_head_config, read_description, write_description
+from aladin_jax.model_folder import read_description, write_description
 from aladin_jax.models import aladin
 from aladin_jax.models.aladin import Params
-from aladin_jax.models.backbone import BackboneConfig
 from aladin_jax.models.packing import tokens_per_group
-from aladin_jax.pretrained import DTYPES, Weights, kernels_for, make_tokenizer, read_weights, require_vocabulary
+from aladin_jax.pretrained import DTYPES, kernels_for, make_tokenizer
 from aladin_jax.training import checkpoint, optim
+from aladin_jax.training.initial import initial_weights
 from aladin_jax.training.objective import Objective
 from aladin_jax.training.step import StepShape, TrainState, init_state, jit_train_step, make_train_step
 from aladin_jax.training.writers import log_parameters
@@ -70,45 +72,20 @@ def prepare(config: Config, objective: Objective, workdir: Path, checkpoints: ch
     """Builds model, data, step and state; the state from the newest checkpoint, or else from `init_from` or random."""
     mesh, optimizer = sharding.make_mesh(config.fsdp), optim.adam()
     dataset = open_dataset(config.data.dir)
-    split = Split(dataset, "train")
     params = None
     if checkpoints.latest_step is None:
-        params, model_config, vocabulary, described = initial_weights(config, split.feature_dim)
-        logging.info("Weights: %s", described)
-        if jax.process_index() == 0:
-            write_description(workdir, model_config, vocabulary)
-        sharding.wait_for_processes("model.json")
+        params = _first_start(config, workdir, Split(dataset, "train").feature_dim)
     model_config, vocabulary = read_description(workdir)
     tokenizer = make_tokenizer(model_config, vocabulary, workdir, config.settings)
     split = Split(dataset, "train", model_config.backbone.img_feature_dim)
-    dtype = DTYPES[config.model.dtype]
     kernels = kernels_for(config.model.kernels, config.model.dtype)
+    dtype = DTYPES[config.model.dtype]
     model = aladin.bind(*model_config, dtype=dtype, remat=config.remat, kernels=kernels, mesh=mesh)
-    batches = pipeline.TrainBatches(
-        split,
-        tokenizer,
-        batch_size=config.batch_size,
-        max_regions=config.data.max_regions,
-        seed=config.seed,
-        shuffle=config.data.shuffle,
-        pad_to=mesh.size * config.micro_batches,
-        process_index=jax.process_index(),
-        process_count=jax.process_count(),
-        num_threads=config.data.num_threads,
-        prefetch=config.data.prefetch,
-        num_workers=config.data.num_workers,
-    )
+    batches = _train_batches(config, split, tokenizer, mesh)
     steps_per_epoch = pipeline.steps_per_epoch(split.num_pairs, config.batch_size)
-    schedule = optim.step_decay(
-        config.learning_rate,
-        steps_per_epoch=steps_per_epoch,
-        lr_step_epochs=config.lr_step_epochs,
-        lr_gamma=config.lr_gamma,
-        warmup_steps=config.warmup_steps,
-    )
+
     validate = None
     if config.eval_every:
-        validation = Split(dataset, config.eval.validation_split, split.feature_dim)
         encoder = Encoder(
             model,
             tokenizer,
@@ -117,6 +94,7 @@ def prepare(config: Config, objective: Objective, workdir: Path, checkpoints: ch
             mesh=mesh,
             dtype=dtype,
         )
+        validation = Split(dataset, config.eval.validation_split, split.feature_dim)
         validate = partial(report_split, encoder, validation, config.pooling, config.measure)
 
     def fresh(params: Params) -> TrainState:
@@ -138,7 +116,13 @@ def prepare(config: Config, objective: Objective, workdir: Path, checkpoints: ch
         model,
         objective,
         optimizer,
-        schedule,
+        optim.step_decay(
+            config.learning_rate,
+            steps_per_epoch=steps_per_epoch,
+            lr_step_epochs=config.lr_step_epochs,
+            lr_gamma=config.lr_gamma,
+            warmup_steps=config.warmup_steps,
+        ),
         frozen=config.frozen,
         grad_clip=config.grad_clip,
         groups=mesh.size,
@@ -157,6 +141,33 @@ def prepare(config: Config, objective: Objective, workdir: Path, checkpoints: ch
     )
 
 
+def _first_start(config: Config, workdir: Path, feature_dim: int) -> Params:
+    """The parameters that a run starts from; what model they are of is written into the workdir."""
+    weights = initial_weights(config, feature_dim)
+    logging.info("Weights: %s", weights.described)
+    if jax.process_index() == 0:
+        write_description(workdir, weights.config, weights.vocabulary)
+    sharding.wait_for_processes("model.json")
+    return weights.params
+
+
+def _train_batches(config: Config, split: Split, tokenizer: CaptionTokenizer, mesh: Mesh) -> pipeline.TrainBatches:
+    return pipeline.TrainBatches(
+        split,
+        tokenizer,
+        batch_size=config.batch_size,
+        max_regions=config.data.max_regions,
+        seed=config.seed,
+        shuffle=config.data.shuffle,
+        pad_to=mesh.size * config.micro_batches,
+        process_index=jax.process_index(),
+        process_count=jax.process_count(),
+        num_threads=config.data.num_threads,
+        prefetch=config.data.prefetch,
+        num_workers=config.data.num_workers,
+    )
+
+
 def make_objective(config: Config) -> Objective:
     """The regime's losses.
 
@@ -164,7 +175,9 @@ def make_objective(config: Config) -> Objective:
         ValueError: what is frozen leaves nothing that they could train.
     """
     objective = Objective(
-        **dataclasses.asdict(config.loss_weights),
+        alignment=config.loss_weights.alignment,
+        matching=config.loss_weights.matching,
+        distillation=config.loss_weights.distillation,
         learned_weights=config.learned_loss_weights,
         ranking_loss=config.ranking_loss,
         margin=config.margin,
@@ -179,65 +192,6 @@ def make_objective(config: Config) -> Objective:
             f"frozen is {config.frozen}, which leaves nothing that {' or '.join(objective.losses)} could train"
         )
     return objective
-
-
-def initial_weights(config: Config, feature_dim: int) -> Weights:
-    """Reads `init_from`, or makes random weights of the sizes under `model`.
-
-    Args:
-        config: the configuration.
-        feature_dim: width of the data's region vectors; where `init_from` projects another, the projection starts anew.
-
-    Raises:
-        ValueError: there is nothing to start from, no vocabulary, or a frozen backbone with random weights.
-    """
-    if config.init_from:
-        weights = read_weights(config.init_from)
-        require_vocabulary(weights.vocabulary, config.init_from)
-        return _fit_projection(weights._replace(config=_with_dropout(weights.config, config)), config, feature_dim)
-    if not config.model.vocabulary:
-        raise ValueError(
-            "init_from is empty: name a converted checkpoint (python -m convert.checkpoint), or, for random weights, "
-            "model.vocabulary and model.backbone"
-        )
-    if "backbone" in config.frozen:
-        raise ValueError("frozen has 'backbone', whose weights would be random; set init_from")
-    backbone = BackboneConfig.from_dict(
-        {"img_feature_dim": feature_dim, **config.model.backbone}, "config.model.backbone"
-    )
-    sizes = {"num_layers": config.model.num_layers, "num_heads": config.model.num_heads}
-    model = _with_dropout(ModelConfig(backbone, matching_head_config(sizes, "config.model")), config)
-    params = aladin.init_params(*model, seed=config.seed)
-    return Weights(params, model, Path(config.model.vocabulary), f"random, seed {config.seed}")
-
-
-def _fit_projection(weights: Weights, config: Config, feature_dim: int) -> Weights:
-    """Replaces the region projection by a random one where the data's regions have another width."""
-    params, model = weights.params, weights.config
-    before = model.backbone.img_feature_dim
-    if before == feature_dim:
-        return weights
-    if "backbone" in config.frozen:
-        raise ValueError(
-            f"{config.init_from}: takes regions of {before} features, the data has {feature_dim}; with a frozen "
-            "backbone its projection cannot be trained anew"
-        )
-    model = model._replace(backbone=dataclasses.replace(model.backbone, img_feature_dim=feature_dim))
-    fresh = aladin.init_params(*model, seed=config.seed)["backbone"]["region_projection"]
-    logging.warning("Regions have %d features, %s takes %d: their projection starts anew from random weights",
-                    feature_dim, config.init_from, before)  # fmt: skip
-    params = {**params, "backbone": {**params["backbone"], "region_projection": fresh}}
-    return weights._replace(params=params, config=model)
-
-
-def _with_dropout(model: ModelConfig, config: Config) -> ModelConfig:
-    """The model with the configuration's dropout rates."""
-    head = dataclasses.replace(model.matching_head, dropout=config.model.dropout)
-    rate = config.model.backbone_dropout
-    if rate is None:
-        return ModelConfig(model.backbone, head)
-    backbone = dataclasses.replace(model.backbone, hidden_dropout_prob=rate, attention_probs_dropout_prob=rate)
-    return ModelConfig(backbone, head)
 
 
 class CompiledSteps:

@@ -103,15 +103,17 @@ def test_a_run_killed_amid_saving_goes_on_to_the_bits_of_an_uninterrupted_one(
 def test_a_first_start_that_failed_over_a_wrong_path_can_be_put_right(small, tmp_path):
     with pytest.raises(ValueError, match="no such folder"):
         train(small(num_steps=1, **{"data.dir": str(tmp_path / "nowhere")}), tmp_path / "run")
+    assert not list((tmp_path / "run").glob("events.*"))  # TensorBoard would show a run that never was
     train(small(num_steps=1), tmp_path / "run")
     with pytest.raises(ValueError, match=r"data\.dir was .*, is '.*nowhere'"):
         train(small(num_steps=2, **{"data.dir": str(tmp_path / "nowhere")}), tmp_path / "run")
 
 
 def test_a_run_that_is_done_stays_as_it_is(small, uninterrupted):
-    before = {path: path.stat().st_mtime_ns for path in (uninterrupted / "checkpoints").rglob("*")}
+    kept = lambda: [*(uninterrupted / "checkpoints").rglob("*"), *uninterrupted.glob("events.*")]  # noqa: E731
+    before = {path: path.stat().st_mtime_ns for path in kept()}
     train(small(num_steps=8, checkpoint_every=1, eval_every=1), uninterrupted)
-    assert {path: path.stat().st_mtime_ns for path in (uninterrupted / "checkpoints").rglob("*")} == before
+    assert {path: path.stat().st_mtime_ns for path in kept()} == before
 
 
 @pytest.fixture(scope="module")

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 
 from aladin_jax.pretrained import read_weights
+from aladin_jax.training.initial import initial_weights
 from aladin_jax.training.loop import train
-from aladin_jax.training.setup import initial_weights
 from tests.golden_data import REGIMES, converted, e2e_expected
 
 
@@ -22,7 +22,7 @@ def test_a_regime_s_first_steps_are_the_original_s(name, small_run, scalars, dif
 
 
 def test_two_epochs_with_a_late_distillation_and_a_learning_rate_drop_are_the_original_s(
-    small_run, scalars, differences, tmp_path
+    small_run, scalars, differences, tmp_path, capsys
 ):
     config = small_run(
         "alignment_and_matching_distill", num_epochs=2, activate_distillation_after=1, lr_step_epochs=1, eval_every=7
@@ -38,6 +38,9 @@ def test_two_epochs_with_a_late_distillation_and_a_learning_rate_drop_are_the_or
         rate = found["train/learning_rate"][step]
         differences.check("two epochs, learning rate", rate, expected["learning_rate"], rtol=1e-6)
     assert sorted(found["minival/matching/rsum"]) == [7, 14]
+    printed = capsys.readouterr().out  # the table that evaluation prints
+    assert [f"{found['minival/matching/rsum'][step]:.1f}" in printed for step in (7, 14)] == [True, True]
+    assert printed.count("image to text") == 4
 
     # The workdir is what another run can start from: its best checkpoint, of the larger rsum of both heads.
     sums = {step: found["minival/matching/rsum"][step] + found["minival/alignment/rsum"][step] for step in (7, 14)}
