@@ -210,8 +210,8 @@ class PretrainedModel:
         """Encodes images, batch by batch.
 
         Args:
-            images: a split of a data set, or records: regions [r, f] float32, region 0 first (it speaks for the whole
-                picture), and tags.
+            images: a split of a data set, or records: regions [r, f] float32, of which `settings.max_regions` are
+                kept, and tags.
 
         Returns:
             `.vectors` [i, d] of the matching head, and `.parts`: unit vectors of all regions, end to end.

@@ -93,8 +93,9 @@ def record(regions, tags=("cat",)):
         ([record(REGIONS), record(REGIONS[:, :2048])], "record 1: regions have 2048 features, the model takes 2054"),
         ([record(REGIONS[0])], "record 0: regions is float32[2054], expected float32[regions, 2054]"),
         ([record(REGIONS.tolist())], "record 0: regions is a value of type list, expected float32[regions, 2054]"),
-        ([record(REGIONS[:0])], "record 0: regions must be at least one, and finite"),
-        ([record(REGIONS + np.nan)], "record 0: regions must be at least one, and finite"),
+        ([record(REGIONS[:0])], "record 0: regions must be at least one, and finite in float32"),
+        ([record(REGIONS + np.nan)], "record 0: regions must be at least one, and finite in float32"),
+        ([record(REGIONS + np.float64(1e300))], "record 0: regions must be at least one, and finite in float32"),
         ([record(REGIONS, [7])], "a tag of record 0 is 7, expected a text"),
     ],
 )

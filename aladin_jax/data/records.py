@@ -217,8 +217,10 @@ def _check_record(record: object, feature_dim: int, name: str) -> None:
         raise DataError(f"{name}: regions is {found}, expected float32[regions, {feature_dim}]")
     if regions.shape[1] != feature_dim:
         raise DataError(f"{name}: regions have {regions.shape[1]} features, the model takes {feature_dim}")
-    if not len(regions) or not np.isfinite(regions).all():
-        raise DataError(f"{name}: regions must be at least one, and finite")
+    with np.errstate(over="ignore"):
+        finite = np.isfinite(regions.astype(np.float32)).all()
+    if not len(regions) or not finite:
+        raise DataError(f"{name}: regions must be at least one, and finite in float32")
     for tag in record.tags:
         check_text(tag, f"a tag of {name}")
 
