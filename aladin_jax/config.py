@@ -138,7 +138,7 @@ class Eval:
     image_keys: str
     num_folds: Natural
     fold_size: Count
-    batch_size: Count
+    batch_size: Count | None
 
 
 @dataclasses.dataclass(frozen=True)

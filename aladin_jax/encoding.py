@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 from jax.typing import DTypeLike
+from jaxtyping import Float
 from tqdm import tqdm
 
 from aladin_jax import sharding
@@ -20,8 +21,9 @@ from aladin_jax.data.tokenization import CaptionTokenizer
 from aladin_jax.lookahead import look_ahead
 from aladin_jax.models.aladin import Aladin, Batch, Params
 from aladin_jax.models.packing import tokens_per_group
-from aladin_jax.scores.ragged import Packed, concatenate, pack
-from aladin_jax.scores.similarity import region_side, word_side
+from aladin_jax.scores.all_pairs import all_alignment_scores
+from aladin_jax.scores.ragged import Packed, concatenate, pack, unit_regions, unit_words
+from aladin_jax.scores.similarity import Measure, Pooling, matching_scores
 
 
 class Encoded(NamedTuple):
@@ -36,6 +38,25 @@ class Encoded(NamedTuple):
     parts: Packed
 
 
+class Scores(NamedTuple):
+    """All pairs' scores by both heads, higher is better; what `recall.retrieval_report` takes.
+
+    Attributes:
+        matching: one vector a side.
+        alignment: regions against words.
+    """
+
+    matching: Float[np.ndarray, "i c"]
+    alignment: Float[np.ndarray, "i c"]
+
+
+def score_pairs(images: Encoded, texts: Encoded, *, pooling: Pooling, measure: Measure, dtype: DTypeLike) -> Scores:
+    """Scores all pairs with both heads; regions and words are compared in `dtype`, scores are float32 either way."""
+    matching = matching_scores(jnp.asarray(images.vectors), jnp.asarray(texts.vectors), measure=measure)
+    alignment = all_alignment_scores(images.parts, texts.parts, pooling=pooling, dtype=dtype)
+    return Scores(np.asarray(matching), alignment)
+
+
 class Encoder:
     """Encodes with any parameters of one model; compiled at the first batch, once for all parameters."""
 
@@ -45,7 +66,7 @@ class Encoder:
         tokenizer: CaptionTokenizer,
         *,
         max_regions: int,
-        batch_size: int,
+        batch_size: int | None = None,
         mesh: Mesh,
         dtype: DTypeLike = jnp.float32,
     ):
@@ -55,10 +76,12 @@ class Encoder:
             model: from `models.aladin.bind`.
             tokenizer: of the model's vocabulary.
             max_regions: regions kept of an image.
-            batch_size: images or captions encoded at once; rounded up to a multiple of the devices.
+            batch_size: images or captions of full length encoded at once; rounded up to a multiple of the devices.
+                None: 64 on CPUs, 512 for each accelerator.
             mesh: devices to use.
-            dtype: the number format that the model's dense layers compute in.
+            dtype: number format of the unit vectors that encoding gives, to be compared in.
         """
+        batch_size = default_batch_size(mesh) if batch_size is None else batch_size
         self.dtype = dtype
         self._devices = mesh.size
         self._batch_size = -(-batch_size // mesh.size) * mesh.size
@@ -69,21 +92,17 @@ class Encoder:
         @functools.partial(jax.jit, static_argnums=2, out_shardings=sharding.replicated(mesh))
         def encode_images(params: Params, batch: Batch, tokens: int) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
             out = model(params).encode_images(batch, tokens_per_group=tokens, groups=mesh.size)
-            return out.vector, region_side(out.regions, out.region_len, "always")[:2]
+            return out.vector, unit_regions(out.regions, out.region_len, dtype)
 
         @functools.partial(jax.jit, static_argnums=2, out_shardings=sharding.replicated(mesh))
         def encode_captions(params: Params, batch: Batch, tokens: int) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
             out = model(params).encode_captions(batch, tokens_per_group=tokens, groups=mesh.size)
-            return out.vector, word_side(out.tokens, out.caption_len, "always")[:2]
+            return out.vector, unit_words(out.tokens, out.caption_len, dtype)
 
         self._encode_images, self._encode_captions = encode_images, encode_captions
 
     def encode_images(self, params: Params, split: Split, images: np.ndarray) -> Encoded:
         """Encodes images of a split, in the given order; `params` are on the devices of the mesh."""
-        return _concatenate(self.iterate_images(params, split, images))
-
-    def iterate_images(self, params: Params, split: Split, images: np.ndarray) -> Iterator[Encoded]:
-        """Encodes images batch by batch, for callers that must not hold them all."""
 
         def batches() -> Iterator[_Batch]:
             for start in range(0, len(images), self._batch_size):
@@ -96,7 +115,7 @@ class Encoder:
                 )
 
         number = -(-len(images) // self._batch_size)
-        return self._encode(self._encode_images, params, batches(), number, f"{split.name} images")
+        return _concatenate(self._encode(self._encode_images, params, batches(), number, f"{split.name} images"))
 
     def encode_captions(self, params: Params, split: Split, images: np.ndarray) -> tuple[Encoded, np.ndarray]:
         """Encodes all captions of images of a split; also returns which of `images` each caption belongs to."""
@@ -132,6 +151,11 @@ class Encoder:
         for out, rows in look_ahead(computing(), 1):
             vectors, (parts, is_part) = jax.tree.map(lambda array, rows=rows: np.asarray(array)[:rows], out)
             yield Encoded(vectors, pack(parts, is_part))
+
+
+def default_batch_size(mesh: Mesh) -> int:
+    """Images encoded at once: enough to fill the devices, few enough for a CPU's caches."""
+    return 64 if mesh.devices.flat[0].platform == "cpu" else 512 * mesh.size
 
 
 class _Batch(NamedTuple):
@@ -186,6 +210,6 @@ def caption_batches(lengths: np.ndarray, most_slots: int, *, batch_size: int, de
     return batches
 
 
-def _concatenate(parts: Iterator[Encoded] | list[Encoded]) -> Encoded:
-    parts = list(parts)
+def _concatenate(batches: Iterator[Encoded]) -> Encoded:
+    parts = list(batches)
     return Encoded(np.concatenate([part.vectors for part in parts]), concatenate([part.parts for part in parts]))

@@ -24,24 +24,19 @@ import numpy as np
 import orbax.checkpoint as ocp
 from absl import logging
 from etils import epath
-from jaxtyping import Float
 
 from aladin_jax import config, model_folder, sharding
-from aladin_jax.config import Measure, Pooling, Settings
+from aladin_jax.config import Settings
 from aladin_jax.data.records import GivenRecords, Record, Split
 from aladin_jax.data.tokenization import CaptionTokenizer, check_vocabulary
-from aladin_jax.encoding import Encoded, Encoder
+from aladin_jax.encoding import Encoded, Encoder, Scores, score_pairs
 from aladin_jax.model_folder import ModelConfig
 from aladin_jax.models import aladin, bert
 from aladin_jax.models.aladin import MODEL_GROUPS, Params
-from aladin_jax.scores.all_pairs import all_alignment_scores
-from aladin_jax.scores.similarity import matching_scores
 from aladin_jax.untrusted import check_text
 
 LATEST, BEST = "checkpoints", "best"
 DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
-# Images, or captions, encoded at once: as in evaluation, so that an index has the same vectors to the last bit.
-BATCH_SIZE = 64
 
 
 class Weights(NamedTuple):
@@ -158,25 +153,6 @@ def kernels_for(choice: config.Kernels, dtype: config.DType) -> bert.Kernels:
     return choice
 
 
-class Scores(NamedTuple):
-    """All pairs' scores by both heads, higher is better; what `recall.retrieval_report` takes.
-
-    Attributes:
-        matching: one vector a side.
-        alignment: regions against words.
-    """
-
-    matching: Float[np.ndarray, "i c"]
-    alignment: Float[np.ndarray, "i c"]
-
-
-def score_pairs(images: Encoded, texts: Encoded, *, pooling: Pooling, measure: Measure, dtype: Any) -> Scores:
-    """Scores all pairs with both heads; regions and words are compared in `dtype`, scores are float32 either way."""
-    matching = matching_scores(jnp.asarray(images.vectors), jnp.asarray(texts.vectors), measure=measure)
-    alignment = all_alignment_scores(images.parts, texts.parts, pooling=pooling, dtype=dtype)
-    return Scores(np.asarray(matching), alignment)
-
-
 class PretrainedModel:
     """Encodes images and texts, each once, and scores all pairs with both heads.
 
@@ -286,9 +262,7 @@ class PretrainedModel:
             self.bound,
             self.tokenizer,
             max_regions=self.settings.max_regions,
-            batch_size=BATCH_SIZE,
-            mesh=self._mesh,
-            dtype=DTYPES[self.settings.dtype],
+            mesh=self._mesh,  # batches as evaluation's, so recalls are equal to the last rank
         )
 
     @functools.cached_property

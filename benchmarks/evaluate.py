@@ -1,45 +1,52 @@
 """Evaluation of both heads against the original's pipeline: reading, encoding, scoring and ranking.
 
     python -m benchmarks.evaluate
+    python -m benchmarks.evaluate --synthetic --images 5000 --dtype bfloat16
 
 The original encodes an image once per caption, padded, and scores every pair once per direction. Its parts are timed on
-few images and scaled up to `--images`; so are ours, and with `--whole` ours also run on that many.
+few images and scaled up to `--images`; so are ours, and with `--whole` ours also run on that many. With `--synthetic`,
+ours alone runs whole on records made up in memory, and needs neither data set tools nor PyTorch.
 """
 
 from __future__ import annotations
 
 import argparse
+import functools
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-import torch
-from torch.utils.data import DataLoader
+from etils import epy
 
 from aladin_jax import sharding
 from aladin_jax.data.records import Split, open_dataset
 from aladin_jax.data.tokenization import CaptionTokenizer
 from aladin_jax.encoding import Encoder
 from aladin_jax.evaluation.recall import retrieval_report
-from aladin_jax.evaluation.report import score_split
+from aladin_jax.evaluation.scores import score_split
 from aladin_jax.models import aladin
 from aladin_jax.models.backbone import BackboneConfig
 from aladin_jax.models.matching_head import MatchingHeadConfig
 from aladin_jax.scores.all_pairs import all_alignment_scores
 from aladin_jax.scores.similarity import matching_scores
-from benchmarks import torch_baseline, workload
+from benchmarks import workload
 from benchmarks.interleaved import ratios, significant, spread, time_in_turns
+from benchmarks.made_up_split import MadeUpSplit
 from benchmarks.report import print_report
-from benchmarks.tsv_baseline import TsvPairs
-from benchmarks.vinvl_folder import SPLIT, write_vinvl_folder
-from convert.dataset import coco_ir
+
+with epy.lazy_imports():  # of the comparison alone
+    import torch
+
+    from benchmarks import torch_baseline, tsv_baseline, vinvl_folder
+    from convert.dataset import coco_ir
 
 BASELINE_BATCH_SIZE = 32
+T = TypeVar("T")
 
 
 class Ours(NamedTuple):
@@ -68,13 +75,13 @@ class Original(NamedTuple):
     """The original's pipeline over the TSV files."""
 
     model: torch_baseline.BaselineModel
-    pairs: TsvPairs
+    pairs: tsv_baseline.TsvPairs
 
     def encode(self) -> torch_baseline.Outputs:
         """Reads and encodes (image, caption) pairs; regions and tokens are padded for evaluation."""
         parts = []
         with torch.no_grad():
-            for batch in DataLoader(self.pairs, BASELINE_BATCH_SIZE):
+            for batch in torch.utils.data.DataLoader(self.pairs, BASELINE_BATCH_SIZE):
                 out = self.model(batch)
                 parts.append(
                     out._replace(
@@ -89,50 +96,100 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Measures, and prints a JSON line last."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--images", type=int, default=1000, help="that times are scaled to, 5 captions each")
+    parser.add_argument("--synthetic", action="store_true", help="only run ours, whole, on made-up records")
     parser.add_argument("--measured_images", type=int, default=100, help="that the parts of ours are timed on")
     parser.add_argument("--baseline_images", type=int, default=10, help="that the parts of the original are timed on")
-    parser.add_argument("--batch_size", type=int, default=50, help="of our encoder")
+    parser.add_argument("--batch_size", type=int, help="of our encoder; default: evaluation's on this device")
     parser.add_argument("--layers", type=int, default=12)
     parser.add_argument("--dtype", choices=["float32", "bfloat16"], default="float32", help="of our dense layers")
     parser.add_argument("--runs", type=int, default=5)
     parser.add_argument("--whole", action="store_true", help="also run all of ours on all images")
     args = parser.parse_args(arguments)
     backbone, head = BackboneConfig(num_hidden_layers=args.layers), MatchingHeadConfig()
-    dtype = np.dtype(args.dtype)  # "bfloat16" is a NumPy type once JAX is imported
+    lengths = {
+        name: getattr(args, name) for name in ("images", "measured_images", "baseline_images", "layers", "dtype")
+    }
+    lengths["captions_per_image"] = workload.CAPTIONS_PER_IMAGE
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
+        if args.synthetic:
+            workload.write_vocabulary(folder / "vocab.txt")
+            encoder, params = make_encoder(backbone, head, folder / "vocab.txt", args.batch_size, args.dtype)
+            split = MadeUpSplit(np.random.default_rng(0), args.images)
+            runs = [whole_by_phases(encoder, params, split, f"run {run + 1}") for run in range(args.runs)]
+            print_report("evaluate_synthetic", lengths, {"seconds": runs})
+            return
         rng = np.random.default_rng(0)
         (folder / "small").mkdir()
-        small = write_vinvl_folder(folder / "small", rng, args.baseline_images)
+        small = vinvl_folder.write_vinvl_folder(folder / "small", rng, args.baseline_images)
         (folder / "large").mkdir()
-        large = write_vinvl_folder(folder / "large", rng, args.images if args.whole else args.measured_images)
+        images = args.images if args.whole else args.measured_images
+        large = vinvl_folder.write_vinvl_folder(folder / "large", rng, images)
         coco_ir.prepare(large.captions, large.features, folder / "prepared")
-        tokenizer = CaptionTokenizer(
-            large.vocabulary, max_caption_len=workload.MAX_CAPTION_LEN, max_labels_len=workload.MAX_LABELS_LEN
-        )
-        mesh = sharding.make_mesh(devices=jax.devices()[:1])
-        encoder = Encoder(
-            aladin.bind(backbone, head, dtype=dtype),
-            tokenizer,
-            max_regions=workload.MAX_REGIONS,
-            batch_size=args.batch_size,
-            mesh=mesh,
-            dtype=dtype,
-        )
-        params = jax.device_put(aladin.init_params(backbone, head, seed=0), sharding.replicated(mesh))
-        split = Split(open_dataset(folder / "prepared"), SPLIT)
+        encoder, params = make_encoder(backbone, head, large.vocabulary, args.batch_size, args.dtype)
+        split = Split(open_dataset(folder / "prepared"), vinvl_folder.SPLIT)
         ours = Ours(encoder, params, split, np.arange(args.measured_images))
         torch.manual_seed(0)
-        original = Original(torch_baseline.BaselineModel(backbone, head).eval(), TsvPairs(small, tokenizer))
+        tokenizer = make_tokenizer(large.vocabulary)
+        original = Original(
+            torch_baseline.BaselineModel(backbone, head).eval(), tsv_baseline.TsvPairs(small, tokenizer)
+        )
         results = compare(original, ours, args.images, args.runs)
         if args.whole:
             started = time.perf_counter()
             ours._replace(images=np.arange(args.images)).whole()
             results["whole_seconds"] = significant(time.perf_counter() - started)
-    lengths = {
-        name: getattr(args, name) for name in ("images", "measured_images", "baseline_images", "layers", "dtype")
-    }
-    print_report("evaluate", {**lengths, "captions_per_image": workload.CAPTIONS_PER_IMAGE}, results)
+    print_report("evaluate", lengths, results)
+
+
+def make_tokenizer(vocabulary: Path) -> CaptionTokenizer:
+    """A tokenizer with the original's lengths."""
+    return CaptionTokenizer(
+        vocabulary, max_caption_len=workload.MAX_CAPTION_LEN, max_labels_len=workload.MAX_LABELS_LEN
+    )
+
+
+def make_encoder(
+    backbone: BackboneConfig, head: MatchingHeadConfig, vocabulary: Path, batch_size: int | None, dtype: str
+) -> tuple[Encoder, aladin.Params]:
+    """An encoder on one device, and random parameters for it."""
+    mesh = sharding.make_mesh(devices=jax.devices()[:1])
+    number_format = np.dtype(dtype)  # "bfloat16" is a NumPy type once JAX is imported
+    encoder = Encoder(
+        aladin.bind(backbone, head, dtype=number_format),
+        make_tokenizer(vocabulary),
+        max_regions=workload.MAX_REGIONS,
+        batch_size=batch_size,
+        mesh=mesh,
+        dtype=number_format,
+    )
+    return encoder, jax.device_put(aladin.init_params(backbone, head, seed=0), sharding.replicated(mesh))
+
+
+def whole_by_phases(encoder: Encoder, params: aladin.Params, split: Any, label: str) -> dict[str, float]:
+    """What `evaluation.scores.score_split` and the reports do, phase by phase; prints the seconds of each at once."""
+    seconds: dict[str, float] = {}
+
+    def timed(phase: str, work: Callable[[], T]) -> T:
+        started = time.perf_counter()
+        done = work()
+        seconds[phase] = significant(time.perf_counter() - started)
+        print(f"{label}: {phase} {seconds[phase]} s", flush=True)
+        return done
+
+    everything = np.arange(split.num_images)
+    images = timed("images encoded", lambda: encoder.encode_images(params, split, everything))
+    captions, image_of_caption = timed("captions encoded", lambda: encoder.encode_captions(params, split, everything))
+    vectors = images.vectors, captions.vectors
+    matching = timed("matching scores", lambda: np.asarray(matching_scores(*map(jnp.asarray, vectors))))
+    alignment = timed(
+        "alignment scores", lambda: all_alignment_scores(images.parts, captions.parts, dtype=encoder.dtype)
+    )
+    for head, scores in (("matching", matching), ("alignment", alignment)):
+        timed(f"{head} recalls", functools.partial(retrieval_report, scores, image_of_caption))
+    seconds["whole"] = significant(sum(seconds.values()))
+    print(f"{label}: whole {seconds['whole']} s", flush=True)
+    return seconds
 
 
 def compare(original: Original, ours: Ours, images: int, runs: int) -> dict[str, Any]:

@@ -8,7 +8,7 @@ tests/benchmarks/test_torch_baseline.py.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -16,7 +16,10 @@ from torch.nn import functional as F
 
 from aladin_jax.models.backbone import BackboneConfig
 from aladin_jax.models.matching_head import MatchingHeadConfig
-from benchmarks.torch_bert import Bert, SelfAttention
+from benchmarks.torch_bert import Bert
+
+LossesOf = Callable[[Any], dict[str, Tensor]]
+Step = Callable[[Any], tuple[dict[str, Tensor], Tensor]]
 
 EVALUATION_LENGTH = 71
 MARGIN, GRAD_CLIP, LISTNET_TEMPERATURE = 0.2, 2.0, 6.0
@@ -130,7 +133,7 @@ class BaselineModel(nn.Module):
     def encode_images(self, batch: Mapping[str, Tensor]) -> Tensor:
         """Outputs at regions."""
         ids, features = batch["label_ids"], batch["region_features"]
-        real_tags, real_regions = _real(batch["label_len"], ids), _real(batch["region_len"], features)
+        real_tags, real_regions = real_positions(batch["label_len"], ids), real_positions(batch["region_len"], features)
         token_type = real_tags.clone()
         token_type[:, 0] = 0
         out = self.bert(ids, token_type, torch.cat([real_tags, real_regions], dim=1), features)
@@ -139,54 +142,42 @@ class BaselineModel(nn.Module):
     def encode_captions(self, batch: Mapping[str, Tensor]) -> Tensor:
         """Outputs at all tokens."""
         ids = batch["caption_ids"]
-        return self.bert(ids, torch.zeros_like(ids), _real(batch["caption_len"], ids))
+        return self.bert(ids, torch.zeros_like(ids), real_positions(batch["caption_len"], ids))
 
     def vector(self, x: Tensor, lengths: Tensor) -> Tensor:
         """The matching head's unit vector."""
-        padding = _real(lengths, x) == 0
+        padding = real_positions(lengths, x) == 0
         return F.normalize(self.final_projection_net(x.transpose(0, 1), src_key_padding_mask=padding)[0], dim=1)
 
 
-def _real(lengths: Tensor, padded: Tensor) -> Tensor:
+def real_positions(lengths: Tensor, padded: Tensor) -> Tensor:
+    """1 at real positions [b, s] of a padded array, else 0."""
     return (torch.arange(padded.shape[1], device=lengths.device)[None] < lengths[:, None]).long()
 
 
-def compile_model(model: BaselineModel) -> Callable[[Mapping[str, Tensor]], Outputs]:
-    """The best that PyTorch does with the same model: fused attention, compiled, dense layers in bfloat16."""
-    for module in model.modules():
-        if isinstance(module, SelfAttention):
-            module.fused = True
-    compiled = torch.compile(model)
-    device = next(model.parameters()).device.type
+def original_losses(model: BaselineModel) -> LossesOf:
+    """Alignment hinge and distillation of a batch."""
 
-    def forward(batch: Mapping[str, Tensor]) -> Outputs:
-        with torch.autocast(device, torch.bfloat16):
-            out = compiled(batch)
-        return Outputs(*(x.float() if x.is_floating_point() else x for x in out))
-
-    return forward
-
-
-def make_step(
-    model: BaselineModel, learning_rate: float, forward: Callable[[Mapping[str, Tensor]], Outputs] | None = None
-) -> Callable[[Mapping[str, Tensor]], tuple[dict[str, Tensor], Tensor]]:
-    """A training step of alignment hinge plus distillation: -> (losses by name, gradient norm before clipping).
-
-    `forward` is the model itself unless given, as by `compile_model`.
-    """
-    forward = forward or model
-    optimizer = torch.optim.Adam(model.parameters(), learning_rate)
-
-    def step(batch: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], Tensor]:
-        optimizer.zero_grad()
-        out = forward(batch)
+    def losses_of(batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        out = model(batch)
         alignment = alignment_scores(out.regions, out.region_len, out.tokens, out.caption_len)
-        losses = {
+        return {
             "alignment": hinge_triplet(alignment),
             "distillation": listnet(alignment, out.image_vector @ out.caption_vector.T),
         }
+
+    return losses_of
+
+
+def make_step(losses_of: LossesOf, optimizer: torch.optim.Optimizer) -> Step:
+    """A training step of the sum of losses, behind the clip: -> (losses by name, gradient norm before clipping)."""
+    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+
+    def step(batch: Any) -> tuple[dict[str, Tensor], Tensor]:
+        optimizer.zero_grad()
+        losses = losses_of(batch)
         torch.stack(list(losses.values())).sum().backward()
-        norm = nn.utils.clip_grad_norm_(model.parameters(), GRAD_CLIP)
+        norm = nn.utils.clip_grad_norm_(parameters, GRAD_CLIP)
         optimizer.step()
         return {name: loss.detach() for name, loss in losses.items()}, norm
 

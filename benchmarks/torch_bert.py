@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
@@ -10,9 +11,26 @@ from torch.nn import functional as F
 
 from aladin_jax.models.backbone import BackboneConfig
 
+Attend = Callable[[Tensor, Tensor, Tensor, float], Tensor]
+
+
+def attend_within(real: Tensor) -> Attend:
+    """The original's attention, written out: [b, s, heads, d / heads] queries, keys and values, and dropout's rate.
+
+    `real` [b, s] is 1 at real positions; padding gets -10000 before the softmax.
+    """
+
+    def attend(q: Tensor, k: Tensor, v: Tensor, rate: float) -> Tensor:
+        q, k, v = q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2)
+        mask = (1.0 - real[:, None, None, :].to(q.dtype)) * -10000.0
+        weights = F.softmax(torch.matmul(q, k.transpose(-1, -2)) / math.sqrt(q.shape[-1]) + mask, dim=-1)
+        return torch.matmul(F.dropout(weights, rate), v).transpose(1, 2)
+
+    return attend
+
 
 class SelfAttention(nn.Module):
-    """BERT's, with an additive mask."""
+    """BERT's; how queries meet keys is given."""
 
     def __init__(self, config: BackboneConfig):
         """Three projections of the hidden size."""
@@ -21,22 +39,11 @@ class SelfAttention(nn.Module):
         self.query, self.key, self.value = nn.Linear(d, d), nn.Linear(d, d), nn.Linear(d, d)
         self.dropout = nn.Dropout(config.attention_probs_dropout_prob)
         self.num_heads = config.num_attention_heads
-        self.fused = False  # by PyTorch's own kernel
 
-    def forward(self, x: Tensor, mask: Tensor) -> Tensor:
-        """Attends within [b, s, d]; `mask` is added to the logits."""
-
-        def heads(y: Tensor) -> Tensor:
-            return y.view(*y.shape[:2], self.num_heads, -1).permute(0, 2, 1, 3)
-
-        q, k, v = heads(self.query(x)), heads(self.key(x)), heads(self.value(x))
-        if self.fused:
-            rate = self.dropout.p if self.training else 0.0
-            context = F.scaled_dot_product_attention(q, k, v, attn_mask=mask.to(q.dtype), dropout_p=rate)
-            return context.permute(0, 2, 1, 3).reshape(x.shape)
-        weights = F.softmax(torch.matmul(q, k.transpose(-1, -2)) / math.sqrt(q.shape[-1]) + mask, dim=-1)
-        context = torch.matmul(self.dropout(weights), v)
-        return context.permute(0, 2, 1, 3).reshape(x.shape)
+    def forward(self, x: Tensor, attend: Attend) -> Tensor:
+        """Attends among the vectors [..., d] as `attend` does."""
+        q, k, v = (project(x).unflatten(-1, (self.num_heads, -1)) for project in (self.query, self.key, self.value))
+        return attend(q, k, v, self.dropout.p if self.training else 0.0).flatten(-2)
 
 
 class ResidualOutput(nn.Module):
@@ -63,9 +70,9 @@ class Attention(nn.Module):
         self.self = SelfAttention(config)
         self.output = ResidualOutput(config.hidden_size, config)
 
-    def forward(self, x: Tensor, mask: Tensor) -> Tensor:
+    def forward(self, x: Tensor, attend: Attend) -> Tensor:
         """Applies both."""
-        return self.output(self.self(x, mask), x)
+        return self.output(self.self(x, attend), x)
 
 
 class Intermediate(nn.Module):
@@ -91,9 +98,9 @@ class Layer(nn.Module):
         self.intermediate = Intermediate(config)
         self.output = ResidualOutput(config.intermediate_size, config)
 
-    def forward(self, x: Tensor, mask: Tensor) -> Tensor:
+    def forward(self, x: Tensor, attend: Attend) -> Tensor:
         """Applies the layer."""
-        x = self.attention(x, mask)
+        x = self.attention(x, attend)
         return self.output(self.intermediate(x), x)
 
 
@@ -110,9 +117,8 @@ class Embeddings(nn.Module):
         self.LayerNorm = nn.LayerNorm(d, eps=config.layer_norm_eps)
         self.dropout = nn.Dropout(config.hidden_dropout_prob)
 
-    def forward(self, ids: Tensor, token_type: Tensor) -> Tensor:
-        """Embeds [b, s] ids."""
-        position = torch.arange(ids.shape[1], device=ids.device).expand_as(ids)
+    def forward(self, ids: Tensor, token_type: Tensor, position: Tensor) -> Tensor:
+        """Embeds ids of any shape, and types and positions of the same."""
         x = self.word_embeddings(ids) + self.position_embeddings(position) + self.token_type_embeddings(token_type)
         return self.dropout(self.LayerNorm(x))
 
@@ -125,10 +131,10 @@ class Encoder(nn.Module):
         super().__init__()
         self.layer = nn.ModuleList([Layer(config) for _ in range(config.num_hidden_layers)])
 
-    def forward(self, x: Tensor, mask: Tensor) -> Tensor:
+    def forward(self, x: Tensor, attend: Attend) -> Tensor:
         """Applies all layers."""
         for layer in self.layer:
-            x = layer(x, mask)
+            x = layer(x, attend)
         return x
 
 
@@ -144,9 +150,14 @@ class Bert(nn.Module):
         self.LayerNorm = nn.LayerNorm(config.hidden_size, eps=config.img_layer_norm_eps)
         self.dropout = nn.Dropout(config.hidden_dropout_prob)
 
-    def forward(self, ids: Tensor, token_type: Tensor, mask: Tensor, features: Tensor | None = None) -> Tensor:
-        """Encodes tokens, followed by regions where there are some; mask [b, s] is 1 at real positions."""
-        x = self.embeddings(ids, token_type)
+    def forward(self, ids: Tensor, token_type: Tensor, real: Tensor, features: Tensor | None = None) -> Tensor:
+        """Encodes tokens [b, s], followed by regions where there are some, as the original does."""
+        position = torch.arange(ids.shape[1], device=ids.device).expand_as(ids)
+        x = self.embeddings(ids, token_type, position)
         if features is not None:
-            x = torch.cat([x, self.dropout(self.LayerNorm(self.img_embedding(features)))], dim=1)
-        return self.encoder(x, (1.0 - mask[:, None, None, :].to(x.dtype)) * -10000.0)
+            x = torch.cat([x, self.embed_regions(features)], dim=1)
+        return self.encoder(x, attend_within(real))
+
+    def embed_regions(self, features: Tensor) -> Tensor:
+        """Embeds regions [..., f]."""
+        return self.dropout(self.LayerNorm(self.img_embedding(features)))

@@ -13,8 +13,6 @@ import torch
 from benchmarks import workload
 
 FEATURE_DIM = 2054
-VOCABULARY_SIZE = 30522
-SPECIAL_TOKENS = {0: "[PAD]", 100: "[UNK]", 101: "[CLS]", 102: "[SEP]", 103: "[MASK]"}
 SPLIT = "test"
 
 
@@ -29,13 +27,13 @@ class VinvlFolder(NamedTuple):
 def write_vinvl_folder(folder: Path, rng: np.random.Generator, images: int) -> VinvlFolder:
     """Writes features, detections, captions (5 an image) and a vocabulary whose every word is one piece."""
     vocabulary = folder / "vocab.txt"
-    vocabulary.write_text("".join(f"{SPECIAL_TOKENS.get(k, f'w{k}')}\n" for k in range(VOCABULARY_SIZE)))
+    workload.write_vocabulary(vocabulary)
     counts = workload.detections(rng, images)
     features, predictions = [], []
     for image, count in enumerate(counts):
         regions = rng.standard_normal((count, FEATURE_DIM), np.float32)
         features.append(b"%d\t%d\t%s\n" % (image, count, base64.b64encode(regions.tobytes())))
-        objects = [{"class": word, "rect": [0.0, 0.0, 9.0, 9.0], "conf": 0.5} for word in _words(rng, count)]
+        objects = [{"class": word, "rect": [0.0, 0.0, 9.0, 9.0], "conf": 0.5} for word in workload.words(rng, count)]
         content = json.dumps({"objects": objects, "image_h": 480, "image_w": 640})
         predictions.append(f"{image}\t{content}\n".encode())
     for name, rows in (("features", features), ("predictions", predictions)):
@@ -46,10 +44,6 @@ def write_vinvl_folder(folder: Path, rng: np.random.Generator, images: int) -> V
     captions = folder / "coco_ir"
     captions.mkdir()
     lengths = workload.caption_lengths(rng, images * workload.CAPTIONS_PER_IMAGE).reshape(images, -1)
-    texts = {image: [" ".join(_words(rng, n - 2)) for n in row] for image, row in enumerate(lengths)}
+    texts = {image: [" ".join(workload.words(rng, n - 2)) for n in row] for image, row in enumerate(lengths)}
     torch.save(texts, captions / f"{SPLIT}_captions.pt")
     return VinvlFolder(folder / "features.tsv", captions, vocabulary)
-
-
-def _words(rng: np.random.Generator, n: int) -> list[str]:
-    return [f"w{k}" for k in rng.integers(200, VOCABULARY_SIZE, n)]

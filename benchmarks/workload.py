@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 from jaxtyping import Float, Int
 
-from aladin_jax.scores.all_pairs import Packed
+from aladin_jax.scores.ragged import Packed
 
 MAX_CAPTION_LEN, MAX_LABELS_LEN, MAX_REGIONS = 50, 50, 34
 CAPTIONS_PER_IMAGE = 5
 HIDDEN_SIZE = 768
+VOCABULARY_SIZE = 30522
+SPECIAL_TOKENS = {0: "[PAD]", 100: "[UNK]", 101: "[CLS]", 102: "[SEP]", 103: "[MASK]"}
 
 
 def caption_lengths(rng: np.random.Generator, n: int) -> Int[np.ndarray, " n"]:
@@ -30,6 +34,16 @@ def region_lengths(rng: np.random.Generator, n: int) -> Int[np.ndarray, " n"]:
 def detections(rng: np.random.Generator, n: int) -> Int[np.ndarray, " n"]:
     """Regions that a detector gives for images."""
     return np.clip(np.round(rng.normal(44, 12, n)), 10, 100).astype(np.int32)
+
+
+def words(rng: np.random.Generator, n: int) -> list[str]:
+    """Words of `write_vocabulary`."""
+    return [f"w{k}" for k in rng.integers(200, VOCABULARY_SIZE, n)]
+
+
+def write_vocabulary(path: Path) -> None:
+    """A vocabulary of BERT's size whose every word is one piece."""
+    path.write_text("".join(f"{SPECIAL_TOKENS.get(k, f'w{k}')}\n" for k in range(VOCABULARY_SIZE)))
 
 
 def unit_vectors(rng: np.random.Generator, *shape: int) -> Float[np.ndarray, ...]:

@@ -5,17 +5,18 @@ import functools
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple, cast
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
-import tensorflow_datasets as tfds
 from jaxtyping import Float, Int64
 
+from aladin_jax.data.dataset import PREPARE_AGAIN, Dataset
 from aladin_jax.errors import DataError, shown
 from aladin_jax.untrusted import check_image_id, check_text, decode, parse_json, read_text, require_file
 
-_AGAIN = "prepare it again with python -m convert.coco_ir"
-_FEATURES = ("id", "regions", "tags", "captions")
+if TYPE_CHECKING:
+    import tensorflow_datasets as tfds
+
 _SHOWN = 5  # how many offenders an error lists
 _MAX_DESCRIPTION_BYTES = 1 << 20
 _CLASSES = tuple(
@@ -61,7 +62,7 @@ class Split:
     first_pairs: Int64[np.ndarray, "i+1"]
     feature_dim: int
 
-    def __init__(self, dataset: tfds.core.DatasetBuilder, name: str, feature_dim: int | None = None):
+    def __init__(self, dataset: Dataset, name: str, feature_dim: int | None = None):
         """Opens a split.
 
         Args:
@@ -72,12 +73,11 @@ class Split:
         Raises:
             DataError: no such split, metadata that is missing or disagrees with the records, another `feature_dim`.
         """
-        info = dataset.info
-        directory = Path(dataset.data_path)
+        directory = dataset.folder
         self.directory, self.name = directory, name
-        if name not in info.splits:
-            raise DataError(f"no split {name!r}", f"there are {', '.join(sorted(info.splits))}", path=directory)
-        about = _split_metadata(directory, info, name)
+        if name not in dataset.splits:
+            raise DataError(f"no split {name!r}", f"there are {', '.join(sorted(dataset.splits))}", path=directory)
+        about = _split_metadata(dataset, name)
         self.ids = about["ids"]
         self.caption_counts = about["caption_counts"]
         self.first_pairs = np.concatenate([[0], np.cumsum(self.caption_counts)])
@@ -89,23 +89,11 @@ class Split:
                 f"{self.feature_dim}",
                 path=directory,
             )
-        # Only these are decoded: a record may also hold the picture, which costs more than all the rest. (What
-        # tfds.decode.PartialDecoding does too, but it imports TensorFlow: 4 s, and the accelerator's memory.)
-        described = cast(Any, info.features)
-        missing = [feature for feature in _FEATURES if feature not in described]
-        if missing:
-            raise DataError(f"its records have no {', '.join(missing)}", _AGAIN, path=directory)
-        self._features = tfds.features.FeaturesDict({feature: described[feature] for feature in _FEATURES})
-        raw = tfds.decode.DeserializeMethod.RAW_BYTES
-        try:
-            self._source = cast(Any, dataset).as_data_source(name, deserialize_method=raw)  # whose types are hidden
-        except Exception as error:  # as in `read`: a file that is missing, or a damaged name for it
-            problem = f"the records of {name} cannot be opened ({_first_line(error)})"
-            raise DataError(problem, _AGAIN, path=directory) from error
+        self._dataset, self._source = dataset, dataset.source(name)
         if len(self._source) != len(self.ids):
             raise DataError(
                 f"{len(self._source)} records in {name}, metadata.json lists {len(self.ids)}",
-                _AGAIN,
+                PREPARE_AGAIN,
                 path=directory,
             )
 
@@ -139,27 +127,21 @@ class Split:
             DataError: the record is not what the metadata says, or has no region.
         """
         try:
-            fields: Any = self._features.deserialize_example_np(self._source[index])
-        except Exception as error:  # damaged files end in errors of many kinds, as in `open_dataset`
+            record = Record(*self._dataset.fields(self._source[index]))
+        except Exception as error:  # damaged files end in errors of many kinds
             problem = f"{self.name} record {index} cannot be read ({_first_line(error)})"
-            raise DataError(problem, _AGAIN, path=self.directory, image=self.ids[index]) from error
-        record = Record(
-            _text(fields["id"]),
-            fields["regions"],
-            [_text(tag) for tag in fields["tags"]],
-            [_text(caption) for caption in fields["captions"]],
-        )
+            raise DataError(problem, PREPARE_AGAIN, path=self.directory, image=self.ids[index]) from error
         found = (record.id, len(record.captions), record.regions.shape[-1])
         expected = (self.ids[index], int(self.caption_counts[index]), self.feature_dim)
         where = f"{self.name} record {index}"
         if found != expected:
             raise DataError(
                 f"{where} has (id, captions, features) {found}, metadata.json says {expected}",
-                _AGAIN,
+                PREPARE_AGAIN,
                 path=self.directory,
             )
         if not len(record.regions):
-            raise DataError(f"{where} has no region", _AGAIN, path=self.directory, image=record.id)
+            raise DataError(f"{where} has no region", PREPARE_AGAIN, path=self.directory, image=record.id)
         return record
 
     def select(self, image_ids: Sequence[str]) -> Int64[np.ndarray, "i"]:
@@ -228,7 +210,7 @@ def _check_record(record: object, feature_dim: int, name: str) -> None:
 class Splits(Mapping[str, Split]):
     """The splits of a data set by name, each opened when it is asked for."""
 
-    def __init__(self, dataset: tfds.core.DatasetBuilder):
+    def __init__(self, dataset: Dataset):
         self._dataset = dataset
 
     def __getitem__(self, name: str) -> Split:
@@ -240,13 +222,13 @@ class Splits(Mapping[str, Split]):
         return Split(self._dataset, name)
 
     def __contains__(self, name: object) -> bool:
-        return name in self._dataset.info.splits
+        return name in self._dataset.splits
 
     def __iter__(self) -> Iterator[str]:
-        return iter(self._dataset.info.splits)
+        return iter(self._dataset.splits)
 
     def __len__(self) -> int:
-        return len(self._dataset.info.splits)
+        return len(self._dataset.splits)
 
 
 def open_splits(path: str | Path) -> Splits:
@@ -284,7 +266,7 @@ def read_image_keys(path: str | os.PathLike[str]) -> list[str]:
     return list(rows)
 
 
-def open_dataset(data_dir: str | Path) -> tfds.core.DatasetBuilder:
+def open_dataset(data_dir: str | Path) -> Dataset:
     """Opens the one prepared data set at or below a folder, for reading.
 
     Args:
@@ -308,23 +290,23 @@ def open_dataset(data_dir: str | Path) -> tfds.core.DatasetBuilder:
         raise DataError("no prepared data set here", "python -m convert.coco_ir makes one", path=root)
     if len(found) > 1:
         raise DataError(f"{len(found)} data sets", f"name one of {_list([str(path) for path in found])}", path=root)
-    dataset = open_version(found[0])
-    if dataset.info.file_format is not tfds.core.FileFormat.ARRAY_RECORD:
-        raise DataError("not stored as ArrayRecord", _AGAIN, path=found[0])
-    return dataset
+    _require_known_classes(found[0])
+    return Dataset(found[0])
 
 
-def open_version(folder: Path) -> tfds.core.DatasetBuilder:
-    """Opens a data set's version folder, once it is known that TFDS will import nothing that the data set names.
+def open_version(folder: Path) -> "tfds.core.DatasetBuilder":
+    """Opens a version folder with TFDS, once it is known that it will import nothing that the data set names.
 
     Raises:
         DataError: it names other feature classes than those of the builders here, or is damaged.
     """
+    import tensorflow_datasets as tfds
+
     _require_known_classes(folder)
     try:
         return tfds.builder_from_directory(str(folder))
     except Exception as error:  # a damaged description ends in errors of many kinds, protobuf's among them
-        raise DataError(f"cannot be opened ({_first_line(error)})", _AGAIN, path=folder) from error
+        raise DataError(f"cannot be opened ({_first_line(error)})", PREPARE_AGAIN, path=folder) from error
 
 
 def _require_known_classes(folder: Path) -> None:
@@ -346,7 +328,7 @@ def _require_known_classes(folder: Path) -> None:
             if name not in _CLASSES or _REFUSED_KEYS & value.keys():
                 found = next((key for key in value if key in _REFUSED_KEYS), "pythonClassName")
                 problem = f"{found} is {shown(value[found])}, which is not of the features that data sets have here"
-                raise DataError(problem, _AGAIN, path=file)
+                raise DataError(problem, PREPARE_AGAIN, path=file)
             todo += value.values()
         elif isinstance(value, list):
             todo += value
@@ -356,10 +338,10 @@ def _reopen(directory: Path, name: str) -> Split:
     return Split(open_dataset(directory), name)
 
 
-def _split_metadata(directory: Path, info: tfds.core.DatasetInfo, name: str) -> dict[str, Any]:
+def _split_metadata(dataset: Dataset, name: str) -> dict[str, Any]:
     """The ids, caption counts and feature width that a builder recorded for a split."""
+    directory, metadata = dataset.folder, dataset.metadata
     try:
-        metadata = dict(info.metadata or {})
         about = metadata["splits"][name]
         about = {
             "ids": list(about["ids"]),
@@ -368,18 +350,14 @@ def _split_metadata(directory: Path, info: tfds.core.DatasetInfo, name: str) -> 
         }
     except (KeyError, TypeError, ValueError, OverflowError, RecursionError) as error:  # not JSON, or of other values
         problem = f"metadata.json does not describe split {name!r} ({type(error).__name__}: {_first_line(error)[:120]})"
-        raise DataError(problem, _AGAIN, path=directory) from error
+        raise DataError(problem, PREPARE_AGAIN, path=directory) from error
     if len(about["ids"]) != len(about["caption_counts"]):
         raise DataError(
             f"metadata.json has {len(about['ids'])} ids but {len(about['caption_counts'])} caption counts for {name}",
-            _AGAIN,
+            PREPARE_AGAIN,
             path=directory,
         )
     return about
-
-
-def _text(value: bytes | str) -> str:
-    return value.decode() if isinstance(value, bytes) else value
 
 
 def _first_line(error: Exception) -> str:

@@ -82,6 +82,7 @@ class CaptionTokenizer:
         vocabulary = read_vocabulary(vocab_file)
         self.vocab_file = Path(vocab_file)
         self.vocab_size = len(vocabulary)
+        self.max_caption_len, self.max_labels_len = max_caption_len, max_labels_len
         self._captions = _tokenizer(vocabulary, CLS, max_caption_len)
         # A quirk of the original: the tags' first position holds [UNK], where one expects [CLS]
         # (test_tokenization.py, against golden/e2e/examples.npz).

@@ -5,7 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 
 import jax
-import numpy as np
 from absl import logging
 
 from aladin_jax import sharding
@@ -13,18 +12,17 @@ from aladin_jax.config import Config, Measure, Pooling
 from aladin_jax.data.records import Split, open_dataset, read_image_keys
 from aladin_jax.encoding import Encoder
 from aladin_jax.evaluation import recall, table
+from aladin_jax.evaluation.scores import score_split
 from aladin_jax.files import make_folder
 from aladin_jax.models import aladin
 from aladin_jax.models.aladin import Params
 from aladin_jax.pretrained import (
     DTYPES,
-    Scores,
     enable_compilation_cache,
     is_trained,
     kernels_for,
     make_tokenizer,
     read_weights,
-    score_pairs,
 )
 
 
@@ -83,32 +81,3 @@ def report_split(encoder: Encoder, split: Split, pooling: Pooling, measure: Meas
     """Both heads' recalls on a whole split, under its name."""
     scores, image_of_caption = score_split(encoder, params, split, pooling=pooling, measure=measure)
     return {split.name: {head: recall.retrieval_report(s, image_of_caption) for head, s in scores._asdict().items()}}
-
-
-def score_split(
-    encoder: Encoder,
-    params: Params,
-    split: Split,
-    images: np.ndarray | None = None,
-    *,
-    pooling: Pooling = "MrSw",
-    measure: Measure = "dot",
-) -> tuple[Scores, np.ndarray]:
-    """Scores all pairs of images and of their captions with both heads.
-
-    Args:
-        encoder: of the model; regions and words are compared in its number format, scores are float32 either way.
-        params: on the devices.
-        split: where the images are.
-        images: records to take, in order; None for all.
-        pooling: of alignment scores.
-        measure: of matching scores.
-
-    Returns:
-        The scores [i, c], and the image (position in `images`) of every caption.
-    """
-    images = np.arange(split.num_images) if images is None else images
-    encoded_images = encoder.encode_images(params, split, images)
-    captions, image_of_caption = encoder.encode_captions(params, split, images)
-    scores = score_pairs(encoded_images, captions, pooling=pooling, measure=measure, dtype=encoder.dtype)
-    return scores, image_of_caption

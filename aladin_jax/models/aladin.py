@@ -12,6 +12,7 @@ from jax.sharding import Mesh
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Int
 
+from aladin_jax import precision
 from aladin_jax.models.backbone import Backbone, BackboneConfig, positions_within
 from aladin_jax.models.bert import Kernels, Stream, split_layer_keys
 from aladin_jax.models.matching_head import MatchingHead, MatchingHeadConfig
@@ -23,7 +24,10 @@ MODEL_GROUPS = ("backbone", "matching_head")  # of the parameters; losses have o
 
 
 class ImageEmbeddings(NamedTuple):
-    """What is known of images: `vector` for the matching head, `regions` (with position 0) for the alignment head."""
+    """What is known of images: `vector` for the matching head, `regions` (with position 0) for the alignment head.
+
+    The vector is float32, the regions are in the format that the model computes in.
+    """
 
     vector: Float[Array, "i d"]
     regions: Float[Array, "i r d"]
@@ -31,7 +35,10 @@ class ImageEmbeddings(NamedTuple):
 
 
 class CaptionEmbeddings(NamedTuple):
-    """What is known of captions: `vector` for the matching head, `tokens` (all positions) for the alignment head."""
+    """What is known of captions: `vector` for the matching head, `tokens` (all positions) for the alignment head.
+
+    The vector is float32, the tokens are in the format that the model computes in.
+    """
 
     vector: Float[Array, "c d"]
     tokens: Float[Array, "c w d"]
@@ -88,8 +95,8 @@ class Aladin(nnx.Module):
             groups=groups,
         )
         return (
-            ImageEmbeddings(image_vector, regions.astype(jnp.float32), batch["region_len"]),
-            CaptionEmbeddings(caption_vector, tokens.astype(jnp.float32), batch["caption_len"]),
+            ImageEmbeddings(image_vector, regions, batch["region_len"]),
+            CaptionEmbeddings(caption_vector, tokens, batch["caption_len"]),
         )
 
     def encode_images(self, batch: Batch, *, tokens_per_group: int | None = None, groups: int = 1) -> ImageEmbeddings:
@@ -99,7 +106,7 @@ class Aladin(nnx.Module):
         regions = _regions(out, batch)
         streams = [_stream(regions, batch["region_len"])]
         [vector] = self.matching_head(streams, None, tokens_per_group=tokens_per_group, groups=groups)
-        return ImageEmbeddings(vector, regions.astype(jnp.float32), batch["region_len"])
+        return ImageEmbeddings(vector, regions, batch["region_len"])
 
     def encode_captions(
         self, batch: Batch, *, tokens_per_group: int | None = None, groups: int = 1
@@ -109,7 +116,7 @@ class Aladin(nnx.Module):
         [tokens] = self.backbone.encode([stream], keys=None, tokens_per_group=tokens_per_group, groups=groups)
         streams = [_stream(tokens, batch["caption_len"])]
         [vector] = self.matching_head(streams, None, tokens_per_group=tokens_per_group, groups=groups)
-        return CaptionEmbeddings(vector, tokens.astype(jnp.float32), batch["caption_len"])
+        return CaptionEmbeddings(vector, tokens, batch["caption_len"])
 
     def _embed_captions(self, batch: Batch, keys: Array | None) -> Stream:
         key = None if keys is None else keys[0]
@@ -149,8 +156,10 @@ def bind(
 ) -> Callable[[Params], Aladin]:
     """Returns a function from parameters to a model, which takes its own groups of them.
 
-    The module tree is built once, without any arrays. `kernels` and `mesh` as in `bert.encode_streams`.
+    The module tree is built once, without any arrays. `kernels` and `mesh` as in `bert.encode_streams`. A
+    model in float32 makes the process multiply in float32.
     """
+    precision.keep_float32(dtype)
     where = {"kernels": kernels, "mesh": mesh}
     abstract = nnx.eval_shape(
         lambda: Aladin(backbone, matching_head, dtype=dtype, remat=remat, rngs=nnx.Rngs(0), **where)

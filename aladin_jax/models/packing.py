@@ -10,6 +10,7 @@ that packing moves nothing between devices.
 
 from __future__ import annotations
 
+import math
 from typing import NamedTuple
 
 import jax
@@ -73,15 +74,20 @@ def unpack(flat: Shaped[Array, "t ..."], packing: Packing, examples: int) -> Sha
 def tokens_per_group(lengths: np.ndarray, *, slots: int, groups: int, buckets: int = 16) -> int:
     """Chooses the length of the flat arrays on the host: few different ones, so that few steps are compiled.
 
+    They differ by slots * sqrt(examples) / 4, or a part of the padded size where that is less. Sums of as many lengths
+    spread as the square root, so that two or three flat lengths serve all batches, and little is computed for nothing.
+
     Args:
         lengths: [b] real tokens of each example, all streams together.
         slots: padded slots of an example.
         groups: as in `plan_packing`.
-        buckets: the fullest group is rounded up to a multiple of 1/buckets of the padded size.
+        buckets: lengths differ by no more than 1/buckets of the padded size.
     """
     per_group = lengths.reshape(groups, -1)
-    bucket = max(-(-per_group.shape[1] * slots // buckets), 1)
-    return int(-(-per_group.sum(axis=1).max() // bucket) * bucket)
+    examples = per_group.shape[1]
+    bucket = max(math.ceil(min(slots * examples**0.5 / 4, slots * examples / buckets)), 1)
+    fullest = int(per_group.sum(axis=1).max())
+    return min(-(-fullest // bucket) * bucket, slots * examples)
 
 
 @jax.vmap

@@ -12,8 +12,9 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
+from aladin_jax import precision
 from aladin_jax.models.matching_head import normalize
-from aladin_jax.scores.maxsim import maxsim
+from aladin_jax.scores.maxsim import dot, maxsim
 
 Pooling = Literal["MrSw", "MrAVGw", "MwSr", "symm", "sum", "mean", "scan-sentences"]
 Measure = Literal["dot", "cosine", "order"]
@@ -26,12 +27,12 @@ MEASURES: tuple[Measure, ...] = ("dot", "cosine", "order")
 EVALUATION_REGIONS, EVALUATION_WORDS = 70, 68
 
 
-class Side(NamedTuple):
-    """One side of an alignment: unit vectors of the regions or words that count, and which of them are real.
+class Padded(NamedTuple):
+    """Unit vectors of images' regions or captions' words that take part in alignment, padded to one length.
 
     Attributes:
         x: [n, k, d] L2-normalised.
-        real: [n, k] False at padding.
+        real: [n, k] False at padding, which stands behind what is real.
         shorter: [n] whether the original's array has padding behind this example, whose zeros floor a maximum.
         slots: length of the original's array, the divisor of the `mean` pooling.
     """
@@ -42,17 +43,17 @@ class Side(NamedTuple):
     slots: Int[Array, ""]
 
 
-def region_side(regions: Float[Array, "i r d"], region_len: Int[Array, " i"], floor: Floor) -> Side:
+def region_side(regions: Float[Array, "i r d"], region_len: Int[Array, " i"], floor: Floor) -> Padded:
     """Regions that take part in alignment: all but position 0, whose output is the matching head's."""
-    return _side(regions[:, 1:], region_len - 1, floor, EVALUATION_REGIONS)
+    return _padded(regions[:, 1:], region_len - 1, floor, EVALUATION_REGIONS)
 
 
-def word_side(tokens: Float[Array, "c w d"], caption_len: Int[Array, " c"], floor: Floor) -> Side:
+def word_side(tokens: Float[Array, "c w d"], caption_len: Int[Array, " c"], floor: Floor) -> Padded:
     """Words that take part: without `[CLS]`, `[SEP]` and, a quirk of the original, the last word piece."""
-    return _side(tokens[:, 1:-2], caption_len - 3, floor, EVALUATION_WORDS)
+    return _padded(tokens[:, 1:-2], caption_len - 3, floor, EVALUATION_WORDS)
 
 
-def _side(x: Array, length: Array, floor: Floor, evaluation_slots: int) -> Side:
+def _padded(x: Array, length: Array, floor: Floor, evaluation_slots: int) -> Padded:
     if floor not in ("batch", "always"):
         raise ValueError(f"floor is {floor!r}; choose 'batch' (training) or 'always' (evaluation)")
     longest = jnp.max(length)
@@ -60,7 +61,13 @@ def _side(x: Array, length: Array, floor: Floor, evaluation_slots: int) -> Side:
         shorter, slots = length < longest, longest
     else:
         shorter, slots = jnp.ones_like(length, bool), jnp.asarray(evaluation_slots)
-    return Side(normalize(x), jnp.arange(x.shape[1]) < length[:, None], shorter, slots)
+    unit = normalize(x.astype(jnp.float32)).astype(x.dtype)
+    return Padded(unit, jnp.arange(x.shape[1]) < length[:, None], shorter, slots)
+
+
+def as_in_evaluation(x: Float[Array, "n k d"], real: Bool[Array, "n k"], slots: int) -> Padded:
+    """Unit vectors as the original's evaluation pads them: to `EVALUATION_REGIONS` or `EVALUATION_WORDS`."""
+    return Padded(x, real, jnp.ones(len(x), bool), jnp.asarray(slots))
 
 
 def alignment_scores(
@@ -75,7 +82,8 @@ def alignment_scores(
     """Fine-grained scores of all pairs (ALADIN, section 3; values pinned by `alignment/*` of the golden data).
 
     Args:
-        regions: backbone outputs at regions, position 0 included; they are L2-normalised here.
+        regions: backbone outputs at regions, position 0 included; they are L2-normalised here. Products are computed
+            in the number format that they come in, sums in float32.
         region_len: real regions of each image.
         tokens: backbone outputs of captions, `[CLS]` and `[SEP]` included.
         caption_len: real tokens of each caption.
@@ -89,51 +97,64 @@ def alignment_scores(
         ValueError: unknown pooling or floor.
     """
     sides = region_side(regions, region_len, floor), word_side(tokens, caption_len, floor)
-    return alignment_scores_of_sides(*sides, pooling=pooling)
+    return pooled_scores(*sides, pooling=pooling)
 
 
-def alignment_scores_of_sides(images: Side, captions: Side, *, pooling: Pooling = "MrSw") -> Float[Array, "i c"]:
+def sum_of_best(images: Padded, captions: Padded) -> Float[Array, "i c"]:
+    """`S = sum_w max_r a_rw`, as the paper writes it (section 3.1): for every word its best region, summed over words.
+
+    To be read, and to be compared with: it keeps all similarities of all pairs. What runs is `maxsim.maxsim`.
+    """
+    a = region_word_similarities(images, captions)
+    best = jnp.where(images.real[:, None, :, None], a, -jnp.inf).max(axis=2)
+    best = jnp.where(_floored(images)[:, None, None], jnp.maximum(best, 0), best)
+    return best.sum(axis=2)
+
+
+def region_word_similarities(images: Padded, captions: Padded) -> Float[Array, "i c r w"]:
+    """`a_rw`: the dot product of region r and word w, 0 if either is padding."""
+    # One product of all regions and words; many small ones are several times slower.
+    a = jnp.swapaxes(dot(images.x, captions.x), 1, 2)
+    return jnp.where(images.real[:, None, :, None] & captions.real[:, None, :], a, 0)
+
+
+def pooled_scores(images: Padded, captions: Padded, *, pooling: Pooling = "MrSw") -> Float[Array, "i c"]:
     """Scores of all pairs: the same function as `alignment_scores`, from its two sides."""
     match pooling:
         case "MrSw":
-            return _sum_of_best(images, captions)
+            return _maxsim(images, captions)
         case "MrAVGw":
-            return _sum_of_best(images, captions) / jnp.maximum(captions.real.sum(-1), 1)
+            return _maxsim(images, captions) / jnp.maximum(captions.real.sum(-1), 1)
         case "MwSr":
-            return _sum_of_best(captions, images).T
+            return _maxsim(captions, images).T
         case "symm":
-            return _sum_of_best(images, captions) + _sum_of_best(captions, images).T
-    (i, r, d), (c, w, _) = images.x.shape, captions.x.shape
-    # One GEMM over all regions and words; batched small products are several times slower.
-    similarity = jnp.matmul(
-        images.x.reshape(i * r, d), captions.x.reshape(c * w, d).T, preferred_element_type=jnp.float32
-    )
-    real = images.real[:, None, :, None] & captions.real[:, None, :]
-    similarity = jnp.where(real, similarity.reshape(i, r, c, w).swapaxes(1, 2), 0)  # [i, c, r, w]
-    match pooling:
+            return _maxsim(images, captions) + _maxsim(captions, images).T
         case "sum":
-            return similarity.sum((2, 3))
+            return region_word_similarities(images, captions).sum((2, 3))
         case "mean":
-            return similarity.sum((2, 3)) / (images.slots * captions.slots)
+            return region_word_similarities(images, captions).sum((2, 3)) / (images.slots * captions.slots)
         case "scan-sentences":
-            return _attended_sentence(similarity, real, images, captions)
+            return _attended_sentence(images, captions)
     raise ValueError(f"pooling is {pooling!r}; choose one of {', '.join(POOLINGS)}")
 
 
-def _sum_of_best(searched: Side, queries: Side) -> Float[Array, "s q"]:
-    floored = searched.shorter | ~searched.real.any(-1)
-    return maxsim(searched.x, searched.real, floored, queries.x, queries.real)
+def _maxsim(searched: Padded, queries: Padded) -> Float[Array, "s q"]:
+    return maxsim(searched.x, searched.real, _floored(searched), queries.x, queries.real)
 
 
-def _attended_sentence(
-    similarity: Float[Array, "i c r w"], real: Bool[Array, "i c r w"], images: Side, captions: Side
-) -> Float[Array, "i c"]:
+def _floored(searched: Padded) -> Bool[Array, " n"]:
+    return searched.shorter | ~searched.real.any(-1)
+
+
+def _attended_sentence(images: Padded, captions: Padded) -> Float[Array, "i c"]:
     """SCAN's image-to-text attention: each region against the mix of words that it attends to (Lee et al., 2018)."""
-    attention = jnp.maximum(similarity, 0).swapaxes(2, 3)
+    a = region_word_similarities(images, captions)
+    attention = jnp.maximum(a, 0).swapaxes(2, 3)
     attention = normalize(attention).swapaxes(2, 3)  # each word's weights have unit norm over the regions
+    real = images.real[:, None, :, None] & captions.real[:, None, :]
     attention = jnp.where(real, jnp.exp(attention), 0)
     attention = attention / jnp.maximum(attention.sum(-1, keepdims=True), 1e-12)
-    sentence = normalize(jnp.matmul(attention, captions.x))
+    sentence = normalize(jnp.matmul(attention, captions.x, precision=precision.of(captions.x.dtype)))
     return jnp.sum(images.x[:, None] * sentence, axis=(2, 3), where=images.real[:, None, :, None])
 
 
@@ -153,9 +174,9 @@ def matching_scores(
     """
     match measure:
         case "dot":
-            return jnp.matmul(images, captions.T, preferred_element_type=jnp.float32)
+            return dot(images, captions)
         case "cosine":
-            return jnp.matmul(normalize(images), normalize(captions).T, preferred_element_type=jnp.float32)
+            return dot(normalize(images), normalize(captions))
         case "order":
             return _order_scores(images, captions)
     raise ValueError(f"measure is {measure!r}; choose one of {', '.join(MEASURES)}")

@@ -14,7 +14,8 @@ from jaxtyping import Float
 from PIL import Image
 
 from aladin_jax.data.box_encoding import BOX_DIM, HEIGHT_WIDTH, explains
-from aladin_jax.data.records import Record
+from aladin_jax.data.dataset import Dataset
+from aladin_jax.data.records import Record, open_version
 from aladin_jax.errors import DataError
 from aladin_jax.untrusted import check_image_id
 
@@ -36,7 +37,7 @@ class Picture(NamedTuple):
 class Pictures:
     """Looks up what a record holds beside what the model takes."""
 
-    def __init__(self, dataset: tfds.core.DatasetBuilder, split: str, folder: Path | None):
+    def __init__(self, dataset: Dataset, split: str, folder: Path | None):
         """Opens the split a second time, for the features `image` and `boxes` alone.
 
         Args:
@@ -50,11 +51,12 @@ class Pictures:
         if folder is not None and not folder.is_dir():
             raise DataError("no such folder", "--images names a folder with ID.jpg, .png or .webp files", path=folder)
         self._folder = folder
-        described = cast(Any, dataset.info.features)
+        builder = open_version(dataset.folder)
+        described = cast(Any, builder.info.features)
         names = [name for name in ("image", "boxes") if name in described]
         self._features = tfds.features.FeaturesDict({name: described[name] for name in names}) if names else None
         raw = tfds.decode.DeserializeMethod.RAW_BYTES
-        self._source = cast(Any, dataset).as_data_source(split, deserialize_method=raw)
+        self._source = cast(Any, builder).as_data_source(split, deserialize_method=raw)
 
     def read(
         self, index: int, image_id: str, regions: Float[np.ndarray, "r f"]

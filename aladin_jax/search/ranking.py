@@ -1,6 +1,6 @@
 """The two stages: candidates by the matching head, order by the alignment head.
 
-Order of equal scores, in both stages: the later row first, as in `evaluators.recall`.
+Order of equal scores, in both stages: the later row first, as in `evaluation.recall`.
 """
 
 from __future__ import annotations
@@ -14,13 +14,11 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float, Int
 
-from aladin_jax.scores.all_pairs import scores_of_caption, scores_of_image
+from aladin_jax.scores.ragged import scores_of_caption, scores_of_image
 from aladin_jax.scores.similarity import Measure, Pooling, matching_scores
 from aladin_jax.search.index import Side
 
 Align = Callable[[Int[np.ndarray, " k"]], Float[np.ndarray, " k"]]
-# Candidates gathered at once: of BERT-base's regions in float32, 200 MB.
-_CHUNK = 2048
 
 
 class Candidates(NamedTuple):
@@ -127,9 +125,7 @@ def rank(candidates: Candidates, depth: int, align: Align) -> Ranked:
     alignment = np.full(len(rows), np.nan, np.float32)
     if depth:
         ascending = np.argsort(rows[:depth])  # so that the later row comes first among equals
-        aligned = np.concatenate(
-            [align(rows[ascending[start : start + _CHUNK]]) for start in range(0, len(ascending), _CHUNK)]
-        )
+        aligned = align(rows[ascending])
         order = ascending[np.argsort(aligned, kind="stable")[::-1]]
         alignment[: len(order)] = np.sort(aligned, kind="stable")[::-1]
         order = np.concatenate([order, np.arange(len(order), len(rows))])

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from jaxtyping import Float
 
+from aladin_jax.scores.ragged import best_region
 from aladin_jax.search.index import Region
 
 
@@ -52,10 +53,8 @@ def explain(
     """
     if not regions:
         return [Answer(word, 0.0, None) for word in words]
-    similarity = word_vectors @ region_vectors.T
-    answers = []
-    for word, row in zip(words, similarity, strict=True):
-        found = int(row.argmax())
-        score = float(row[found])
-        answers.append(Answer(word, score, regions[found]) if score > 0 else Answer(word, 0.0, None))
-    return answers
+    values, places = best_region(word_vectors, region_vectors)
+    return [
+        Answer(word, value, regions[place]) if value > 0 else Answer(word, 0.0, None)
+        for word, value, place in zip(words, values.tolist(), places.tolist(), strict=True)
+    ]

@@ -157,6 +157,7 @@ def _train_batches(config: Config, split: Split, tokenizer: CaptionTokenizer, me
         tokenizer,
         batch_size=config.batch_size,
         max_regions=config.data.max_regions,
+        region_dtype=DTYPES[config.model.dtype],
         seed=config.seed,
         shuffle=config.data.shuffle,
         pad_to=mesh.size * config.micro_batches,

@@ -18,6 +18,7 @@ from typing import Any, NamedTuple, Protocol, cast, runtime_checkable
 
 import numpy as np
 import tensorflow_datasets as tfds
+from array_record.python.array_record_module import ArrayRecordWriter
 from etils import epath
 from tensorflow_datasets.core.utils import incomplete_file
 from tqdm import tqdm
@@ -26,6 +27,10 @@ from aladin_jax.errors import DataError
 from convert.raw.detections import Detections
 
 FILE_FORMAT = tfds.core.FileFormat.ARRAY_RECORD
+
+# Region features are noise to a compressor: it would save a tenth of the space, and reading would take four times as
+# long (`python -m benchmarks.pipeline`). One record a group, as random access needs it.
+WRITER_OPTIONS = "group_size:1,uncompressed"
 
 
 @runtime_checkable
@@ -155,11 +160,14 @@ class RecordWriter:
                 regions, tags = self._images.detections(image)
                 if len(regions):
                     record = {"id": image, "regions": regions, "tags": tags, "captions": captions}
-                    yield len(written), self._serialize(record)
+                    yield self._serialize(record)
                     written.append(image)
 
         with incomplete_file(epath.Path(shard.path)) as partial:
-            tfds.core.ExampleWriter(FILE_FORMAT).write(partial, records())
+            writer = ArrayRecordWriter(str(partial), WRITER_OPTIONS)
+            for record in records():
+                writer.write(record)
+            writer.close()
         return written
 
 

@@ -33,10 +33,10 @@ def inspect_data_set(folder: Path, tokens: Tokens | None, max_regions: int) -> d
     problems = Problems()
     tally = RegionTally(problems, max_regions)
     tags = TextTally(tokens.tags() if tokens else None)
-    metadata: Any = dataset.info.metadata
+    metadata = dataset.metadata
     splits: dict[str, Any] = {}
     ids: dict[str, set[str]] = {}
-    for name in dataset.info.splits:
+    for name in dataset.splits:
         split = Split(dataset, name)
         captions: dict[str, list[str]] = {}
         for index in tqdm(range(split.num_images), desc=name, unit="image", delay=2, mininterval=1, leave=False):
@@ -60,13 +60,12 @@ def inspect_data_set(folder: Path, tokens: Tokens | None, max_regions: int) -> d
     report_shared(ids, problems)
     found = tally.described()
     found["tags"] |= tags.described()
-    features: Any = dataset.info.features
     return {
         "kind": "data set",
-        "path": str(dataset.data_path),
+        "path": str(dataset.folder),
         "name": dataset.name,
-        "bytes": sum(file.stat().st_size for file in Path(dataset.data_path).iterdir()),
-        "stored as": str(features["regions"].np_dtype),
+        "bytes": sum(file.stat().st_size for file in dataset.folder.iterdir()),
+        "stored as": str(dataset.dtype),
         **found,
         "splits": splits,
         "problems": problems.listed(),

@@ -46,7 +46,7 @@ class _Records:
         dataset = open_dataset(folder)
         self._place = {
             image: (split, index)
-            for split in (Split(dataset, name) for name in dataset.info.splits)
+            for split in (Split(dataset, name) for name in dataset.splits)
             for index, image in enumerate(split.ids)
         }
 

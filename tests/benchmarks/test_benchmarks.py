@@ -24,7 +24,7 @@ def test_ratios_compare_runs_of_the_same_turn():
 
 
 def test_scoring_ends_with_one_json_line_of_ratios_hardware_versions_and_lengths(capsys):
-    scoring.main(["--images", "3", "--baseline_images", "1", "--runs", "2", "--sizes", "2"])
+    scoring.main(["--images", "3", "--baseline_images", "1", "--runs", "2", "--sizes", "2", "--candidates", "3"])
     report = json.loads(capsys.readouterr().out.splitlines()[-1])
     assert report["lengths"]["all_pairs"]["captions"] == 15
     assert report["hardware"]["cores"] >= 1
@@ -33,5 +33,7 @@ def test_scoring_ends_with_one_json_line_of_ratios_hardware_versions_and_lengths
     assert pairs["original"]["min"] <= pairs["original"]["median"] <= pairs["original"]["max"]
     for results, name in (("all_pairs", "ratio"), ("all_pairs", "gemm_fraction"), ("alignment_loss", "ratio")):
         assert report[results][name]["median"] > 0
+    assert [(row["candidates"], row["dtype"]) for row in report["re_ranking"]] == [(3, "float32"), (3, "float16")]
+    assert all(row["ratio"]["torch_einsum"]["median"] > 0 for row in report["re_ranking"])
     assert [row["captions"] for row in report["growth"]] == [10]
     assert report["growth"][0]["peak_memory_bytes"] > 10_000_000

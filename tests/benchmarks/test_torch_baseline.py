@@ -10,7 +10,7 @@ torch = pytest.importorskip("torch")
 
 from aladin_jax.models.backbone import BackboneConfig  # noqa: E402
 from aladin_jax.models.matching_head import MatchingHeadConfig  # noqa: E402
-from benchmarks import torch_baseline  # noqa: E402
+from benchmarks import torch_baseline, torch_compiled  # noqa: E402
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "unit"
 PREFIXES = ("img_txt_enc.oscar_model.", "img_txt_enc.")
@@ -82,10 +82,37 @@ def test_embeddings_scores_and_alignment_loss_equal_the_originals(expected):
 
 def test_three_training_steps_equal_the_originals(expected):
     model = load_model().train()
-    step = torch_baseline.make_step(model, learning_rate=1e-4)
+    optimizer = torch.optim.Adam(model.parameters(), 1e-4)
+    step = torch_baseline.make_step(torch_baseline.original_losses(model), optimizer)
+    assert_golden_steps(step, expected, load_batch)
+
+
+@pytest.mark.parametrize("layout", torch_compiled.LAYOUTS)
+def test_three_training_steps_without_the_padding_and_the_expansion_equal_the_originals(expected, layout):
+    model = load_model().train()
+    arrange, losses = torch_compiled.LAYOUTS[layout]
+    step = torch_baseline.make_step(losses(model), torch_compiled.make_optimizer(model, 1e-4))
+
+    def load(name):
+        return arrange({key: value.numpy() for key, value in load_batch(name).items()}, "cpu")
+
+    assert_golden_steps(step, expected, load)
+
+
+def assert_golden_steps(step, expected, load):
     golden = {key.rsplit("/", 1)[1]: key for key in expected if key.startswith("train/alad-alignment-and-matching-dis")}
     for number in range(3):
-        losses, norm = step(load_batch(str(number)))
+        losses, norm = step(load(str(number)))
         for name, loss in losses.items():
             np.testing.assert_allclose(loss, expected[golden[name]][number], rtol=2e-3)
         np.testing.assert_allclose(norm, expected[golden["grad_norm"]][number], rtol=2e-3)
+
+
+@pytest.mark.parametrize("layout", torch_compiled.LAYOUTS)
+def test_forward_pass_and_losses_are_one_graph(layout):
+    model = load_model().train()
+    arrange, losses = torch_compiled.LAYOUTS[layout]
+    batch = arrange({key: value.numpy() for key, value in load_batch("0").items()}, "cpu")
+    found = torch._dynamo.explain(losses(model))(batch)
+    assert found.graph_count == 1
+    assert not found.break_reasons

@@ -3,6 +3,7 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from absl import flags
@@ -227,6 +228,31 @@ def test_float16_records_give_float32_batches(tmp_path, tokenizer, write_dataset
     batch = next(batches_of(path, tokenizer, shuffle=False))
     assert batch.arrays["region_features"].dtype == np.float32
     assert pairs_of(batch) == [0, 1, 2, 3]
+
+
+@pytest.mark.parametrize("dtype", [np.float32, jnp.bfloat16])
+@pytest.mark.parametrize("stored", [np.float32, np.float16])
+def test_regions_are_padded_in_the_wanted_type_exactly_as_numpy_converts_them(stored, dtype):
+    every = np.arange(1 << 16, dtype=np.uint16).view(np.float16)
+    numbers = every[np.isfinite(every)].astype(stored).reshape(-1, 64)
+    regions = [numbers[:700], numbers[700:]]
+    features, lengths = pipeline.pad_regions(regions, 3, 64, 600, dtype)
+    assert features.dtype == dtype
+    assert lengths.tolist() == [600, 292, 0]
+    expected = np.zeros((3, 600, 64), dtype)
+    expected[0], expected[1, :292] = numbers[:600], numbers[700:]
+    np.testing.assert_array_equal(features.astype(np.float32), expected.astype(np.float32))
+
+
+def test_bfloat16_batches_are_the_float32_ones_rounded(golden_dataset):
+    options = {"batch_size": 8, "max_regions": 34, "num_epochs": 2}
+    exact, rounded = (
+        batches_of(golden_dataset, golden_tokenizer((50, 50)), region_dtype=dtype, **options)
+        for dtype in (np.float32, jnp.bfloat16)
+    )
+    for batch, other in zip(exact, rounded, strict=True):
+        features = batch.arrays["region_features"].astype(jnp.bfloat16)
+        assert_same(batch._replace(arrays=batch.arrays | {"region_features": features}), other)
 
 
 def test_pictures_in_the_records_are_not_decoded(tmp_path, tokenizer, write_dataset, numbered_records):

@@ -1,7 +1,6 @@
 import shutil
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 
@@ -11,12 +10,12 @@ from aladin_jax.errors import DataError
 
 def test_a_data_set_is_found_by_its_folder_and_by_any_parent(numbered, tmp_path):
     for folder in (numbered, numbered.parent, numbered.parent.parent):
-        assert Path(open_dataset(folder).data_path) == numbered
+        assert open_dataset(folder).folder == numbered
     shutil.copytree(numbered, tmp_path / "pictures" / "incomplete.AB12_1.0.0")
     with pytest.raises(DataError, match="no prepared data set here"):
         open_dataset(tmp_path)
     shutil.copytree(numbered, tmp_path / "pictures" / "1.0.0")
-    assert Path(open_dataset(tmp_path).data_path) == tmp_path / "pictures" / "1.0.0"
+    assert open_dataset(tmp_path).folder == tmp_path / "pictures" / "1.0.0"
     shutil.copytree(numbered, tmp_path / "other" / "1.0.0")
     with pytest.raises(DataError, match=r"2 data sets; name one of .*other/1\.0\.0, .*pictures/1\.0\.0"):
         open_dataset(tmp_path)
@@ -87,9 +86,9 @@ def test_an_image_without_regions_is_refused_by_name(tmp_path, write_dataset, nu
 @pytest.mark.parametrize(
     ("file", "message"),
     [
-        ("dataset_info.json", r"cannot be opened \("),
+        ("dataset_info.json", "not JSON that can be read"),
         ("features.json", "not JSON that can be read"),
-        ("metadata.json", "does not describe split 'train'"),
+        ("metadata.json", "not JSON that can be read"),
         ("pictures-train.array_record-00000-of-00001", "image image-0: train record 0 cannot be read"),
     ],
 )
@@ -102,11 +101,11 @@ def test_a_damaged_file_ends_in_one_line_that_names_the_folder(numbered, tmp_pat
     assert "\n" not in str(error.value)
 
 
-def test_reading_leaves_tensorflow_out(numbered):
-    # It would take the accelerator's memory, and 4 s of each start.
+def test_reading_leaves_tensorflow_and_tfds_out(numbered):
+    # TensorFlow would take the accelerator's memory, and 4 s of each start; a bare GPU machine has neither.
     program = (
         "import sys; from aladin_jax.data import pipeline, records\n"
         f"records.Split(pipeline.open_dataset({str(numbered)!r}), 'train').read(3)\n"
-        "sys.exit('tensorflow' in sys.modules)"
+        "sys.exit('tensorflow' in sys.modules or 'tensorflow_datasets' in sys.modules)"
     )
     assert subprocess.run([sys.executable, "-c", program], check=False).returncode == 0

@@ -239,11 +239,11 @@ def test_the_vocabulary_has_every_word_whole_and_spells_the_others(prepared):
 
 def test_prepared_records_hold_what_was_drawn_in_the_order_of_the_metadata(prepared):
     dataset = open_dataset(prepared)
-    assert dataset.info.metadata["feature_dim"] == REGION_DIM
+    assert dataset.metadata["feature_dim"] == REGION_DIM
     for name, size in SIZES.items():
         split = Split(dataset, name, feature_dim=REGION_DIM)
         assert split.caption_counts.tolist() == [CAPTIONS] * size
-        assert dataset.info.metadata["splits"][name]["skipped"] == 0
+        assert dataset.metadata["splits"][name]["skipped"] == 0
         source = dataset.as_data_source(name)
         for index in range(size):
             expected = builder.scene_record(name, index)

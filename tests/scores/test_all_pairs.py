@@ -9,8 +9,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from aladin_jax.scores import all_pairs, similarity, tiles
-from aladin_jax.scores.all_pairs import Packed
+from aladin_jax.scores import all_pairs, ragged, similarity
+from aladin_jax.scores.maxsim import best_region
+from aladin_jax.scores.ragged import Packed
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "unit" / "retrieval.npz"
 
@@ -24,8 +25,8 @@ def golden():
 @pytest.fixture(scope="module")
 def packed(golden):
     return (
-        all_pairs.pack_regions(golden["region_embeddings"], golden["region_len"]),
-        all_pairs.pack_words(golden["token_embeddings"], golden["caption_len"]),
+        ragged.pack_regions(golden["region_embeddings"], golden["region_len"]),
+        ragged.pack_words(golden["token_embeddings"], golden["caption_len"]),
     )
 
 
@@ -73,18 +74,18 @@ def test_packing_drops_what_does_not_take_part_and_normalises():
     def unit(rows):
         return rows / np.linalg.norm(rows, axis=-1, keepdims=True)
 
-    regions = all_pairs.pack_regions(x, np.array([4, 1]))
+    regions = ragged.pack_regions(x, np.array([4, 1]))
     np.testing.assert_array_equal(regions.offsets, [0, 3, 3])
     np.testing.assert_allclose(regions.vectors, unit(x[0, 1:4]), rtol=1e-6)
-    words = all_pairs.pack_words(x, np.array([3, 6]))  # [CLS] piece [SEP]: the last word piece goes, none is left
+    words = ragged.pack_words(x, np.array([3, 6]))  # [CLS] piece [SEP]: the last word piece goes, none is left
     np.testing.assert_array_equal(words.offsets, [0, 0, 3])
     np.testing.assert_allclose(words.vectors, unit(x[1, 1:4]), rtol=1e-6)
 
 
 def test_batches_packed_apart_and_joined_equal_one_packing(golden, packed):
     tokens, lengths = golden["token_embeddings"], golden["caption_len"]
-    parts = [all_pairs.pack_words(tokens[k : k + 100], lengths[k : k + 100]) for k in (0, 100, 200)]
-    joined = all_pairs.concatenate(parts)
+    parts = [ragged.pack_words(tokens[k : k + 100], lengths[k : k + 100]) for k in (0, 100, 200)]
+    joined = ragged.concatenate(parts)
     np.testing.assert_array_equal(joined.offsets, packed[1].offsets)
     np.testing.assert_array_equal(joined.vectors, packed[1].vectors)
 
@@ -137,24 +138,20 @@ def test_equal_images_and_equal_captions_tie_to_the_last_bit_wherever_they_stand
     assert process.stdout.splitlines() == ["float32 0", "bfloat16 0"], process.stderr
 
 
-def test_blocks_cover_every_pair_once_and_progress_ends_at_all_pairs():
-    # More words than the device holds at a time, and more images than a tile holds.
-    images, captions = random_packed([1, 2, 9] * 100, 8), random_packed([33, 47] * 900, 8, seed=1)
-    seen = np.zeros((300, 1800), int)
-    for block in all_pairs.alignment_score_blocks(images, captions):
-        seen[block.images, block.captions] += 1
-        assert block.scores.shape == (len(block.images), block.captions.stop - block.captions.start)
-        assert len(block.images) <= tiles.MAX_TILE_IMAGES
-    assert np.all(seen == 1)
+def test_large_collections_are_scored_in_parts(monkeypatch):
+    # More words than the device holds at a time, more images than a tile holds, and more than one caption tile.
+    size = all_pairs.CPU_TILE._replace(words=256, images=64, resident_words=1024)
+    monkeypatch.setattr(all_pairs, "CPU_TILE", size)
+    images, captions = random_packed([1, 2, 9] * 60, 8), random_packed([33, 0, 47] * 40, 8, seed=1)
+    scores = all_pairs.all_alignment_scores(images, captions)
+    np.testing.assert_allclose(scores, plain_scores(images, captions), atol=1e-5)
 
-    calls = []
-    scores = all_pairs.all_alignment_scores(images, captions, progress=lambda done, total: calls.append((done, total)))
-    assert len(calls) >= 4
-    assert [done for done, _ in calls] == sorted(done for done, _ in calls)
-    assert calls[-1] == (300 * 1800, 300 * 1800)
-    rows, columns = np.array([0, 150, 299]), np.array([0, 900, 1799])
-    expected = plain_scores(images.take(rows), captions.take(columns))
-    np.testing.assert_allclose(scores[np.ix_(rows, columns)], expected, atol=1e-5)
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_tiles_of_an_accelerators_size_give_the_same_scores(packed, monkeypatch, dtype):
+    expected = all_pairs.all_alignment_scores(*packed, dtype=dtype)
+    monkeypatch.setattr(all_pairs, "CPU_TILE", all_pairs.ACCELERATOR_TILE)
+    np.testing.assert_allclose(all_pairs.all_alignment_scores(*packed, dtype=dtype), expected, atol=1e-5)
 
 
 def test_bfloat16_and_float16_vectors_move_scores_little(packed):
@@ -173,12 +170,12 @@ def test_candidates_of_one_query_score_as_among_all_pairs_in_the_order_chosen(go
     words = captions.take(np.array([7])).vectors
     regions = images.take(np.array([7])).vectors
     np.testing.assert_allclose(
-        all_pairs.scores_of_caption(words, images, chosen_images, pooling=pooling),
+        ragged.scores_of_caption(words, images, chosen_images, pooling=pooling),
         everything[chosen_images, 7],
         atol=1e-5,
     )
     np.testing.assert_allclose(
-        all_pairs.scores_of_image(regions, captions, chosen_captions, pooling=pooling),
+        ragged.scores_of_image(regions, captions, chosen_captions, pooling=pooling),
         everything[7, chosen_captions],
         atol=1e-5,
     )
@@ -189,21 +186,55 @@ def test_candidates_without_words_or_regions_score_zero():
     expected = plain_scores(images, captions)
     for caption in range(4):
         words = captions.take(np.array([caption])).vectors
-        scores = all_pairs.scores_of_caption(words, images, np.arange(6))
+        scores = ragged.scores_of_caption(words, images, np.arange(6))
         np.testing.assert_allclose(scores, expected[:, caption], atol=1e-6)
     for image in range(6):
-        scores = all_pairs.scores_of_image(images.take(np.array([image])).vectors, captions, np.arange(4))
+        scores = ragged.scores_of_image(images.take(np.array([image])).vectors, captions, np.arange(4))
         np.testing.assert_allclose(scores, expected[image], atol=1e-6)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float16"])
+def test_many_candidates_are_scored_in_blocks_as_among_all_pairs(tmp_path, dtype):
+    images, captions = random_packed([20 + k % 14 for k in range(300)], 24), random_packed([7, 0, 9] * 100, 24, seed=1)
+    mapped = []
+    for side in (images, captions):
+        np.save(tmp_path / f"{len(mapped)}.npy", side.vectors.astype(dtype))
+        mapped.append(side._replace(vectors=np.load(tmp_path / f"{len(mapped)}.npy", mmap_mode="r")))
+    images, captions = mapped
+    everything = all_pairs.all_alignment_scores(images, captions)
+    chosen = np.random.default_rng(2).integers(0, 300, 250)
+    words = captions.take(np.array([6])).vectors.astype(np.float32)
+    regions = images.take(np.array([6])).vectors.astype(np.float32)
+    assert images.lengths[chosen].sum() > 3 * ragged.BLOCK_ROWS
+    np.testing.assert_allclose(ragged.scores_of_caption(words, images, chosen), everything[chosen, 6], atol=1e-6)
+    np.testing.assert_allclose(ragged.scores_of_image(regions, captions, chosen), everything[6, chosen], atol=1e-6)
+
+
+def test_every_number_of_float16_counts_as_what_it_is():
+    bits = np.arange(2**16, dtype=np.uint16).view(np.float16)
+    finite = bits[np.isfinite(bits)][:, None]
+    query = np.array([[0.5]], np.float32)
+    similarities = ragged._similarities(finite, np.arange(len(finite)), query)
+    np.testing.assert_array_equal(similarities, finite.astype(np.float32) * query)
+
+
+def test_the_explanations_best_region_is_the_kernels():
+    words, regions = random_packed([9], 16).vectors, random_packed([33], 16, seed=1).vectors
+    regions[20] = regions[4]
+    value, region = best_region(jnp.asarray(words), jnp.asarray(regions)[None], region_axis=1)
+    value_on_host, region_on_host = ragged.best_region(words, regions)
+    np.testing.assert_allclose(value_on_host, value[:, 0], atol=1e-6)
+    np.testing.assert_array_equal(region_on_host, region[:, 0])
 
 
 @pytest.mark.parametrize(("pooling", "programs"), [("MrSw", 0), ("symm", 2)])
 def test_re_ranking_compiles_little_for_ever_new_lengths_and_numbers_of_candidates(pooling, programs):
     images = random_packed([20 + k % 4 for k in range(300)], 24)
-    before = tiles.score_tile._cache_size()
+    before = ragged._pooled._cache_size()
     for words in range(1, 17, 5):
         query = random_packed([words], 24).vectors
-        all_pairs.scores_of_caption(query, images, np.arange(100 + 2 * words), pooling=pooling)
-    assert tiles.score_tile._cache_size() <= before + programs
+        ragged.scores_of_caption(query, images, np.arange(100 + 2 * words), pooling=pooling)
+    assert ragged._pooled._cache_size() <= before + programs
 
 
 def test_unknown_pooling_and_vectors_of_two_models_are_refused(packed, unchecked):
@@ -213,4 +244,4 @@ def test_unknown_pooling_and_vectors_of_two_models_are_refused(packed, unchecked
     with pytest.raises(ValueError, match="image vectors have 32 features, caption vectors 8"):
         all_pairs.all_alignment_scores(images, random_packed([3], 8))
     with pytest.raises(ValueError, match="image vectors have 32 features, caption vectors 8"):
-        all_pairs.scores_of_caption(random_packed([3], 8).vectors, images, np.arange(3))
+        ragged.scores_of_caption(random_packed([3], 8).vectors, images, np.arange(3))

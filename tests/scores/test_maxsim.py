@@ -1,18 +1,19 @@
-"""The sum over words of the best region, and its gradient, against the plain formula."""
+"""The best region of every word and the sum over words, and its gradient, against the plain formula."""
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from aladin_jax.scores.maxsim import maxsim
+from aladin_jax.scores import maxsim as module
+from aladin_jax.scores import similarity
+from aladin_jax.scores.maxsim import best_region, maxsim
 
 
 def plain(regions, is_region, floored, words, is_word):
-    similarity = jnp.einsum("ird,cwd->icrw", regions, words)
-    best = jnp.where(is_region[:, None, :, None], similarity, -jnp.inf).max(axis=2)
-    best = jnp.where(floored[:, None, None], jnp.maximum(best, 0), best)
-    return jnp.where(is_word, best, 0).sum(axis=2)
+    images = similarity.Padded(regions, is_region, floored, jnp.asarray(0))
+    captions = similarity.Padded(words, is_word, jnp.zeros(len(words), bool), jnp.asarray(0))
+    return similarity.sum_of_best(images, captions)
 
 
 def example(images, regions, captions, words, d=8, seed=0):
@@ -28,24 +29,53 @@ def example(images, regions, captions, words, d=8, seed=0):
     )
 
 
-# Less than one chunk of words; several; and as many words as make the chunks large.
-@pytest.mark.parametrize("sizes", [(3, 5, 4, 6), (5, 7, 60, 9), (2, 3, 700, 24)])
-def test_scores_and_gradients_equal_the_plain_formula(sizes):
-    regions, is_region, floored, words, is_word = example(*sizes)
-    weights = jnp.asarray(np.random.default_rng(1).standard_normal((sizes[0], sizes[2]), np.float32))
+def gradients_and_scores(function, regions, is_region, floored, words, is_word):
+    weights = jnp.asarray(np.random.default_rng(1).standard_normal((len(regions), len(words)), np.float32))
 
-    def total(function):
-        def of(regions, words):
-            scores = function(regions, is_region, floored, words, is_word)
-            return (weights * scores).sum(), scores
+    def of(regions, words):
+        scores = function(regions, is_region, floored, words, is_word)
+        return (weights * scores).sum(), scores
 
-        return jax.jit(jax.grad(of, argnums=(0, 1), has_aux=True))(regions, words)
+    return jax.jit(jax.grad(of, argnums=(0, 1), has_aux=True))(regions, words)
 
-    gradients, scores = total(maxsim)
-    expected_gradients, expected = total(plain)
+
+# Less than one chunk of words; several; and as many words as make the chunks large. On accelerators, one chunk and two.
+@pytest.mark.parametrize(
+    ("sizes", "backend"),
+    [((3, 5, 4, 6), "cpu"), ((5, 7, 60, 9), "cpu"), ((2, 3, 700, 24), "cpu"), ((5, 7, 60, 9), "gpu"),
+     ((2, 3, 700, 24), "gpu")],
+)  # fmt: skip
+def test_scores_and_gradients_equal_the_plain_formula(sizes, backend, monkeypatch):
+    monkeypatch.setattr(module.jax, "default_backend", lambda: backend)
+    given = example(*sizes)
+    gradients, scores = gradients_and_scores(maxsim, *given)
+    expected_gradients, expected = gradients_and_scores(plain, *given)
     np.testing.assert_allclose(scores, expected, rtol=1e-5, atol=1e-5)
     for gradient, expected_gradient in zip(gradients, expected_gradients, strict=True):
         np.testing.assert_allclose(gradient, expected_gradient, rtol=1e-4, atol=2e-4)
+
+
+def test_bfloat16_vectors_are_multiplied_as_such_and_summed_in_float32():
+    regions, is_region, floored, words, is_word = example(5, 7, 60, 9, d=64)
+    rough = (regions.astype(jnp.bfloat16), is_region, floored, words.astype(jnp.bfloat16), is_word)
+    rounded = (rough[0].astype(jnp.float32), is_region, floored, rough[3].astype(jnp.float32), is_word)
+    (of_regions, of_words), scores = gradients_and_scores(maxsim, *rough)
+    expected_gradients, expected = gradients_and_scores(plain, *rounded)
+    assert scores.dtype == jnp.float32
+    assert of_regions.dtype == of_words.dtype == jnp.bfloat16
+    # The products of two bfloat16 numbers are exact in float32.
+    np.testing.assert_allclose(scores, expected, rtol=1e-5, atol=1e-4)
+    for gradient, exact in zip((of_regions, of_words), expected_gradients, strict=True):
+        np.testing.assert_allclose(gradient.astype(jnp.float32), exact, rtol=0.02, atol=0.02 * np.abs(exact).max())
+
+
+def test_the_best_region_is_the_first_of_the_largest_on_either_axis():
+    regions = jnp.asarray([[[1.0, 0.0], [0.0, 1.0]], [[0.0, 2.0], [0.0, 1.0]], [[0.0, 2.0], [-1.0, 0.0]]])  # [r, i, d]
+    words = jnp.asarray([[0.0, 1.0], [1.0, 0.0]])
+    for given, axis in ((regions, 0), (regions.swapaxes(0, 1), 1)):
+        value, region = best_region(words, given, region_axis=axis)
+        np.testing.assert_array_equal(value, [[2, 1], [1, 0]])
+        np.testing.assert_array_equal(region, [[1, 0], [0, 0]])
 
 
 def test_padding_gets_no_gradient_and_has_no_effect_whatever_it_holds():

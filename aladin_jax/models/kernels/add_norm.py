@@ -14,9 +14,12 @@ from jaxtyping import Array, Float, UInt32
 from aladin_jax.models.kernels.blocks import columns_from, compiler_params, load, powers_of_two, store
 from aladin_jax.models.kernels.counter_dropout import kept, row_seeds
 
+_WARPS = 4
 _ROWS = 4
-_PROGRAMS = 528
-"""Of the backward pass: each sums the parameters' gradients over its rows. Four for each of an H100's processors."""
+"""A row for each warp, which then sums over it by itself: so pieces of a row are no wider than a warp reads at once."""
+_WIDEST = 256
+_PROGRAMS = 1056
+"""Of the backward pass: each sums the parameters' gradients over its rows. Eight for each of an H100's processors."""
 
 
 class NormForm(NamedTuple):
@@ -37,7 +40,7 @@ def add_norm(
     tokens: UInt32[Array, " t"],
     key: UInt32[Array, " 2"],
     form: NormForm,
-) -> Float[Array, "t d"]:
+) -> tuple[Float[Array, "t d"], Float[Array, "t d"]]:
     """LayerNorm(x + dropout(product + bias)) * scale + shift, computed in float32.
 
     Args:
@@ -51,37 +54,37 @@ def add_norm(
         form: rates.
 
     Returns:
-        An array of the type of `x`.
+        The result in the type of `x`, twice: what two readers send back is then added within the backward pass.
     """
     return _forward(x, product, bias, scale, shift, tokens, key, form)[0]
 
 
 def _forward(x, product, bias, scale, shift, tokens, key, form):
-    h = product + bias.astype(product.dtype)
     y = pl.pallas_call(
         functools.partial(_forward_kernel, form=form, size=x.shape[1], total=len(x)),
-        grid=(pl.cdiv(len(x), _ROWS),),
+        grid=(-(-len(x) // _ROWS),),
         out_shape=jax.ShapeDtypeStruct(x.shape, x.dtype),
         interpret=form.interpret,
-        compiler_params=compiler_params(form.interpret, num_warps=4),
-    )(x, h, scale, shift, tokens, key)
-    return y, (x, h, scale, tokens, key)
+        compiler_params=compiler_params(form.interpret, _WARPS),
+    )(x, product, bias, scale, shift, tokens, key)
+    return (y, y), (x, product, bias, scale, tokens, key)
 
 
-def _backward(form, residuals, grad):
-    x, h, scale, tokens, key = residuals
+def _backward(form, residuals, grads):
+    x, product, *_ = residuals
     blocks = -(-len(x) // _ROWS)
     per_program = -(-blocks // _PROGRAMS)
     programs = -(-blocks // per_program)
     sums = jax.ShapeDtypeStruct((programs, x.shape[1]), jnp.float32)
-    grad_x, grad_h, *of_parameters = pl.pallas_call(
+    like_x, like_product = (jax.ShapeDtypeStruct(array.shape, array.dtype) for array in (x, product))
+    grad_x, grad_product, *of_parameters = pl.pallas_call(
         functools.partial(_backward_kernel, form=form, size=x.shape[1], total=len(x), per_program=per_program),
         grid=(programs,),
-        out_shape=(jax.ShapeDtypeStruct(x.shape, x.dtype), jax.ShapeDtypeStruct(h.shape, h.dtype), sums, sums, sums),
+        out_shape=(like_x, like_product, sums, sums, sums),
         interpret=form.interpret,
-        compiler_params=compiler_params(form.interpret, num_warps=4),
-    )(x, h, scale, tokens, key, grad)
-    return grad_x, grad_h, *(sums.sum(axis=0) for sums in of_parameters), None, None
+        compiler_params=compiler_params(form.interpret, _WARPS),
+    )(*residuals, *grads)
+    return grad_x, grad_product, *(sums.sum(axis=0) for sums in of_parameters), None, None
 
 
 add_norm.defvjp(_forward, _backward)
@@ -106,20 +109,26 @@ def _row_sum(pieces: list[Array]) -> Array:
     return sum(sums[1:], start=sums[0])
 
 
+def _pieces(size: int) -> list[tuple[int, int]]:
+    return powers_of_two(size, most=_WIDEST)
+
+
 def _read(ref: Any, row: Array, size: int, is_row: Array) -> list[Array]:
-    return [load(ref, row, _ROWS, *piece, is_row).astype(jnp.float32) for piece in powers_of_two(size)]
+    return [load(ref, row, _ROWS, *piece, is_row).astype(jnp.float32) for piece in _pieces(size)]
 
 
 def _vector(ref: Any, size: int) -> list[Array]:
-    return [triton.load(ref.at[pl.ds(*piece)]).astype(jnp.float32)[None, :] for piece in powers_of_two(size)]
+    return [triton.load(ref.at[pl.ds(*piece)]).astype(jnp.float32)[None, :] for piece in _pieces(size)]
 
 
-def _normalize(x: Any, h: Any, tokens: Any, key: Any, row: Array, is_row: Array, form: NormForm, size: int) -> _Rows:
-    added, keep = _read(h, row, size, is_row), None
+def _normalize(
+    x: Any, product: Any, bias: list[Array], tokens: Any, key: Any, row: Array, is_row: Array, form: NormForm, size: int
+) -> _Rows:
+    added, keep = [a + b for a, b in zip(_read(product, row, size, is_row), bias, strict=True)], None
     if form.dropout_rate:
         numbers = triton.load(tokens.at[pl.ds(row, _ROWS)], mask=is_row, other=jnp.uint32(0))
-        seeds = row_seeds(numbers, key[0], key[1])
-        keep = [kept(seeds, columns_from(*piece), form.dropout_rate) for piece in powers_of_two(size)]
+        seeds = row_seeds(numbers, key[0], key[1])[:, None]
+        keep = [kept(seeds, columns_from(*piece)[None, :], form.dropout_rate) for piece in _pieces(size)]
         added = _drop(added, keep, form)
     z = [a + b for a, b in zip(_read(x, row, size, is_row), added, strict=True)]
     mean = (_row_sum(z) / size)[:, None]
@@ -135,26 +144,26 @@ def _drop(pieces: list[Array], keep: list[Array] | None, form: NormForm) -> list
     return [jnp.where(k, piece * scale, 0.0) for k, piece in zip(keep, pieces, strict=True)]
 
 
-def _forward_kernel(x, h, scale, shift, tokens, key, y, *, form, size, total):
+def _forward_kernel(x, product, bias, scale, shift, tokens, key, y, *, form, size, total):
     row = pl.program_id(0) * _ROWS
     is_row = row + jnp.arange(_ROWS) < total
-    rows = _normalize(x, h, tokens, key, row, is_row, form, size)
-    for piece, z, a, b in zip(
-        powers_of_two(size), rows.normalized, _vector(scale, size), _vector(shift, size), strict=True
-    ):
+    rows = _normalize(x, product, _vector(bias, size), tokens, key, row, is_row, form, size)
+    for piece, z, a, b in zip(_pieces(size), rows.normalized, _vector(scale, size), _vector(shift, size), strict=True):
         store(y, row, _ROWS, *piece, is_row, z * a + b)
 
 
 def _backward_kernel(
-    x, h, scale, tokens, key, grad, grad_x, grad_h, grad_bias, grad_scale, grad_shift, *, form, size, total, per_program
-):
-    program, pieces, scales = pl.program_id(0), powers_of_two(size), _vector(scale, size)
+    x, product, bias, scale, tokens, key, grad, grad_too, grad_x, grad_product, grad_bias, grad_scale, grad_shift,
+    *, form, size, total, per_program,
+):  # fmt: skip
+    program, pieces = pl.program_id(0), _pieces(size)
+    biases, scales = _vector(bias, size), _vector(scale, size)
 
     def some_rows(i, sums):
         row = (program * per_program + i) * _ROWS
         is_row = row + jnp.arange(_ROWS) < total
-        rows = _normalize(x, h, tokens, key, row, is_row, form, size)
-        of_y = _read(grad, row, size, is_row)
+        rows = _normalize(x, product, biases, tokens, key, row, is_row, form, size)
+        of_y = [a + b for a, b in zip(*(_read(ref, row, size, is_row) for ref in (grad, grad_too)), strict=True)]
         of_normalized = [g * a for g, a in zip(of_y, scales, strict=True)]
         mean = (_row_sum(of_normalized) / size)[:, None]
         along = [g * z for g, z in zip(of_normalized, rows.normalized, strict=True)]
@@ -162,18 +171,19 @@ def _backward_kernel(
         of_x = [
             rows.inverse[:, None] * (g - mean - z * along) for g, z in zip(of_normalized, rows.normalized, strict=True)
         ]
-        of_h = _drop(of_x, rows.keep, form)
-        for piece, a, b in zip(pieces, of_x, of_h, strict=True):
+        of_product = _drop(of_x, rows.keep, form)
+        for piece, a, b in zip(pieces, of_x, of_product, strict=True):
             store(grad_x, row, _ROWS, *piece, is_row, a)
-            store(grad_h, row, _ROWS, *piece, is_row, b)
+            store(grad_product, row, _ROWS, *piece, is_row, b)
         of_scale = [g * z for g, z in zip(of_y, rows.normalized, strict=True)]
         return [
-            [total + part.sum(axis=0) for total, part in zip(totals, parts, strict=True)]
-            for totals, parts in zip(sums, (of_h, of_scale, of_y), strict=True)
+            [total + part for total, part in zip(totals, parts, strict=True)]
+            for totals, parts in zip(sums, (of_product, of_scale, of_y), strict=True)
         ]
 
-    zeros = [jnp.zeros(width) for _, width in pieces]
+    # Rows are summed at the end: within the loop that would move numbers between warps.
+    zeros = [jnp.zeros((_ROWS, width)) for _, width in pieces]
     sums = jax.lax.fori_loop(0, per_program, some_rows, [zeros] * 3)
     for ref, parts in zip((grad_bias, grad_scale, grad_shift), sums, strict=True):
         for (start, width), part in zip(pieces, parts, strict=True):
-            triton.store(ref.at[program, pl.ds(start, width)], part)
+            triton.store(ref.at[program, pl.ds(start, width)], part.sum(axis=0))

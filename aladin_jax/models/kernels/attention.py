@@ -76,21 +76,25 @@ def packed_attention(
 
 
 def _forward(product, bias, segments, key, form):
-    qkv = product + bias.astype(product.dtype)
-    tokens, width = qkv.shape
-    out = jax.ShapeDtypeStruct((tokens, width // 3), qkv.dtype)
-    context = _call(_forward_kernel, segments, key, (qkv,), out, form)
-    return context, (qkv, segments, key)
+    tokens, width = product.shape
+    outs = (
+        jax.ShapeDtypeStruct((tokens, width // 3), product.dtype),
+        jax.ShapeDtypeStruct((form.heads, tokens), jnp.float32),
+    )
+    context, log_sums = _call(_forward_kernel, segments, key, (product, bias), outs, form)
+    return context, (product, bias, segments, key, context, log_sums)
 
 
 def _backward(form, residuals, grad):
-    qkv, segments, key = residuals
+    product, bias, segments, key, context, log_sums = residuals
     outs = (
-        jax.ShapeDtypeStruct(qkv.shape, qkv.dtype),
-        jax.ShapeDtypeStruct((len(segments.start), qkv.shape[1]), jnp.float32),
+        jax.ShapeDtypeStruct(product.shape, product.dtype),
+        jax.ShapeDtypeStruct((len(segments.start), product.shape[1]), jnp.float32),
     )
-    grad_qkv, grad_bias = _call(_backward_kernel, segments, key, (qkv, grad), outs, form)
-    return grad_qkv, grad_bias.sum(axis=0), None, None
+    grad_product, grad_bias = _call(
+        _backward_kernel, segments, key, (product, bias, context, log_sums, grad), outs, form
+    )
+    return grad_product, grad_bias.sum(axis=0), None, None
 
 
 packed_attention.defvjp(_forward, _backward)
@@ -113,172 +117,188 @@ def _call(kernel: Callable, segments: Segments, key: Array, arrays: tuple, outs:
     )(start, length, segments.tokens, key, *arrays)
 
 
-def _for_each_length(length: Array, form: AttentionForm, run: Callable[[list[tuple[int, int]]], None]) -> None:
-    """Runs with few key columns where the segment is short, and with all where it is not."""
-    if form.slots <= _SHORT:
-        run(powers_of_two(form.slots, least=16))
-        return
-    pl.when(length <= _SHORT)(lambda: run(powers_of_two(_SHORT, least=16)))
-    pl.when(length > _SHORT)(lambda: run(powers_of_two(form.slots, least=16)))
-
-
 class _Head(NamedTuple):
-    """One head of one segment: what both directions read and compute."""
+    """One head of one segment: what both directions read and write.
+
+    Attributes:
+        form: sizes and rates.
+        dim: of the head.
+        segment: number of the segment.
+        head: number of the head.
+        first: flat position of the segment.
+        length: of the segment.
+        key_tiles: (start, width) of the tiles that its keys are taken in.
+    """
 
     form: AttentionForm
-    head_dim: int
+    dim: int
+    segment: Array
     head: Array
     first: Array
     length: Array
     key_tiles: list[tuple[int, int]]
 
-    def column(self, part: int, piece: int) -> Array:
-        return (part * self.form.heads + self.head) * self.head_dim + piece
-
+    @property
     def pieces(self) -> list[tuple[int, int]]:
-        return powers_of_two(self.head_dim)
+        """(start, width) of the pieces that the head's dimension is taken in."""
+        return powers_of_two(self.dim)
+
+    def column(self, part: int, piece: int) -> Array:
+        """Where a piece of the queries (part 0), keys (1) or values (2) starts."""
+        return (part * self.form.heads + self.head) * self.dim + piece
 
     def rows(self, ref: Any, part: int, offset: Array | int, rows: int) -> list[Array]:
-        """A block of queries (part 0), keys (1) or values (2), in pieces of the head's dimension."""
+        """Some rows of the segment, in pieces; zeros past its end."""
         is_row = offset + jnp.arange(rows) < self.length
-        return [
-            load(ref, self.first + offset, rows, self.column(part, start), width, is_row)
-            for start, width in self.pieces()
-        ]
+        return [load(ref, self.first + offset, rows, self.column(part, at), size, is_row) for at, size in self.pieces]
+
+    def biased(self, ref: Any, bias: Any, part: int, offset: Array | int, rows: int) -> list[Array]:
+        """Some rows with their bias, in the type of the array."""
+        vectors = [triton.load(bias.at[pl.ds(self.column(part, at), size)])[None, :] for at, size in self.pieces]
+        values = self.rows(ref, part, offset, rows)
+        return [(x.astype(jnp.float32) + b).astype(x.dtype) for x, b in zip(values, vectors, strict=True)]
 
     def put(self, ref: Any, part: int, offset: Array | int, values: list[Array]) -> None:
+        """Writes some rows of the segment."""
         rows = len(values[0])
         is_row = offset + jnp.arange(rows) < self.length
-        for (start, width), value in zip(self.pieces(), values, strict=True):
-            store(ref, self.first + offset, rows, self.column(part, start), width, is_row, value)
+        for (at, size), value in zip(self.pieces, values, strict=True):
+            store(ref, self.first + offset, rows, self.column(part, at), size, is_row, value)
 
-    def weights(self, queries: list[Array], keys: list[list[Array]]) -> list[Array]:
-        """Softmax over the segment's keys, a tile each."""
-        scale = self.head_dim**-0.5
-        logits = [
-            jnp.where((start + jnp.arange(width) < self.length)[None, :], _product_t(queries, tile) * scale, _LOWEST)
-            for (start, width), tile in zip(self.key_tiles, keys, strict=True)
-        ]
-        largest = functools.reduce(jnp.maximum, [tile.max(axis=1) for tile in logits])
-        weights = [jnp.exp(tile - largest[:, None]) for tile in logits]
-        total = sum((tile.sum(axis=1) for tile in weights[1:]), start=weights[0].sum(axis=1))
-        return [tile / total[:, None] for tile in weights]
-
-    def kept(self, tokens: Any, key: Any, offset: Array, rows: int) -> list[Array]:
-        """Dropout's decisions on a block of queries, a tile of keys each."""
+    def seeds(self, tokens: Any, key: Any, offset: Array, rows: int) -> Array:
+        """Hashes of some queries, which dropout's decisions follow."""
         is_row = offset + jnp.arange(rows) < self.length
         numbers = triton.load(tokens.at[pl.ds(self.first + offset, rows)], mask=is_row, other=jnp.uint32(0))
-        seeds = mix(row_seeds(numbers, key[0], key[1]) + self.head.astype(jnp.uint32))
-        return [kept(seeds, columns_from(*tile), self.form.dropout_rate) for tile in self.key_tiles]
+        return mix(row_seeds(numbers, key[0], key[1]) + self.head.astype(jnp.uint32))
+
+
+def _forward_kernel(start, length, tokens, key, product, bias, context, log_sums, *, form, segments, head_dim):
+    def attend(part: _Head):
+        keys, values = ([part.biased(product, bias, kind, *tile) for tile in part.key_tiles] for kind in (1, 2))
+
+        def query_block(i, carry):
+            offset = i * _QUERIES
+            queries = part.biased(product, bias, 0, offset, _QUERIES)
+            logits = []
+            for (at, size), tile in zip(part.key_tiles, keys, strict=True):
+                is_key = (at + jnp.arange(size) < part.length)[None, :]
+                logits.append(jnp.where(is_key, _product_t(queries, tile) * head_dim**-0.5, _LOWEST))
+            largest = functools.reduce(jnp.maximum, [tile.max(axis=1) for tile in logits])
+            weights = [jnp.exp(tile - largest[:, None]) for tile in logits]
+            total = _sum([tile.sum(axis=1) for tile in weights])
+            if form.dropout_rate:
+                seeds = part.seeds(tokens, key, offset, _QUERIES)[:, None]
+                keep = [kept(seeds, columns_from(*tile)[None, :], form.dropout_rate) for tile in part.key_tiles]
+                weights = [jnp.where(k, w, 0.0) for k, w in zip(keep, weights, strict=True)]
+            scale = (1 / (1 - form.dropout_rate) / total)[:, None]
+            weights = [(w * scale).astype(product.dtype) for w in weights]
+            mixed = [
+                _sum([_dot(w, tile[p]) for w, tile in zip(weights, values, strict=True)])
+                for p in range(len(part.pieces))
+            ]
+            part.put(context, 0, offset, mixed)
+            rows = pl.ds(part.first + offset, _QUERIES)
+            is_row = offset + jnp.arange(_QUERIES) < part.length
+            triton.store(log_sums.at[part.head, rows], largest + jnp.log(total), mask=is_row)
+            return carry
+
+        jax.lax.fori_loop(0, pl.cdiv(part.length, _QUERIES), query_block, 0)
+
+    _run(attend, start, length, form, segments, head_dim, clear=(context, head_dim))
+
+
+def _backward_kernel(
+    start, length, tokens, key, product, bias, context, log_sums, grad, grad_product, grad_bias,
+    *, form, segments, head_dim,
+):  # fmt: skip
+    def attend(part: _Head):
+        pieces = range(len(part.pieces))
+        keys, values = ([part.biased(product, bias, kind, *tile) for tile in part.key_tiles] for kind in (1, 2))
+        zeros = [[jnp.zeros((size, width)) for _, width in part.pieces] for _, size in part.key_tiles]
+        no_bias = [jnp.zeros((_QUERIES, width)) for _, width in part.pieces]
+
+        def query_block(i, carry):
+            grad_keys, grad_values, bias_of_queries = carry
+            offset = i * _QUERIES
+            queries = part.biased(product, bias, 0, offset, _QUERIES)
+            of_context, out = (part.rows(ref, 0, offset, _QUERIES) for ref in (grad, context))
+            inner = _sum([(a.astype(jnp.float32) * b).sum(axis=1) for a, b in zip(of_context, out, strict=True)])
+            is_row = offset + jnp.arange(_QUERIES) < part.length
+            rows = pl.ds(part.first + offset, _QUERIES)
+            # Weights of queries past the end become 0.
+            log_sum = triton.load(log_sums.at[part.head, rows], mask=is_row, other=-_LOWEST)
+            seeds = part.seeds(tokens, key, offset, _QUERIES)[None, :]
+            grad_queries = [jnp.zeros((_QUERIES, width)) for _, width in part.pieces]
+            for t, (at, size) in enumerate(part.key_tiles):
+                # Transposed, [keys, queries]: the weights are then at hand as the products below want them.
+                is_key = (at + jnp.arange(size) < part.length)[:, None]
+                logits = _product_t(keys[t], queries) * head_dim**-0.5 - log_sum[None, :]
+                weights = jnp.where(is_key, jnp.exp(logits), 0.0)
+                of_weights, dropped = _product_t(values[t], of_context), weights
+                if form.dropout_rate:
+                    scale = 1 / (1 - form.dropout_rate)
+                    keep = kept(seeds, columns_from(at, size)[:, None], form.dropout_rate)
+                    dropped = jnp.where(keep, weights * scale, 0.0)
+                    of_weights = jnp.where(keep, of_weights * scale, 0.0)
+                of_logits = (weights * (of_weights - inner[None, :]) * head_dim**-0.5).astype(product.dtype)
+                dropped = dropped.astype(product.dtype)
+                grad_values[t] = [grad_values[t][p] + _dot(dropped, of_context[p]) for p in pieces]
+                grad_keys[t] = [grad_keys[t][p] + _dot(of_logits, queries[p]) for p in pieces]
+                grad_queries = [grad_queries[p] + _dot(of_logits.T, keys[t][p]) for p in pieces]
+            part.put(grad_product, 0, offset, grad_queries)
+            return grad_keys, grad_values, [bias_of_queries[p] + grad_queries[p] for p in pieces]
+
+        blocks = pl.cdiv(part.length, _QUERIES)
+        grad_keys, grad_values, of_queries = jax.lax.fori_loop(0, blocks, query_block, (zeros, zeros, no_bias))
+        for kind, tiles in ((0, [of_queries]), (1, grad_keys), (2, grad_values)):
+            for (at, size), p in zip(part.pieces, pieces, strict=True):
+                total = _sum([tile[p].sum(axis=0) for tile in tiles])
+                triton.store(grad_bias.at[part.segment, pl.ds(part.column(kind, at), size)], total)
+            if kind:
+                for (offset, _), tile in zip(part.key_tiles, tiles, strict=True):
+                    part.put(grad_product, kind, offset, tile)
+
+    _run(attend, start, length, form, segments, head_dim, clear=(grad_product, 3 * head_dim))
+
+
+def _run(
+    attend: Callable[[_Head], None],
+    start: Any,
+    length: Any,
+    form: AttentionForm,
+    segments: int,
+    head_dim: int,
+    clear: tuple[Any, int],
+) -> None:
+    """Attends in a program of a segment, with few key tiles where it is short; writes zeros in one of the tail."""
+    number, head = pl.program_id(0), pl.program_id(1)
+    first, count = start[number], length[number]
+
+    def attend_to(slots: int) -> None:
+        attend(_Head(form, head_dim, number, head, first, count, powers_of_two(slots, least=16)))
+
+    is_segment = number < segments
+    is_short = (count <= _SHORT) & (form.slots > _SHORT)
+    if form.slots > _SHORT:
+        pl.when(is_segment & is_short)(lambda: attend_to(_SHORT))
+    pl.when(is_segment & ~is_short)(lambda: attend_to(form.slots))
+
+    @pl.when(~is_segment & (count > 0))
+    def write_zeros():
+        ref, columns = clear
+        for at, width in powers_of_two(columns):
+            zeros = jnp.zeros((_TAIL_ROWS, width), ref.dtype)
+            store(ref, first, _TAIL_ROWS, head * columns + at, width, jnp.arange(_TAIL_ROWS) < count, zeros)
 
 
 def _product_t(a: list[Array], b: list[Array]) -> Array:
     """The product a b^T of arrays in pieces of their columns."""
-    products = [_dot(x, y.T) for x, y in zip(a, b, strict=True)]
-    return sum(products[1:], start=products[0])
+    return _sum([_dot(x, y.T) for x, y in zip(a, b, strict=True)])
 
 
 def _dot(a: Array, b: Array) -> Array:
     return triton.dot(a, b, allow_tf32=False)
 
 
-def _clear_or(
-    run: Callable[[Array, Array, Array, Array], None], start: Any, length: Any, outs: list, segments: int
-) -> None:
-    """Attends in a program of a segment; in one of the tail, writes zeros."""
-    number, head = pl.program_id(0), pl.program_id(1)
-    first, count = start[number], length[number]
-    pl.when(number < segments)(lambda: run(number, head, first, count))
-
-    @pl.when((number >= segments) & (count > 0))
-    def clear():
-        is_row = jnp.arange(_TAIL_ROWS) < count
-        for ref, columns in outs:
-            for piece, width in powers_of_two(columns):
-                zeros = jnp.zeros((_TAIL_ROWS, width), ref.dtype)
-                store(ref, first, _TAIL_ROWS, head * columns + piece, width, is_row, zeros)
-
-
-def _forward_kernel(start, length, tokens, key, qkv, out, *, form, segments, head_dim):
-    def run(_, head, first, count):
-        def attend(key_tiles):
-            part = _Head(form, head_dim, head, first, count, key_tiles)
-            keys, values = ([part.rows(qkv, kind, *tile) for tile in key_tiles] for kind in (1, 2))
-
-            def query_block(i, carry):
-                offset = i * _QUERIES
-                weights = part.weights(part.rows(qkv, 0, offset, _QUERIES), keys)
-                if form.dropout_rate:
-                    scale = 1 / (1 - form.dropout_rate)
-                    keep = part.kept(tokens, key, offset, _QUERIES)
-                    weights = [jnp.where(k, w * scale, 0.0) for k, w in zip(keep, weights, strict=True)]
-                mixed = [_mix_values(weights, [tile[p] for tile in values]) for p in range(len(part.pieces()))]
-                part.put(out, 0, offset, mixed)
-                return carry
-
-            jax.lax.fori_loop(0, pl.cdiv(count, _QUERIES), query_block, 0)
-
-        _for_each_length(count, form, attend)
-
-    _clear_or(run, start, length, [(out, head_dim)], segments)
-
-
-def _mix_values(weights: list[Array], values: list[Array]) -> Array:
-    products = [_dot(w.astype(v.dtype), v) for w, v in zip(weights, values, strict=True)]
-    return sum(products[1:], start=products[0])
-
-
-def _backward_kernel(start, length, tokens, key, qkv, grad, grad_qkv, grad_bias, *, form, segments, head_dim):
-    def run(number, head, first, count):
-        def attend(key_tiles):
-            part = _Head(form, head_dim, head, first, count, key_tiles)
-            pieces = range(len(part.pieces()))
-            keys, values = ([part.rows(qkv, kind, *tile) for tile in key_tiles] for kind in (1, 2))
-            zeros = [[jnp.zeros((size, width)) for _, width in part.pieces()] for _, size in key_tiles]
-            no_bias = [jnp.zeros(width) for _, width in part.pieces()]
-
-            def query_block(i, carry):
-                grad_keys, grad_values, bias = carry
-                offset = i * _QUERIES
-                queries = part.rows(qkv, 0, offset, _QUERIES)
-                of_out = part.rows(grad, 0, offset, _QUERIES)
-                weights = part.weights(queries, keys)
-                of_weights, dropped = [_product_t(of_out, tile) for tile in values], weights
-                if form.dropout_rate:
-                    scale = 1 / (1 - form.dropout_rate)
-                    keep = part.kept(tokens, key, offset, _QUERIES)
-                    dropped = [jnp.where(k, w * scale, 0.0) for k, w in zip(keep, weights, strict=True)]
-                    of_weights = [jnp.where(k, w * scale, 0.0) for k, w in zip(keep, of_weights, strict=True)]
-                inner = [(g * w).sum(axis=1) for g, w in zip(of_weights, weights, strict=True)]
-                inner = sum(inner[1:], start=inner[0])[:, None]
-                of_logits = [
-                    (w * (g - inner) * head_dim**-0.5).astype(qkv.dtype)
-                    for g, w in zip(of_weights, weights, strict=True)
-                ]
-                of_queries = [_mix_values(of_logits, [tile[p] for tile in keys]) for p in pieces]
-                part.put(grad_qkv, 0, offset, of_queries)
-                dropped = [w.astype(qkv.dtype) for w in dropped]
-                grad_keys = [
-                    [total + _dot(g.T, queries[p]) for p, total in zip(pieces, tile, strict=True)]
-                    for tile, g in zip(grad_keys, of_logits, strict=True)
-                ]
-                grad_values = [
-                    [total + _dot(w.T, of_out[p]) for p, total in zip(pieces, tile, strict=True)]
-                    for tile, w in zip(grad_values, dropped, strict=True)
-                ]
-                return grad_keys, grad_values, [b + q.sum(axis=0) for b, q in zip(bias, of_queries, strict=True)]
-
-            blocks = pl.cdiv(count, _QUERIES)
-            grad_keys, grad_values, bias = jax.lax.fori_loop(0, blocks, query_block, (zeros, zeros, no_bias))
-            sums = [bias]
-            for kind, tiles in ((1, grad_keys), (2, grad_values)):
-                for (offset, _), tile in zip(key_tiles, tiles, strict=True):
-                    part.put(grad_qkv, kind, offset, tile)
-                sums.append([sum((tile[p].sum(axis=0) for tile in tiles[1:]), tiles[0][p].sum(axis=0)) for p in pieces])
-            for kind, of_part in enumerate(sums):
-                for (piece, width), value in zip(part.pieces(), of_part, strict=True):
-                    triton.store(grad_bias.at[number, pl.ds(part.column(kind, piece), width)], value)
-
-        _for_each_length(count, form, attend)
-
-    _clear_or(run, start, length, [(grad_qkv, 3 * head_dim)], segments)
+def _sum(arrays: list[Array]) -> Array:
+    return sum(arrays[1:], start=arrays[0])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import math
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -13,7 +14,7 @@ from jaxtyping import Array, Float
 
 from aladin_jax.models.kernels.blocks import compiler_params, load, store
 
-_COLUMNS, _ROWS, _PROGRAMS = 256, 16, 96
+_COLUMNS, _ROWS, _PROGRAMS = 256, 8, 192
 
 # Abramowitz and Stegun, Handbook of Mathematical Functions, 7.1.26: erf to 1.5e-7.
 _ERF_P = 0.3275911
@@ -33,42 +34,41 @@ def bias_gelu(product: Float[Array, "t f"], bias: Float[Array, " f"], interpret:
 
 
 def _forward(product, bias, interpret):
-    u = product + bias.astype(product.dtype)
-    grid, columns, per_program = _grid(u)
+    rows, columns = len(product), _columns(product)
     out = pl.pallas_call(
-        functools.partial(_forward_kernel, columns=columns, per_program=per_program, total=len(u)),
-        grid=grid,
-        out_shape=jax.ShapeDtypeStruct(u.shape, u.dtype),
+        functools.partial(_forward_kernel, columns=columns, total=rows),
+        grid=(-(-rows // _ROWS), product.shape[1] // columns),
+        out_shape=jax.ShapeDtypeStruct(product.shape, product.dtype),
         interpret=interpret,
         compiler_params=compiler_params(interpret, num_warps=4),
-    )(u)
-    return out, u
+    )(product, bias)
+    return out, (product, bias)
 
 
-def _backward(interpret, u, grad):
-    grid, columns, per_program = _grid(u)
-    grad_u, sums = pl.pallas_call(
-        functools.partial(_backward_kernel, columns=columns, per_program=per_program, total=len(u)),
-        grid=grid,
+def _backward(interpret, residuals, grad):
+    product, bias = residuals
+    columns, blocks = _columns(product), -(-len(product) // _ROWS)
+    per_program = -(-blocks // _PROGRAMS)
+    programs = -(-blocks // per_program)
+    grad_product, sums = pl.pallas_call(
+        functools.partial(_backward_kernel, columns=columns, per_program=per_program, total=len(product)),
+        grid=(programs, product.shape[1] // columns),
         out_shape=(
-            jax.ShapeDtypeStruct(u.shape, u.dtype),
-            jax.ShapeDtypeStruct((grid[0], u.shape[1]), jnp.float32),
+            jax.ShapeDtypeStruct(product.shape, product.dtype),
+            jax.ShapeDtypeStruct((programs, product.shape[1]), jnp.float32),
         ),
         interpret=interpret,
         compiler_params=compiler_params(interpret, num_warps=4),
-    )(u, grad)
-    return grad_u, sums.sum(axis=0)
+    )(product, bias, grad)
+    return grad_product, sums.sum(axis=0)
 
 
 bias_gelu.defvjp(_forward, _backward)
 
 
-def _grid(u: Array) -> tuple[tuple[int, int], int, int]:
-    """Programs along rows and columns, columns of each, and blocks of rows of each."""
-    columns = min(_COLUMNS, u.shape[1] & -u.shape[1])  # a power of two that divides the width
-    blocks = -(-len(u) // _ROWS)
-    per_program = -(-blocks // _PROGRAMS)
-    return (-(-blocks // per_program), u.shape[1] // columns), columns, per_program
+def _columns(product: Array) -> int:
+    """Columns of a program: a power of two that divides the width."""
+    return min(_COLUMNS, product.shape[1] & -product.shape[1])
 
 
 def _phi(x: Array) -> tuple[Array, Array]:
@@ -79,31 +79,30 @@ def _phi(x: Array) -> tuple[Array, Array]:
     return jnp.where(x < 0, upper, 1 - upper), decay * (2 * math.pi) ** -0.5
 
 
-def _forward_kernel(u, out, *, columns, per_program, total):
-    first, column = pl.program_id(0) * per_program, pl.program_id(1) * columns
-
-    def some_rows(i, carry):
-        row = (first + i) * _ROWS
-        is_row = row + jnp.arange(_ROWS) < total
-        x = load(u, row, _ROWS, column, columns, is_row).astype(jnp.float32)
-        store(out, row, _ROWS, column, columns, is_row, x * _phi(x)[0])
-        return carry
-
-    jax.lax.fori_loop(0, per_program, some_rows, 0)
+def _read(product: Any, bias: Any, row: Array, column: Array, columns: int, is_row: Array) -> Array:
+    x = load(product, row, _ROWS, column, columns, is_row).astype(jnp.float32)
+    return x + triton.load(bias.at[pl.ds(column, columns)])[None, :]
 
 
-def _backward_kernel(u, grad, grad_u, sums, *, columns, per_program, total):
-    program = pl.program_id(0)
-    column = pl.program_id(1) * columns
+def _forward_kernel(product, bias, out, *, columns, total):
+    row, column = pl.program_id(0) * _ROWS, pl.program_id(1) * columns
+    is_row = row + jnp.arange(_ROWS) < total
+    x = _read(product, bias, row, column, columns, is_row)
+    store(out, row, _ROWS, column, columns, is_row, x * _phi(x)[0])
 
-    def some_rows(i, total_of_columns):
+
+def _backward_kernel(product, bias, grad, grad_product, sums, *, columns, per_program, total):
+    program, column = pl.program_id(0), pl.program_id(1) * columns
+
+    def some_rows(i, sums):
         row = (program * per_program + i) * _ROWS
         is_row = row + jnp.arange(_ROWS) < total
-        x = load(u, row, _ROWS, column, columns, is_row).astype(jnp.float32)
+        x = _read(product, bias, row, column, columns, is_row)
         cumulative, density = _phi(x)
         of_x = load(grad, row, _ROWS, column, columns, is_row).astype(jnp.float32) * (cumulative + x * density)
-        store(grad_u, row, _ROWS, column, columns, is_row, of_x)
-        return total_of_columns + of_x.sum(axis=0)
+        store(grad_product, row, _ROWS, column, columns, is_row, of_x)
+        return sums + of_x
 
-    total_of_columns = jax.lax.fori_loop(0, per_program, some_rows, jnp.zeros(columns))
-    triton.store(sums.at[program, pl.ds(column, columns)], total_of_columns)
+    # Rows are summed at the end: within the loop that would move numbers between warps.
+    by_row = jax.lax.fori_loop(0, per_program, some_rows, jnp.zeros((_ROWS, columns)))
+    triton.store(sums.at[program, pl.ds(column, columns)], by_row.sum(axis=0))

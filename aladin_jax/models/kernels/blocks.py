@@ -11,14 +11,14 @@ from jax.experimental.pallas import triton
 from jaxtyping import Array
 
 
-def powers_of_two(size: int, least: int = 1) -> list[tuple[int, int]]:
-    """(start, width) of pieces that cover `size` columns, or a few more: each a power of two and at least `least`.
+def powers_of_two(size: int, *, least: int = 1, most: int = 2**30) -> list[tuple[int, int]]:
+    """(start, width) of pieces that cover `size` columns, or a few more: powers of two from `least` to `most`.
 
-    768 is 512 + 256, so that no lane is idle; with `least` 16, 84 is covered by 64 + 32.
+    With `most` 256, 768 is three times 256, so that no lane is idle; with `least` 16, 84 is covered by 64 + 32.
     """
     rest, start, pieces = -(-size // least) * least, 0, []
     while rest:
-        width = 1 << (rest.bit_length() - 1)
+        width = min(1 << (rest.bit_length() - 1), most)
         pieces.append((start, width))
         start, rest = start + width, rest - width
     return pieces

@@ -27,9 +27,9 @@ def row_seeds(tokens: UInt32[Array, " t"], key0: UInt32[Array, ""], key1: UInt32
     return mix(mix(tokens ^ key0) + key1)
 
 
-def kept(seeds: UInt32[Array, "*r"], columns: UInt32[Array, " c"], rate: float) -> Bool[Array, "*r c"]:
-    """Whether each entry of the rows is kept; it is dropped with probability `rate` (to 1 in 2**24)."""
-    words = mix(seeds[..., None] + columns * jnp.uint32(_GOLDEN_RATIO))
+def kept(seeds: UInt32[Array, "*s"], columns: UInt32[Array, "*s"], rate: float) -> Bool[Array, "*s"]:
+    """Whether an entry is kept; it is dropped with probability `rate` (to 1 in 2**24). The arguments broadcast."""
+    words = mix(seeds + columns * jnp.uint32(_GOLDEN_RATIO))
     return (words >> 8) >= jnp.uint32(round(rate * 2**24))
 
 
@@ -44,5 +44,6 @@ def counter_dropout(x: Float[Array, "*r d"], rate: float, key: Array | None) -> 
         return x
     words = key_words(key)
     rows = jax.lax.iota(jnp.uint32, math.prod(x.shape[:-1])).reshape(x.shape[:-1])
-    keep = kept(row_seeds(rows, words[0], words[1]), jax.lax.iota(jnp.uint32, x.shape[-1]), rate)
+    seeds = row_seeds(rows, words[0], words[1])
+    keep = kept(seeds[..., None], jax.lax.iota(jnp.uint32, x.shape[-1]), rate)
     return jnp.where(keep, x * (1 / (1 - rate)), 0).astype(x.dtype)

@@ -18,6 +18,9 @@ from aladin_jax.models.kernels.counter_dropout import key_words
 from aladin_jax.models.packing import Packing
 from aladin_jax.sharding import BATCH_AXES
 
+Twice = tuple[Float[Array, "t d"], Float[Array, "t d"]]
+"""Tokens as the residual stream has them and as the next dense layer reads them: the same values, two gradients."""
+
 
 class FusedForm(NamedTuple):
     """How fused layers run.
@@ -87,15 +90,16 @@ def run_layers(
     leaves, structure = jax.tree.flatten(params)
     by_layer = zip(*(unstack(leaf) for leaf in leaves), strict=True)
 
-    def apply(x: Array, leaves: tuple[Array, ...], keys: Any) -> Array:
+    def apply(x: Twice, leaves: tuple[Array, ...], keys: Any) -> Twice:
         layer = nnx.merge(graphdef, jax.tree.unflatten(structure, leaves))
         return apply_layer(layer, x, segments, keys, form)
 
     if remat:
         apply = jax.checkpoint(apply, prevent_cse=False)
+    twice = (x, x)
     for number, leaves in enumerate(by_layer):
-        x = apply(x, leaves, jax.tree.map(lambda k, n=number: k[n], keys))
-    return x
+        twice = apply(twice, leaves, jax.tree.map(lambda k, n=number: k[n], keys))
+    return twice[0]
 
 
 @jax.custom_vjp
@@ -107,18 +111,19 @@ def unstack(stacked: Float[Array, "n ..."]) -> tuple[Float[Array, ...], ...]:
 unstack.defvjp(lambda stacked: (unstack(stacked), None), lambda _, grads: (jnp.stack(grads),))
 
 
-def apply_layer(layer: Any, x: Float[Array, "t d"], segments: Segments, keys: Any, form: FusedForm) -> Array:
+def apply_layer(layer: Any, x: Twice, segments: Segments, keys: Any, form: FusedForm) -> Twice:
     """Attention, feed-forward net, and what joins them to the residual stream."""
-    x = _join(layer, x, layer.attention_output, attend(layer, x, segments, keys, form),
-              layer.attention_norm, segments, keys and keys.context, form)  # fmt: skip
-    h = product(layer.intermediate, x)
-    bias = layer.intermediate.bias[...]
+    residual, x_in = x
+    context = attend(layer, x_in, segments, keys, form)
+    context_key, output_key = (None, None) if keys is None else (keys.context, keys.output)
+    residual, x_in = _join(residual, layer.attention_output, context, layer.attention_norm, segments, context_key, form)
+    h, bias = product(layer.intermediate, x_in), layer.intermediate.bias[...]
     if form.gelu:
         interpret = jax.default_backend() != "gpu"
         h = form.on_each_device(lambda h, bias: bias_gelu(h, bias, interpret), True, False)(h, bias)
     else:
         h = layer.activation(h + bias.astype(h.dtype))
-    return _join(layer, x, layer.output, h, layer.output_norm, segments, keys and keys.output, form)
+    return _join(residual, layer.output, h, layer.output_norm, segments, output_key, form)
 
 
 def attend(layer: Any, x: Float[Array, "t d"], segments: Segments, keys: Any, form: FusedForm) -> Float[Array, "t d"]:
@@ -134,7 +139,16 @@ def attend(layer: Any, x: Float[Array, "t d"], segments: Segments, keys: Any, fo
     return run(product(layer.qkv, x), layer.qkv.bias[...], segments, key)
 
 
-def _join(layer, x, dense, inputs, norm, segments, key, form):
+def _join(
+    x: Array,
+    dense: Any,
+    inputs: Array,
+    norm: Any,
+    segments: Segments,
+    key: Array | None,
+    form: FusedForm,
+) -> Twice:
+    """Adds a dense layer's output to the residual stream and normalises."""
     kernel_form = NormForm(0.0 if key is None else form.hidden_dropout, norm.epsilon, jax.default_backend() != "gpu")
     run = form.on_each_device(
         lambda *arguments: add_norm(*arguments, kernel_form), True, True, False, False, False, True, False

@@ -1,0 +1,174 @@
+"""A data set's folder as TFDS writes it, read without TFDS or TensorFlow: its description, and its records' fields.
+
+Training then needs Grain, ArrayRecord and protobuf alone, and a record's regions are not copied on the way.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from array_record.python.array_record_data_source import ArrayRecordDataSource
+from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
+from jaxtyping import Float
+
+from aladin_jax.errors import DataError, shown
+from aladin_jax.untrusted import decode, parse_json, require_file
+
+PREPARE_AGAIN = "prepare it again with python -m convert.coco_ir"
+TEXTS = ("id", "tags", "captions")
+REGIONS = "regions"
+DTYPES = ("float32", "float16")  # that regions may be stored as
+
+_MAX_DESCRIPTION_BYTES = 1 << 20
+_MAX_METADATA_BYTES = 1 << 30  # the ids of all images
+_FILE_NAME = "{DATASET}-{SPLIT}.{FILEFORMAT}-{SHARD_X_OF_Y}"
+
+
+class Fields(NamedTuple):
+    """A record as it is stored: its texts, and its region vectors, a read-only view of the record's bytes."""
+
+    id: str
+    regions: Float[np.ndarray, "r f"]
+    tags: list[str]
+    captions: list[str]
+
+
+class Dataset:
+    """A prepared data set.
+
+    Attributes:
+        folder: its version folder.
+        name: such as `coco_ir`.
+        splits: how many records each file of a split has, by split.
+        metadata: what its builder recorded beside it.
+        dtype: what regions are stored as.
+    """
+
+    def __init__(self, folder: Path):
+        """Reads the description; opens no record.
+
+        Raises:
+            DataError: it is damaged, is not stored as ArrayRecord, or has no regions and texts of the kinds read here.
+        """
+        self.folder = folder
+        info = _read_object(folder / "dataset_info.json", _MAX_DESCRIPTION_BYTES)
+        if info.get("fileFormat") != "array_record":
+            raise DataError("not stored as ArrayRecord", PREPARE_AGAIN, path=folder)
+        try:
+            self.name = _file_part(info["name"])
+            self.splits = {_file_part(split["name"]): _shard_lengths(split) for split in info.get("splits", [])}
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            problem = f"dataset_info.json does not describe its files ({type(error).__name__}: {error})"
+            raise DataError(problem, PREPARE_AGAIN, path=folder) from error
+        self._described = _described_features(folder)
+        self.dtype, self._width = self._stored_regions()
+        metadata = folder / "metadata.json"
+        self.metadata: dict[str, Any] = _read_object(metadata, _MAX_METADATA_BYTES) if metadata.is_file() else {}
+
+    def source(self, split: str) -> ArrayRecordDataSource:
+        """The records of a split as bytes, by their number; files are opened when they are read."""
+        lengths = self.splits[split]
+        prefix, count = f"{self.folder / self.name}-{split}.array_record", len(lengths)
+        files = [f"{prefix}-{shard:05d}-of-{count:05d}" for shard in range(count)]
+        for file in files:
+            require_file(Path(file))
+        return ArrayRecordDataSource([f"{file}[0:{length}]" for file, length in zip(files, lengths, strict=True)])
+
+    def fields(self, record: bytes) -> Fields:
+        """Parses a record.
+
+        Raises:
+            ValueError: it is damaged.
+        """
+        try:
+            features = example_message().FromString(record).features.feature
+        except Exception as error:  # protobuf's implementations have errors of their own
+            raise ValueError(f"no tf.train.Example: {error}") from error
+        values = {name: list(features[name].bytes_list.value) if name in features else [] for name in (*TEXTS, REGIONS)}
+        texts = {name: [value.decode() for value in values[name]] for name in TEXTS}
+        if len(texts["id"]) != 1 or len(values[REGIONS]) != 1:
+            raise ValueError("not one id and one array of regions")
+        regions = np.frombuffer(values[REGIONS][0], self.dtype).reshape(-1, self._width)
+        return Fields(texts["id"][0], regions, texts["tags"], texts["captions"])
+
+    def _stored_regions(self) -> tuple[np.dtype, int]:
+        missing = [name for name in (*TEXTS, REGIONS) if name not in self._described]
+        if missing:
+            raise DataError(f"its records have no {', '.join(missing)}", PREPARE_AGAIN, path=self.folder)
+        regions = self._described[REGIONS]
+        try:
+            tensor = regions["tensor"]
+            dtype, encoding = tensor["dtype"], tensor["encoding"].lower()
+            rows, width = (int(size) for size in tensor["shape"]["dimensions"])
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            problem = f"features.json does not describe regions ({type(error).__name__}: {error})"
+            raise DataError(problem, PREPARE_AGAIN, path=self.folder) from error
+        if dtype not in DTYPES or encoding != "bytes" or rows != -1 or width < 1:
+            found = f"{shown(dtype)} [{rows}, {width}] as {shown(encoding)}"
+            problem = f"regions are {found}, expected {' or '.join(DTYPES)} [-1, f] as bytes"
+            raise DataError(problem, PREPARE_AGAIN, path=self.folder)
+        return np.dtype(dtype), width
+
+
+@functools.cache
+def example_message() -> Any:
+    """The message `tf.train.Example`, as far as records here use it: a map of names to lists of bytes."""
+    kinds = descriptor_pb2.FieldDescriptorProto
+
+    def add(message: Any, name: str, label: int = kinds.LABEL_OPTIONAL, type_name: str | None = None) -> None:
+        kind = kinds.TYPE_MESSAGE if type_name else kinds.TYPE_BYTES
+        field = message.field.add(name=name, number=1 + len(message.field), label=label, type=kind)
+        if type_name:
+            field.type_name = f".aladin_jax.{type_name}"
+
+    file = descriptor_pb2.FileDescriptorProto(name="aladin_jax/example.proto", package="aladin_jax", syntax="proto3")
+    add(file.message_type.add(name="BytesList"), "value", kinds.LABEL_REPEATED)
+    add(file.message_type.add(name="Feature"), "bytes_list", type_name="BytesList")
+    features = file.message_type.add(name="Features")
+    entry = features.nested_type.add(name="FeatureEntry")
+    entry.options.map_entry = True
+    add(entry, "key")
+    entry.field[0].type = kinds.TYPE_STRING
+    add(entry, "value", type_name="Feature")
+    add(features, "feature", kinds.LABEL_REPEATED, "Features.FeatureEntry")
+    add(file.message_type.add(name="Example"), "features", type_name="Features")
+    pool = descriptor_pool.DescriptorPool()
+    pool.Add(file)
+    return message_factory.GetMessageClass(pool.FindMessageTypeByName("aladin_jax.Example"))
+
+
+def _described_features(folder: Path) -> Mapping[str, Any]:
+    description = _read_object(folder / "features.json", _MAX_DESCRIPTION_BYTES)
+    features = description.get("featuresDict")
+    features = features.get("features") if isinstance(features, dict) else None
+    if not isinstance(features, dict):
+        raise DataError("features.json describes no features", PREPARE_AGAIN, path=folder)
+    return features
+
+
+def _shard_lengths(split: Mapping[str, Any]) -> list[int]:
+    if split.get("filepathTemplate", _FILE_NAME) != _FILE_NAME:
+        raise ValueError(f"files are named {shown(split['filepathTemplate'])}, expected {_FILE_NAME}")
+    lengths = [int(length) for length in split["shardLengths"]]
+    if any(length < 0 for length in lengths):
+        raise ValueError("a file with less than no record")
+    return lengths
+
+
+def _file_part(name: object) -> str:
+    """Checks that a name becomes part of a file's name, and leads nowhere else."""
+    if not isinstance(name, str) or not name or Path(name).name != name:
+        raise ValueError(f"{shown(name)} is no name")
+    return name
+
+
+def _read_object(path: Path, max_bytes: int) -> dict[str, Any]:
+    require_file(path, max_bytes)
+    value = parse_json(decode(path.read_bytes(), path=path), path=path)
+    if not isinstance(value, dict):
+        raise DataError(f"holds {shown(value)}, expected a JSON object", PREPARE_AGAIN, path=path)
+    return value
