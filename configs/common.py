@@ -30,7 +30,8 @@ def get_config() -> config_dict.ConfigDict:
     # Number format of the dense layers, and in evaluation of the regions and words compared: "float32" or "bfloat16"
     # (twice as fast, also on current CPUs). Parameters, LayerNorms, softmax, sums and the optimizer are float32 anyway.
     config.model.dtype = "float32"
-    # What computes the steps that have a kernel of their own: "xla", "pallas" (GPUs), or "auto" for the device's best.
+    # What runs the Transformer's layers: "xla", "pallas" (fused kernels, for GPUs), or "auto": the latter on GPUs in
+    # bfloat16, XLA elsewhere.
     config.model.kernels = "auto"
     # Dropout of the matching head.
     config.model.dropout = 0.1
