@@ -1,5 +1,6 @@
 """Trains and evaluates: `python -m aladin_jax.main --config configs/NAME.py --workdir DIR [--mode train|evaluate]`."""
 
+import itertools
 import os
 import re
 import sys
@@ -39,7 +40,11 @@ def parse(argv: list[str]) -> list[str]:
     if HELP & set(argv):
         print(f"{__doc__}\n{flags.FLAGS.main_module_help()}\n{FIELDS}, with their defaults.")
         sys.exit(0)
-    files = re.findall(r"(?<!\S)--?config[= ](\S+)", " ".join(argv))
+    files = [
+        argument.partition("=")[2] or following
+        for argument, following in itertools.pairwise([*argv, ""])
+        if re.match(r"--?config(=|$)", argument)
+    ]
     if len(files) > 1:
         fail(f"--config is given {len(files)} times; name one file, and change its fields with --config.FIELD=VALUE")
     for file in files:

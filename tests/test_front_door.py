@@ -229,7 +229,8 @@ def test_a_fault_on_the_command_line_is_one_line(arguments, message, tmp_path):
     [(None, "no such file"), ("def get_config():\n    return 1 / 0", "ZeroDivisionError: division by zero")],
 )
 def test_a_configuration_file_that_is_none_is_one_line(content, message, tmp_path):
-    file = tmp_path / "own.py"
+    file = tmp_path / "a folder" / "own.py"
+    file.parent.mkdir()
     if content:
         file.write_text(content)
     flags = ["--config", str(file), "--workdir", str(tmp_path / "run")]
