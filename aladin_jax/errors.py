@@ -45,3 +45,9 @@ def shown(value: object) -> str:
     if isinstance(value, int | float) and abs(value) < 1e30:
         return repr(value)
     return f"a value of type {type(value).__name__}"
+
+
+def first_line(error: BaseException, limit: int = 200) -> str:
+    """The first line of an exception's message, or its type where it has none."""
+    lines = str(error).strip().splitlines()
+    return lines[0][:limit] if lines else type(error).__name__

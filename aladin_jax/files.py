@@ -1,12 +1,20 @@
-"""Files that are either whole or not there, and JSON that is taken from them."""
+"""Files that are either whole or not there, JSON out of them, and paths that are no files of this machine."""
 
+import argparse
+import hashlib
 import json
 import math
 import os
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
+
+from aladin_jax.errors import DataError
 
 _MAX_JSON_BYTES = 16 << 20
+_SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+):/")  # one slash, as pathlib leaves it
 
 
 def write_whole(path: str | os.PathLike[str], content: bytes) -> None:
@@ -16,11 +24,18 @@ def write_whole(path: str | os.PathLike[str], content: bytes) -> None:
         path: the file; its folder must exist. An earlier file is replaced.
         content: all its bytes.
     """
+    with whole_file(path) as file:
+        file.write(content)
+
+
+@contextmanager
+def whole_file(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
+    """A file to write to, as `write_whole` does; if the block fails, nothing is left of it."""
     path = Path(path)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         with temporary.open("wb") as file:
-            file.write(content)
+            yield file
             file.flush()
             os.fsync(file.fileno())
         temporary.replace(path)
@@ -68,3 +83,35 @@ def _finite(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
             elif isinstance(item, float) and not math.isfinite(item):
                 raise ValueError(f"{name[:80]!r} is {item}, not a finite number")
     return dict(pairs)
+
+
+def sha256(path: str | os.PathLike[str]) -> str:
+    """The SHA-256 of a file, in hexadecimal."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def check_local(path: str | os.PathLike[str]) -> None:
+    """Refuses a path of an object store, which would otherwise become a folder of that name in the working directory.
+
+    Raises:
+        DataError: it has a scheme, such as gs://, s3:// or hdfs://.
+    """
+    if scheme := _SCHEME.match(os.fspath(path)):
+        rest = os.fspath(path)[scheme.end() :].lstrip("/")
+        problem = f"{scheme[1]}://{rest}: only files and folders of this machine are read and written"
+        raise DataError(problem, "mount it as a folder, or copy it, and give that path")
+
+
+def check_local_options(options: argparse.Namespace) -> None:
+    """`check_local` for all paths among a command's options; web addresses pass.
+
+    Raises:
+        DataError: one is of an object store.
+    """
+    for option in vars(options).values():
+        for value in option if isinstance(option, list) else [option]:
+            if isinstance(value, Path):
+                check_local(value)
+            elif isinstance(value, str) and (path := re.match(r"(?:\w+=)?(?!https?:)([\w+.-]+://.*)", value)):
+                check_local(path[1])

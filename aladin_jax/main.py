@@ -15,6 +15,7 @@ from absl import app, flags, logging
 from ml_collections import config_flags
 
 from aladin_jax.config import Config
+from aladin_jax.files import check_local
 from aladin_jax.logs import show_our_messages
 from aladin_jax.signals import exit_on_interrupt
 
@@ -68,6 +69,14 @@ def main(argv: list[str]) -> None:
         if len(argv) > 1:
             raise ValueError(f"unknown argument {argv[1]!r}")
         config, workdir = Config.from_dict(_CONFIG.value.to_dict()), Path(str(_WORKDIR.value))
+        for path in (
+            str(workdir),
+            config.init_from,
+            config.data.dir,
+            config.eval.image_keys,
+            config.model.vocabulary,
+        ):
+            check_local(path)
         show_our_messages()
         _join_processes()
         if _MODE.value == "train":

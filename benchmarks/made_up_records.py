@@ -15,8 +15,6 @@ from benchmarks import workload
 
 NAME, SPLIT = "made_up", "train"
 FEATURE_DIM = 2054
-VOCABULARY_SIZE = 30522
-SPECIAL_TOKENS = {0: "[PAD]", 100: "[UNK]", 101: "[CLS]", 102: "[SEP]", 103: "[MASK]"}
 IMAGES_PER_FILE = 500
 CLASSES = 1600  # of a detector
 
@@ -50,7 +48,7 @@ def write_made_up(
     if (made.folder / "dataset_info.json").exists():
         return made
     made.folder.mkdir(parents=True, exist_ok=True)
-    write_vocabulary(vocabulary)
+    workload.write_vocabulary(vocabulary)
     rng = np.random.default_rng(seed)
     count = -(-images // IMAGES_PER_FILE)
     lengths = [len(range(images)[k * IMAGES_PER_FILE : (k + 1) * IMAGES_PER_FILE]) for k in range(count)]
@@ -67,25 +65,17 @@ def write_made_up(
     return made
 
 
-def write_vocabulary(path: Path) -> None:
-    """Writes BERT's number of tokens."""
-    path.write_text("".join(f"{SPECIAL_TOKENS.get(k, f'w{k}')}\n" for k in range(VOCABULARY_SIZE)))
-
-
-def words(rng: np.random.Generator, n: int, first: int = 200, end: int = VOCABULARY_SIZE) -> list[str]:
-    """Words of the vocabulary."""
-    return [f"w{k}" for k in rng.integers(first, end, n)]
-
-
 def _record(rng: np.random.Generator, image_id: str, pool: np.ndarray) -> bytes:
     """A record whose regions are drawn from a pool: random numbers are slower to make than to read."""
     count = int(workload.detections(rng, 1)[0])
-    captions = [" ".join(words(rng, n - 2)) for n in workload.caption_lengths(rng, workload.CAPTIONS_PER_IMAGE)]
+    captions = [
+        " ".join(workload.words(rng, n - 2)) for n in workload.caption_lengths(rng, workload.CAPTIONS_PER_IMAGE)
+    ]
     message = example_message()()
     for name, values in (
         ("id", [image_id]),
         ("regions", [pool[rng.integers(0, len(pool), count)].tobytes()]),
-        ("tags", words(rng, count, end=200 + CLASSES)),
+        ("tags", [f"w{200 + k}" for k in rng.integers(0, CLASSES, count)]),
         ("captions", captions),
     ):
         message.features.feature[name].bytes_list.value.extend(

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import jax
 
+from aladin_jax.files import check_local_options
 from aladin_jax.model_folder import check_output, save_model_folder
 from convert.conversion import convert
 from convert.hugging_face import read_bert
@@ -43,6 +44,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         parser.error("--checkpoint goes with --vinvl, whose config.json and vocab.txt belong to it")
     jax.config.update("jax_platforms", "cpu")  # an accelerator has nothing to do here
     try:
+        check_local_options(options)
         with tempfile.TemporaryDirectory() as scratch:
             _convert(options, Path(scratch))
     except (ValueError, OSError) as error:

@@ -21,6 +21,7 @@ import jax
 import torch
 from safetensors.torch import save
 
+from aladin_jax.files import check_local_options
 from aladin_jax.model_folder import ModelConfig, put_in_place, write_description
 from aladin_jax.pretrained import read_weights
 from convert.messages import one_line
@@ -40,6 +41,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     jax.config.update("jax_platforms", "cpu")  # an accelerator has nothing to do here
     try:
+        check_local_options(options)
         _export(options)
     except (ValueError, OSError) as error:
         print(f"error: {one_line(error)}", file=sys.stderr)

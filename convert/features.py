@@ -1,61 +1,77 @@
 """Makes the data set of your own features and captions; docs/features.md has the formats.
 
-python -m convert.features --format npz --features DIR --captions dataset_coco.json --output DIR
+python -m convert.features --features DIR [--captions dataset_coco.json] --output DIR
 """
 
 import argparse
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from aladin_jax.errors import DataError
+from convert.command import run
 
 if TYPE_CHECKING:
-    from convert.importing.caption_files import CaptionFiles
+    from convert.importing.caption_files import CaptionFiles, Uncaptioned
     from convert.importing.source import ImportedSource
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs the command; returns its exit code: 1 after an error that the user can mend, which is printed."""
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # TensorFlow, for TFDS, else speaks of the CPU it finds
-    from convert.importing.source import FEATURE_FORMATS
+    return run(make_parser(), prepare, argv)
+
+
+def make_parser() -> argparse.ArgumentParser:
+    """The command's options."""
+    from convert.importing.recognise import FEATURE_FORMATS
 
     parser = argparse.ArgumentParser(
         prog="python -m convert.features",
-        description="Features and captions in others' formats (docs/features.md) -> the data set that training reads. "
-        "Interrupted, it can be run again.",
+        description="Features, with captions or without, in others' formats (docs/features.md) -> the data set that "
+        "training and search read. Interrupted, it can be run again.",
     )
-    parser.add_argument("--format", required=True, choices=FEATURE_FORMATS, help="of the features")
+    parser.add_argument("--format", choices=FEATURE_FORMATS, help="of the features (recognised)")
     parser.add_argument("--features", required=True, nargs="+", type=Path, metavar="PATH", help="a folder, or files")
     parser.add_argument("--labels", nargs="+", type=Path, default=[], metavar="FILE", help="classes, for oscar_*")
     parser.add_argument("--class_names", type=Path, metavar="FILE", help="one a line, where classes are numbers")
-    add_caption_arguments(parser, required=True)
+    add_caption_arguments(parser)
     parser.add_argument("--output", required=True, type=Path, help="folder that the data set is written to")
-    parser.add_argument("--float16", action="store_true", help="store regions in half the space")
+    parser.add_argument("--float16", action="store_true", help="regions in half the space, rounded to 11 bits")
     parser.add_argument("--overwrite", action="store_true", help="first remove a data set that is there already")
-    args = parser.parse_args(argv)
-    try:
-        _import(args)
-    except (ValueError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        print("interrupted; the same command starts again", file=sys.stderr)
-        return 130
-    return 0
+    return parser
 
 
-def add_caption_arguments(parser: argparse.ArgumentParser, *, required: bool) -> None:
-    """Adds what says where captions are; `caption_files` reads it."""
+def prepare(args: argparse.Namespace) -> None:
+    """Builds the data set that the options of `make_parser` ask for.
+
+    Raises:
+        DataError: a file is not what it should be.
+    """
+    from convert.importing.source import FeatureFiles, ImportedSource
+
+    features = FeatureFiles(args.format, tuple(args.features), tuple(args.labels), args.class_names)
+    with features.open() as reader:
+        captions = captions_of(args, reader.names(), reader.path)
+        source = ImportedSource(reader, captions, skip_missing=args.skip_missing)
+        prepare_imported(source, args.output, float16=args.float16, overwrite=args.overwrite)
+
+
+def add_caption_arguments(parser: argparse.ArgumentParser) -> None:
+    """Adds what says where captions are; `captions_of` reads it."""
     from convert.importing.caption_files import CAPTION_FORMATS
+    from convert.raw.split_captions import SPLITS
 
-    parser.add_argument("--captions", required=required, nargs="+", metavar="[SPLIT=]FILE", help="of all splits")
-    parser.add_argument("--captions_format", choices=CAPTION_FORMATS, default="karpathy", help="(%(default)s)")
+    parser.add_argument(
+        "--captions", nargs="+", metavar="[SPLIT=]FILE", help="of all splits; without them images can be searched alone"
+    )
+    parser.add_argument("--captions_format", choices=CAPTION_FORMATS, help="(recognised)")
     parser.add_argument(
         "--split_list", nargs="+", default=[], metavar="SPLIT=FILE", help="lists of images that divide the captions"
     )
+    parser.add_argument("--split", choices=SPLITS, default="test", help="of images without --captions (%(default)s)")
     parser.add_argument(
         "--restval",
         choices=("train", "leave_out"),
@@ -65,14 +81,21 @@ def add_caption_arguments(parser: argparse.ArgumentParser, *, required: bool) ->
     parser.add_argument("--skip_missing", action="store_true", help="leave out captions of images that are not there")
 
 
-def caption_files(args: argparse.Namespace) -> "CaptionFiles":
-    """The captions that the arguments of `add_caption_arguments` name.
+def captions_of(args: argparse.Namespace, names: Collection[str], path: Path) -> "CaptionFiles | Uncaptioned":
+    """The captions that the arguments of `add_caption_arguments` name, or the images alone if they name none.
+
+    Args:
+        args: of the command.
+        names: of all images.
+        path: where the images are from.
 
     Raises:
         DataError: a split has another name than one of the three, or is missing.
     """
-    from convert.importing.caption_files import CaptionFiles
+    from convert.importing.caption_files import CaptionFiles, Uncaptioned
 
+    if not args.captions:
+        return Uncaptioned(args.split, path, names)
     return CaptionFiles(
         args.captions_format,
         tuple(_split_and_path(text) for text in args.captions),
@@ -98,16 +121,8 @@ def prepare_imported(source: "ImportedSource", output: Path, *, float16: bool, o
 
     print(prepare_records(make_builder, output, overwrite=overwrite))
     print(f"regions have {feature_dim} numbers: the detector's features, then x1, y1, x2, y2, h, w")
-
-
-def _import(args: argparse.Namespace) -> None:
-    from convert.importing.source import FeatureFiles, ImportedSource
-
-    captions = caption_files(args)
-    features = FeatureFiles(args.format, tuple(args.features), tuple(args.labels), args.class_names)
-    with features.open() as reader:
-        source = ImportedSource(reader, captions, skip_missing=args.skip_missing)
-        prepare_imported(source, args.output, float16=args.float16, overwrite=args.overwrite)
+    if not any(any(images.values()) for images in source.captions().values()):
+        print("there are no captions: the images can be searched, not trained on")
 
 
 def _split_and_path(text: str) -> tuple[str | None, Path]:

@@ -13,6 +13,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from convert.command import run
+
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs the command; returns its exit code: 1 if there is nothing that can be read, whatever the problems in it."""
@@ -29,25 +31,22 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--max_caption_len", type=int, default=50, help="as in the configuration (%(default)s)")
     parser.add_argument("--max_labels_len", type=int, default=50, help="as in the configuration (%(default)s)")
     parser.add_argument("--max_regions", type=int, default=34, help="as in the configuration (%(default)s)")
+    parser.add_argument("--class_names", type=Path, metavar="FILE", help="as for convert.features")
+    parser.add_argument("--labels", nargs="+", type=Path, default=[], metavar="FILE", help="as for convert.features")
     parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
-    args = parser.parse_args(argv)
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # TensorFlow, for TFDS, else speaks of the CPU it finds
     os.environ.setdefault("JAX_PLATFORMS", "cpu")  # an accelerator has nothing to do here
-    try:
-        found = _inspect(args)
-    except (ValueError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
-        return 130
+    return run(parser, _print_findings, argv, interrupted="interrupted")
+
+
+def _print_findings(args: argparse.Namespace) -> None:
+    found = _inspect(args)
     if args.json:
         print(json.dumps(found, indent=2, allow_nan=False))
     else:
         from convert.inspection.table import format_findings
 
         print("\n\n".join(format_findings(item) for item in found))
-    return 0
 
 
 def _inspect(args: argparse.Namespace) -> list[dict[str, Any]]:
@@ -61,32 +60,42 @@ def _inspect(args: argparse.Namespace) -> list[dict[str, Any]]:
     found = []
     for thing in things:
         try:
-            found.append(_inspect_one(thing, tokens, args.max_regions))
+            findings = _inspect_one(thing, tokens, args)
         except ValueError as error:
             if len(things) == 1:
                 raise
-            found.append({"kind": thing.kind, "path": str(thing.path), "problems": [str(error)]})
+            findings = {"kind": thing.kind, "path": str(thing.path), "problems": [str(error)]}
+        kind = findings.pop("kind")
+        found.append({"kind": kind, "taken by": kinds.command(thing, kind), **findings})
     captions = [thing for thing in things if thing.kind == kinds.CAPTIONS]
     features = [thing for thing in things if thing.kind == kinds.FEATURES]
     return found + [_compare([one], [other]) for one in captions for other in features]
 
 
-def _inspect_one(thing: Any, tokens: Any, max_regions: int) -> dict[str, Any]:
+def _inspect_one(thing: Any, tokens: Any, args: argparse.Namespace) -> dict[str, Any]:
     # What is imported takes seconds, so that only what is needed is.
     from convert.inspection import kinds
 
-    if thing.kind == kinds.FEATURES:
+    if thing.kind == kinds.FEATURES and thing.format == "vinvl":
         from convert.inspection.features_folder import inspect_features
 
-        return inspect_features(thing.path, tokens, max_regions)
-    if thing.kind == kinds.CAPTIONS:
-        from convert.inspection.captions_folder import inspect_captions
+        return inspect_features(thing.path, tokens, args.max_regions)
+    if thing.kind == kinds.FEATURES:
+        from convert.importing.source import FeatureFiles
+        from convert.inspection.feature_files import inspect_feature_files
 
-        return inspect_captions(thing.path, tokens)
+        features = FeatureFiles(thing.format, [thing.path], args.labels, args.class_names)
+        return inspect_feature_files(features, tokens, args.max_regions)
+    if thing.kind == kinds.CAPTIONS:
+        from convert.inspection.captions_folder import inspect_caption_file, inspect_captions
+
+        if thing.format == "coco_ir":
+            return inspect_captions(thing.path, tokens)
+        return inspect_caption_file(thing.path, thing.format, tokens)
     if thing.kind == kinds.DATA_SET:
         from convert.inspection.data_set import inspect_data_set
 
-        return inspect_data_set(thing.path, tokens, max_regions)
+        return inspect_data_set(thing.path, tokens, args.max_regions)
     from convert.inspection import checkpoints
 
     return {
@@ -99,8 +108,8 @@ def _inspect_one(thing: Any, tokens: Any, max_regions: int) -> dict[str, Any]:
 def _compare(first: list[Any], second: list[Any]) -> dict[str, Any]:
     from aladin_jax.errors import DataError
     from convert.inspection import kinds
-    from convert.inspection.differences import compare_features, compare_ids
-    from convert.raw.split_captions import read_split_captions
+    from convert.inspection.captions_folder import read_caption_file
+    from convert.inspection.differences import compare_features, compare_names
 
     comparable = (kinds.FEATURES, kinds.DATA_SET, kinds.CAPTIONS)
     one, other = (
@@ -114,8 +123,8 @@ def _compare(first: list[Any], second: list[Any]) -> dict[str, Any]:
     captions, features = (one, other) if one.kind == kinds.CAPTIONS else (other, one)
     if features.kind == kinds.CAPTIONS:
         raise DataError("captions too", "compare captions with features", path=features.path)
-    ids = [image for images in read_split_captions(captions.path).values() for image in images]
-    return compare_ids(captions, ids, features)
+    splits = read_caption_file(captions.path, captions.format)
+    return compare_names(captions, [image for images in splits.values() for image in images.values()], features)
 
 
 if __name__ == "__main__":

@@ -4,6 +4,8 @@ import argparse
 import os
 import sys
 
+from aladin_jax.files import check_local_options
+
 
 def main(arguments: list[str] | None = None) -> int:
     """Runs the command; returns its exit status."""
@@ -22,6 +24,7 @@ def main(arguments: list[str] | None = None) -> int:
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     try:
+        check_local_options(options)
         if options.preview:
             from demo import preview
 

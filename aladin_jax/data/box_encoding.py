@@ -68,6 +68,33 @@ def encode_boxes(boxes: Num[np.ndarray, "r 4"], width: int, height: int, **where
     return np.stack([x1, y1, x2, y2, y2 - y1, x2 - x1], 1).astype(np.float32)
 
 
+def clip_boxes(boxes: Float[np.ndarray, "r 4"], width: float, height: float) -> Float[np.ndarray, "r 4"]:
+    """Cuts off what of boxes, x1, y1, x2, y2, lies outside the picture."""
+    return np.clip(boxes, 0, [width, height, width, height])
+
+
+def pixels_of_shares(boxes: Num[np.ndarray, "r f"], side: int, **where: Any) -> Float[np.ndarray, "r 4"]:
+    """Boxes in pixels of a picture with equal sides, of boxes that are shares of a picture's width and height.
+
+    Args:
+        boxes: x1, y1, x2, y2, and maybe width, height, and area after them.
+        side: of the picture that is made up for it.
+        **where: what `DataError` takes to say where the boxes are from.
+
+    Raises:
+        DataError: they are something else.
+    """
+    if boxes.ndim != 2 or not 4 <= boxes.shape[1] <= 7:
+        raise DataError(f"boxes have shape {list(boxes.shape)}, expected [regions, 4 to 7]", **where)
+    boxes = boxes.astype(np.float64)
+    if not (np.isfinite(boxes).all() and (boxes[:, :4] >= -_TOLERANCE).all() and (boxes <= 1 + _TOLERANCE).all()):
+        raise DataError("boxes are not shares of the picture, in [0, 1]", "give boxes in pixels and its size", **where)
+    known = [explains(layout, boxes[:, :6])[0] for layout in (WIDTH_HEIGHT, HEIGHT_WIDTH)]
+    if boxes.shape[1] >= 6 and not np.logical_or(*known).all():
+        raise DataError("boxes are not x1, y1, x2, y2, width, height", "extract the features again", **where)
+    return clip_boxes(boxes[:, :4] * side, side, side)
+
+
 def num_columns(layout: str) -> int:
     """How many of a region's last columns a layout takes."""
     return len(layout.split(","))

@@ -11,8 +11,8 @@ import numpy as np
 from jaxtyping import Float, Int64
 
 from aladin_jax.data.dataset import PREPARE_AGAIN, Dataset
-from aladin_jax.errors import DataError, shown
-from aladin_jax.untrusted import check_image_id, check_text, decode, parse_json, read_text, require_file
+from aladin_jax.errors import DataError, first_line, shown
+from aladin_jax.untrusted import check_image_id, check_text, decode, parse_json, read_lines, require_file
 
 if TYPE_CHECKING:
     import tensorflow_datasets as tfds
@@ -129,7 +129,7 @@ class Split:
         try:
             record = Record(*self._dataset.fields(self._source[index]))
         except Exception as error:  # damaged files end in errors of many kinds
-            problem = f"{self.name} record {index} cannot be read ({_first_line(error)})"
+            problem = f"{self.name} record {index} cannot be read ({first_line(error)})"
             raise DataError(problem, PREPARE_AGAIN, path=self.directory, image=self.ids[index]) from error
         found = (record.id, len(record.captions), record.regions.shape[-1])
         expected = (self.ids[index], int(self.caption_counts[index]), self.feature_dim)
@@ -143,6 +143,21 @@ class Split:
         if not len(record.regions):
             raise DataError(f"{where} has no region", PREPARE_AGAIN, path=self.directory, image=record.id)
         return record
+
+    def require_captions(self, images: Int64[np.ndarray, "i"] | None = None, use: str = "evaluated") -> None:
+        """Checks that there is any caption.
+
+        Args:
+            images: of these records; None for all.
+            use: what cannot be done without.
+
+        Raises:
+            DataError: there is none.
+        """
+        counts = self.caption_counts if images is None else self.caption_counts[images]
+        if not counts.any():
+            problem = f"split {self.name} has no captions"
+            raise DataError(problem, f"it can be searched, not {use}", path=self.directory)
 
     def select(self, image_ids: Sequence[str]) -> Int64[np.ndarray, "i"]:
         """The records of the given ids, in the given order.
@@ -258,11 +273,13 @@ def read_image_keys(path: str | os.PathLike[str]) -> list[str]:
     """
     path = Path(path)
     rows: dict[str, int] = {}
-    for row, line in enumerate(read_text(path).removesuffix("\n").split("\n")):
-        image = check_image_id(line.removesuffix("\r"), path=path, row=row)
+    for row, line in enumerate(read_lines(path)):
+        image = check_image_id(line, path=path, row=row)
         if image in rows:
             raise DataError(f"row {rows[image]} is this image too", "keep one of them", path=path, row=row, image=image)
         rows[image] = row
+    if not rows:
+        raise DataError("no image id in it", "write one a line", path=path)
     return list(rows)
 
 
@@ -306,7 +323,7 @@ def open_version(folder: Path) -> "tfds.core.DatasetBuilder":
     try:
         return tfds.builder_from_directory(str(folder))
     except Exception as error:  # a damaged description ends in errors of many kinds, protobuf's among them
-        raise DataError(f"cannot be opened ({_first_line(error)})", PREPARE_AGAIN, path=folder) from error
+        raise DataError(f"cannot be opened ({first_line(error)})", PREPARE_AGAIN, path=folder) from error
 
 
 def _require_known_classes(folder: Path) -> None:
@@ -349,7 +366,7 @@ def _split_metadata(dataset: Dataset, name: str) -> dict[str, Any]:
             "feature_dim": int(metadata["feature_dim"]),
         }
     except (KeyError, TypeError, ValueError, OverflowError, RecursionError) as error:  # not JSON, or of other values
-        problem = f"metadata.json does not describe split {name!r} ({type(error).__name__}: {_first_line(error)[:120]})"
+        problem = f"metadata.json does not describe split {name!r} ({type(error).__name__}: {first_line(error, 120)})"
         raise DataError(problem, PREPARE_AGAIN, path=directory) from error
     if len(about["ids"]) != len(about["caption_counts"]):
         raise DataError(
@@ -358,10 +375,6 @@ def _split_metadata(dataset: Dataset, name: str) -> dict[str, Any]:
             path=directory,
         )
     return about
-
-
-def _first_line(error: Exception) -> str:
-    return str(error).partition("\n")[0]
 
 
 def _list(values: Sequence[str]) -> str:

@@ -55,6 +55,7 @@ def evaluate(config: Config, workdir: Path) -> dict[str, dict[str, dict[str, flo
     split = Split(open_dataset(config.data.dir), config.eval.split, weights.config.backbone.img_feature_dim)
     keys = config.eval.image_keys
     images = split.select(read_image_keys(keys)) if keys else None
+    split.require_captions(images)
     params = jax.device_put(weights.params, sharding.state_sharding(weights.params, mesh))
 
     scores, image_of_caption = score_split(

@@ -165,7 +165,7 @@ def encode_streams(
         tokens_per_group: length of a group's flat array (see `packing.plan_packing`); None keeps padding in it.
         groups: groups of examples that are packed apart, one per device on the batch axis.
         remat: keep only the layers' inputs for the backward pass.
-        kernels: `pallas` runs packed tokens through the fused layers of `models/kernels`, where they fit.
+        kernels: `pallas` runs packed tokens through the fused layers of `models/kernels`.
         mesh: of the devices that `groups` stand for; only the fused layers need it.
 
     Returns:
@@ -200,7 +200,7 @@ def encode_streams(
         ]
         return to_flat(jnp.concatenate(contexts, axis=1))
 
-    if kernels == "pallas" and tokens_per_group is not None and fused.fits(lengths):
+    if kernels == "pallas" and tokens_per_group is not None:
         form = fused_form(layers, num_heads, max(lengths), attention_dropout, mesh)
         segments = fused.segments_of([stream.mask for stream in streams], packing)
         return split(to_padded(fused.run_layers(layers, to_flat(x), segments, keys, form, remat)))

@@ -76,6 +76,7 @@ def tokens_per_group(lengths: np.ndarray, *, slots: int, groups: int, buckets: i
 
     They differ by slots * sqrt(examples) / 4, or a part of the padded size where that is less. Sums of as many lengths
     spread as the square root, so that two or three flat lengths serve all batches, and little is computed for nothing.
+    Large ones are multiples of 64, whose products need no padding on GPUs.
 
     Args:
         lengths: [b] real tokens of each example, all streams together.
@@ -86,6 +87,7 @@ def tokens_per_group(lengths: np.ndarray, *, slots: int, groups: int, buckets: i
     per_group = lengths.reshape(groups, -1)
     examples = per_group.shape[1]
     bucket = max(math.ceil(min(slots * examples**0.5 / 4, slots * examples / buckets)), 1)
+    bucket = -(-bucket // 64) * 64 if bucket >= 64 else bucket
     fullest = int(per_group.sum(axis=1).max())
     return min(-(-fullest // bucket) * bucket, slots * examples)
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import collections
 import concurrent.futures
 import functools
 import os
@@ -20,6 +19,9 @@ from aladin_jax.scores.similarity import Pooling
 
 # Vectors of a block: in float32 of BERT-base 1.2 MB.
 BLOCK_ROWS = 400
+# Multiplications up to which OpenBLAS takes a product for small.
+SMALL_PRODUCT = 10**6
+PROCESSORS = os.cpu_count() or 1
 # Candidates padded at once for the poolings that are: of BERT-base's regions in float32, 200 MB.
 POOLED_CANDIDATES = 2048
 
@@ -173,39 +175,54 @@ def _in_blocks(
     scores = np.zeros(len(chosen), np.float32)
     start, length = side.offsets[chosen], side.lengths[chosen]
     filled = np.flatnonzero(length) if len(query) else np.zeros(0, int)
-    query = np.ascontiguousarray(query.T, np.float32)
+    query = np.ascontiguousarray(query, np.float32)
 
     def score_block(some: Int[np.ndarray, " n"]) -> None:
-        first = offsets_of(length[some])
-        rows = np.repeat(start[some] - first[:-1], length[some]) + np.arange(first[-1])
-        scores[some] = score(_similarities(side.vectors, rows, query), first[:-1])
+        first, begin = offsets_of(length[some]), int(start[some[0]])
+        if np.array_equal(start[some] - begin, first[:-1]):  # one behind the other: where they lie, without a copy
+            block = side.vectors[begin : begin + first[-1]]
+        else:
+            block = side.vectors[np.repeat(start[some] - first[:-1], length[some]) + np.arange(first[-1])]
+        scores[some] = score(_similarities(block, query), first[:-1])
 
-    blocks = np.array_split(filled, -(-int(length.sum()) // BLOCK_ROWS)) if len(filled) else []
-    if len(blocks) < 2:
-        for block in blocks:
+    todo = iter(np.array_split(filled, -(-int(length.sum()) // BLOCK_ROWS)) if len(filled) else [])
+
+    def score_blocks() -> None:
+        for block in todo:
             score_block(block)
-    else:
-        collections.deque(_threads().map(score_block, blocks), maxlen=0)  # raises what a block raised
+
+    helping = min(PROCESSORS, int(length.sum()) // BLOCK_ROWS) - 1
+    helpers = [_threads().submit(score_blocks) for _ in range(helping)]
+    score_blocks()
+    for helper in helpers:
+        helper.result()
     return scores
 
 
-def _similarities(
-    vectors: Float[np.ndarray, "n d"], rows: Int[np.ndarray, " m"], query: Float[np.ndarray, "d q"]
-) -> Float[np.ndarray, "m q"]:
-    block = vectors[rows]
-    if block.dtype != np.float16:
-        return block.astype(np.float32, copy=False) @ query
-    # NumPy widens float16 one number at a time. Here its bits move to where float32 has them, for all at once, which
-    # leaves exponents 112 too small; the query makes up for it. Exact for all finite numbers, as 2^112 is a power of 2.
-    wide = block.view(np.int16).astype(np.int32)
-    wide <<= 13
-    wide &= ~0x70000000
-    return wide.view(np.float32) @ (query * np.float32(2.0**112))
+def _similarities(block: Float[np.ndarray, "n d"], query: Float[np.ndarray, "q d"]) -> Float[np.ndarray, "n q"]:
+    if block.dtype == np.float16:
+        # NumPy widens float16 one number at a time. Here its bits move to where float32 has them, for all at once,
+        # which leaves exponents 112 too small; the query makes up for it. Exact, as 2^112 is a power of 2.
+        wide = block.view(np.int16).astype(np.int32)
+        wide <<= 13
+        wide &= ~0x70000000
+        block, query = wide.view(np.float32), query * np.float32(2.0**112)
+    block = block.astype(np.float32, copy=False)
+    # Products of few rows, since OpenBLAS multiplies what is small as it lies and copies what is large first; and all
+    # of one shape, so that equal rows get equal similarities wherever they stand.
+    rows = max(min(SMALL_PRODUCT // query.size, 64) // 8 * 8, 8)
+    count = len(block)
+    if count < rows:
+        block = np.pad(block, ((0, rows - count), (0, 0)))
+    out, whole = np.empty((len(block), len(query)), np.float32), len(block) // rows * rows
+    np.matmul(block[:whole].reshape(-1, rows, block.shape[1]), query.T, out=out[:whole].reshape(-1, rows, len(query)))
+    out[-rows:] = block[-rows:] @ query.T
+    return out[:count]
 
 
 @functools.cache
 def _threads() -> concurrent.futures.ThreadPoolExecutor:
-    return concurrent.futures.ThreadPoolExecutor(os.cpu_count(), "scores")
+    return concurrent.futures.ThreadPoolExecutor(PROCESSORS, "scores")
 
 
 def _pooled_scores(

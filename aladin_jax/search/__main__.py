@@ -11,6 +11,7 @@ import importlib
 import os
 import sys
 
+from aladin_jax.files import check_local_options
 from aladin_jax.search.flags import FLAGS, check
 from aladin_jax.signals import exit_on_interrupt
 
@@ -41,6 +42,7 @@ def main(arguments: list[str] | None = None) -> int:
         FLAGS[name](chosen.add_parser(name, help=about, description=about.capitalize() + "."))
     options = parser.parse_args(arguments)
     try:
+        check_local_options(options)
         check(options)
         module = "query_commands" if options.command in ("query", "tradeoff", "serve") else "commands"
         return importlib.import_module(f"aladin_jax.search.{module}").RUN[options.command](options)

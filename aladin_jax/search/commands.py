@@ -14,6 +14,7 @@ from aladin_jax.search import build, maintain
 from aladin_jax.search.flags import LENGTHS
 from aladin_jax.search.index import Index
 from aladin_jax.search.manifest import read_manifest
+from aladin_jax.untrusted import read_lines
 
 
 def run_index(options: argparse.Namespace) -> int:
@@ -48,7 +49,7 @@ def run_delete(options: argparse.Namespace) -> int:
     """Deletes images."""
     ids = list(options.ids)
     if options.ids_file:
-        ids += [line.strip() for line in options.ids_file.read_text("utf-8").splitlines() if line.strip()]
+        ids += [line.strip() for line in read_lines(options.ids_file) if line.strip()]
     if not ids:
         raise ValueError(f"{options.ids_file}: no id in it; write one a line")
     manifest = maintain.delete_images(options.index, ids)

@@ -17,7 +17,7 @@ from aladin_jax.data.box_encoding import BOX_DIM, HEIGHT_WIDTH, explains
 from aladin_jax.data.dataset import Dataset
 from aladin_jax.data.records import Record, open_version
 from aladin_jax.errors import DataError
-from aladin_jax.untrusted import check_image_id
+from aladin_jax.image_names import NameIndex, find_pictures
 
 MAX_SIDE = 640  # of the pictures that an index keeps
 _MAX_FILE_BYTES = 64 << 20
@@ -43,7 +43,8 @@ class Pictures:
         Args:
             dataset: from `open_dataset`.
             split: the split's name.
-            folder: picture files, named by their image's id; None takes the records' own, where there are any.
+            folder: picture files, which `NameIndex` finds by their image's id, also in folders in it; None takes the
+                records' own, where there are any.
 
         Raises:
             DataError: there is no such folder.
@@ -51,6 +52,9 @@ class Pictures:
         if folder is not None and not folder.is_dir():
             raise DataError("no such folder", "--images names a folder with ID.jpg, .png or .webp files", path=folder)
         self._folder = folder
+        self._names = None
+        if folder is not None:
+            self._names = NameIndex(n for n in find_pictures(folder) if n.lower().endswith(_SUFFIXES))
         builder = open_version(dataset.folder)
         described = cast(Any, builder.info.features)
         names = [name for name in ("image", "boxes") if name in described]
@@ -85,12 +89,9 @@ class Pictures:
 
     def _find(self, image_id: str) -> Path | None:
         assert self._folder is not None
-        check_image_id(image_id)  # it becomes a file's name
-        for suffix in _SUFFIXES:
-            path = self._folder / f"{image_id}{suffix}"
-            if path.is_file():
-                return path
-        return None
+        assert self._names is not None
+        found = self._names.find(image_id, path=self._folder, image=image_id)
+        return None if found is None else self._folder / found.name
 
 
 def read_bounded(path: Path) -> bytes:

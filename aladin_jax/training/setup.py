@@ -72,6 +72,7 @@ def prepare(config: Config, objective: Objective, workdir: Path, checkpoints: ch
     """Builds model, data, step and state; the state from the newest checkpoint, or else from `init_from` or random."""
     mesh, optimizer = sharding.make_mesh(config.fsdp), optim.adam()
     dataset = open_dataset(config.data.dir)
+    Split(dataset, "train").require_captions(use="trained on")
     params = None
     if checkpoints.latest_step is None:
         params = _first_start(config, workdir, Split(dataset, "train").feature_dim)
@@ -95,6 +96,7 @@ def prepare(config: Config, objective: Objective, workdir: Path, checkpoints: ch
             dtype=dtype,
         )
         validation = Split(dataset, config.eval.validation_split, split.feature_dim)
+        validation.require_captions(use="validated on; set eval_every to 0")
         validate = partial(report_split, encoder, validation, config.pooling, config.measure)
 
     def fresh(params: Params) -> TrainState:

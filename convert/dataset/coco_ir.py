@@ -1,16 +1,18 @@
 """The TFDS builder `coco_ir`: VinVL's files as records that can be read in any order, one an image."""
 
 import dataclasses
+import functools
 import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from absl import logging
 
 from convert.dataset.record_builder import NAME, VERSION, Prepared, RecordBuilder, prepare_records
 from convert.raw.split_captions import captions_file, read_split_captions
-from convert.raw.vinvl_files import FEATURE_DIM, VinvlFiles, check_image_keys
+from convert.raw.vinvl_files import FEATURE_DIM, FoundFiles, VinvlFiles, check_image_keys
 
 
 @dataclasses.dataclass(frozen=True)
@@ -20,7 +22,7 @@ class VinvlSource:
     Attributes:
         coco_ir_dir: folder with `{train,minival,test}_captions.pt` and `*_img_keys*.tsv`; a split whose captions are
             not there is left out.
-        img_feat_file: path of features.tsv; its index and predictions.tsv lie beside it.
+        img_feat_file: path of features.tsv; its index and predictions.tsv lie beside it, where they are.
         feature_dim: width of a region.
     """
 
@@ -47,14 +49,22 @@ class VinvlSource:
             DataError: a file is missing or wrong, or files do not belong together.
         """
         with self.open(np.dtype(np.float32)) as files:
+            for note in files.notes:
+                logging.warning("%s", note)
             for split, images in captions.items():
                 files.require(images, self.origin(split))
                 for keys in sorted(self.coco_ir_dir.glob(f"{split}_img_keys*.tsv")):
                     check_image_keys(keys, images)
 
+    @functools.cached_property
+    def _found(self) -> FoundFiles:
+        """Which rows there are; pickled with the source, so that processes that read do not look for them again."""
+        with VinvlFiles(self.img_feat_file, feature_dim=self.feature_dim) as files:
+            return files.found
+
     def open(self, dtype: np.dtype) -> VinvlFiles:
         """Opens the features."""
-        return VinvlFiles(self.img_feat_file, feature_dim=self.feature_dim, dtype=dtype)
+        return VinvlFiles(self.img_feat_file, feature_dim=self.feature_dim, dtype=dtype, found=self._found)
 
 
 class CocoIr(RecordBuilder):

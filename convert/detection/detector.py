@@ -13,7 +13,7 @@ import torch
 from jaxtyping import Float
 from PIL import Image
 
-from aladin_jax.errors import DataError
+from aladin_jax.errors import DataError, first_line
 
 
 class Prepared(NamedTuple):
@@ -85,8 +85,7 @@ class Detector:
             cause = " ".join(str(error).split()).partition(". ")[0][:200]
             raise DataError(f"the detector needs a package that is not here ({cause})", path=folder) from error
         except Exception as error:  # damaged files and wrong configurations end in exceptions of every kind
-            cause = (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
-            raise DataError(f"no detector that can be loaded ({cause})", path=folder) from error
+            raise DataError(f"no detector that can be loaded ({first_line(error)})", path=folder) from error
         if absent := sorted(loaded[1]["missing_keys"]):
             problem = f"{len(absent)} tensors of the detector are missing, such as {absent[0]}"
             raise DataError(problem, "its weights are not those of a whole detector", path=folder)

@@ -1,63 +1,31 @@
 """A folder of pictures: which there are, what they are called, and how they are read."""
 
-import os
-import re
 import warnings
-from collections.abc import Mapping
 from pathlib import Path
-from typing import NamedTuple
 
 from PIL import Image, ImageOps
 
-from aladin_jax.errors import DataError
-from aladin_jax.untrusted import check_image_id
-
-ENDINGS = (".jpg", ".jpeg", ".png", ".webp", ".bmp")
-
-
-class Pictures(NamedTuple):
-    """Pictures by id.
-
-    Attributes:
-        paths: where each is.
-        renamed: how many have an id that is not their name, because of letters that an id cannot have.
-    """
-
-    paths: Mapping[str, Path]
-    renamed: int
+from aladin_jax.errors import DataError, first_line
+from aladin_jax.image_names import PICTURE_ENDINGS, find_pictures, image_ids
 
 
 class UnreadableError(ValueError):
     """A file that is no picture, or a damaged or gigantic one."""
 
 
-def find_pictures(folder: Path) -> Pictures:
-    """Finds the pictures in a folder and the folders in it, by their endings.
-
-    A picture's id is its name without the ending; letters that an id cannot have become `_`.
+def list_pictures(folder: Path) -> list[str]:
+    """Names of the pictures in a folder and the folders in it, as `image_names.find_pictures` gives them.
 
     Raises:
         DataError: there is no such folder, there are no pictures, or two have the same id.
     """
     if not folder.is_dir():
         raise DataError("no such folder", "check --images", path=folder)
-    paths: dict[str, Path] = {}
-    renamed = 0
-    for place, folders, names in os.walk(folder):
-        folders.sort()
-        for name in sorted(names):
-            stem, ending = os.path.splitext(name)
-            if ending.lower() not in ENDINGS or name.startswith("."):
-                continue
-            path = Path(place) / name
-            image = check_image_id(re.sub(r"[^A-Za-z0-9_.-]", "_", stem), path=path)
-            if image in paths:
-                raise DataError(f"has the id of {paths[image]} too", "rename one", path=path, image=image)
-            paths[image] = path
-            renamed += image != stem
-    if not paths:
-        raise DataError("no picture in it", f"pictures end in {', '.join(ENDINGS)}", path=folder)
-    return Pictures(paths, renamed)
+    names = list(find_pictures(folder))
+    if not names:
+        raise DataError("no picture in it", f"pictures end in {', '.join(sorted(PICTURE_ENDINGS))}", path=folder)
+    image_ids(names, folder)
+    return names
 
 
 def read_picture(path: Path) -> Image.Image:
@@ -75,5 +43,4 @@ def read_picture(path: Path) -> Image.Image:
                 image.load()
                 return ImageOps.exif_transpose(image).convert("RGB")
     except Exception as error:  # Pillow's decoders end in exceptions of every kind
-        cause = (str(error).splitlines() or [""])[0][:120]
-        raise UnreadableError(f"{path}: {cause or type(error).__name__}") from error
+        raise UnreadableError(f"{path}: {first_line(error, 120)}") from error

@@ -12,6 +12,8 @@ import numpy as np
 from tqdm import tqdm
 
 from aladin_jax.errors import DataError
+from aladin_jax.files import sha256, whole_file, write_whole
+from aladin_jax.image_names import image_id
 from aladin_jax.model_folder import read_json
 from convert.detection.detector import Detector, Found, Prepared
 from convert.detection.pictures import UnreadableError, read_picture
@@ -41,7 +43,7 @@ class Settings(NamedTuple):
 class FoundFiles:
     """What was found, one .npz a picture (docs/features.md), in a folder that also says by which settings.
 
-    A `RegionReader`: pictures that could not be read have no regions.
+    A `RegionReader`: pictures that could not be read have no regions. Files are called by the pictures' ids.
 
     Attributes:
         path: the folder.
@@ -54,7 +56,7 @@ class FoundFiles:
 
         Args:
             folder: of the files, made if need be.
-            pictures: by id.
+            pictures: paths by name, as `pictures.list_pictures` gives names.
         """
         self.path = folder
         self.notes: list[str] = []
@@ -70,7 +72,7 @@ class FoundFiles:
         """Nothing to do."""
 
     def names(self) -> Collection[str]:
-        """Ids of all pictures, whether anything was found in them yet or not."""
+        """Names of all pictures, whether anything was found in them yet or not."""
         return self._pictures.keys()
 
     def detections(self, name: str) -> Detections:
@@ -82,7 +84,7 @@ class FoundFiles:
         if name in self.unreadable:
             return Detections(np.zeros((0, 0), np.float32), [])
         self._files = self._files or NpzFiles(self.path)
-        return self._files.detections(name)
+        return self._files.detections(image_id(name))
 
     def begin(self, settings: Settings, *, overwrite: bool) -> None:
         """Makes the folder, or takes up one of an earlier run with the same settings.
@@ -110,19 +112,20 @@ class FoundFiles:
                 for file in self.path.glob("*.npz"):
                     file.unlink()
         self.path.mkdir(parents=True, exist_ok=True)
-        for file in self.path.glob("*.unfinished"):
+        for file in self.path.glob(".*.tmp"):  # of a run that was killed
             file.unlink()
-        self._write(SETTINGS, json.dumps(now, indent=2).encode() + b"\n")
+        write_whole(self.path / SETTINGS, json.dumps(now, indent=2).encode() + b"\n")
 
     def missing(self, names: Iterable[str]) -> list[str]:
         """Those pictures that have no file yet, or have changed since."""
         times = {entry.name: entry.stat().st_mtime for entry in os.scandir(self.path)}
-        return [name for name in names if times.get(f"{name}.npz", -1.0) < self._pictures[name].stat().st_mtime]
+        return [
+            name for name in names if times.get(f"{image_id(name)}.npz", -1.0) < self._pictures[name].stat().st_mtime
+        ]
 
     def add(self, name: str, found: Found, size: tuple[int, int]) -> None:
         """Writes what was found in a picture, complete or not at all."""
-        unfinished = self.path / f"{name}.unfinished"
-        with open(unfinished, "wb") as file:
+        with whole_file(self.path / f"{image_id(name)}.npz") as file:
             np.savez(
                 file,
                 features=found.features.astype(np.float32),
@@ -132,18 +135,12 @@ class FoundFiles:
                 width=size[0],
                 height=size[1],
             )
-        os.replace(unfinished, self.path / f"{name}.npz")
 
     def set_unreadable(self, unreadable: Mapping[str, str]) -> None:
         """Writes the list of pictures that could not be read, with the causes."""
         self.unreadable = dict(unreadable)
         text = "".join(f"{cause}\n" for cause in unreadable.values())
-        self._write(UNREADABLE, text.encode("utf-8", "surrogateescape"))
-
-    def _write(self, name: str, content: bytes) -> None:
-        unfinished = self.path / f"{name}.unfinished"
-        unfinished.write_bytes(content)
-        os.replace(unfinished, self.path / name)
+        write_whole(self.path / UNREADABLE, text.encode("utf-8", "surrogateescape"))
 
 
 def checksum(folder: Path) -> str:
@@ -157,8 +154,7 @@ def checksum(folder: Path) -> str:
     digest = hashlib.sha256()
     for path in sorted(folder.iterdir()):
         if path.suffix in (".json", ".safetensors", ".bin") and path.is_file():
-            with open(path, "rb") as file:
-                digest.update(f"{path.name} {hashlib.file_digest(file, 'sha256').hexdigest()}\n".encode())
+            digest.update(f"{path.name} {sha256(path)}\n".encode())
     return digest.hexdigest()
 
 
@@ -169,8 +165,8 @@ def detect_pictures(
 
     Args:
         detector: what detects.
-        pictures: by id.
-        names: ids of those to go through; those that have their file are passed over.
+        pictures: paths by name.
+        names: of those to go through; those that have their file are passed over.
         files: begun.
         batch_size: pictures of one shape that are detected in at once.
 

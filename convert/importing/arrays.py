@@ -1,28 +1,45 @@
 """Features as NumPy arrays, one image at a time: an .npz for each, or an .npy for each array of each.
 
-The arrays are those of docs/features.md. Nothing is unpickled, and no array is read before its size is known to be
-reasonable.
+What the arrays are called is in docs/features.md. Nothing is unpickled, and no array is read before its size is known
+to be reasonable.
 """
 
-import math
+import io
 import os
 import zipfile
-from collections.abc import Callable, Collection
+from collections.abc import Collection, Sequence
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import numpy as np
 
-from aladin_jax.errors import DataError
-from aladin_jax.untrusted import COPY_AGAIN, check_image_id
+from aladin_jax.data.box_encoding import pixels_of_shares
+from aladin_jax.errors import DataError, first_line
+from aladin_jax.untrusted import COPY_AGAIN, check_name
+from convert.importing.number_pickles import RefusedError, read_numbers
 from convert.importing.regions import PixelRegions, name_classes, to_detections
 from convert.raw.detections import MAX_FEATURE_DIM, MAX_REGIONS, Detections
 
 _MAX_ARRAY_BYTES = MAX_REGIONS * MAX_FEATURE_DIM * 8
-_MAX_DIRECTORY_BYTES = 1 << 16  # of a zip archive: that of six arrays takes some 500 bytes
+_MAX_MEMBERS = 64  # of a zip archive
 _COMPRESSIONS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)  # NumPy's; others can be made to take much memory
 _OPTIONAL = ("classes", "scores")
-_KNOWN = {"features", "boxes", "width", "height", "size", *_OPTIONAL}
+_OURS = {
+    # bottom-up-attention.pytorch
+    "x": "features",
+    "bbox": "boxes",
+    "image_w": "width",
+    "image_h": "height",
+    "num_bbox": "count",
+    # UNITER
+    "conf": "scores",
+}
+"""Other names for our arrays."""
+
+_OTHERS = ("norm_bb", "soft_labels", "info")  # what is made into ours: UNITER's first two, bottom-up-attention's last
+_KNOWN = {"features", "boxes", "width", "height", "size", *_OPTIONAL, *_OURS, *_OTHERS}
+
+Arrays = dict[str, np.ndarray]
 
 
 class _ArrayFiles:
@@ -43,36 +60,48 @@ class _ArrayFiles:
     def __exit__(self, *_: object) -> None:
         """Nothing to do."""
 
-    def _to_detections(self, found: Collection[str], read: Callable[[str], np.ndarray], **where: Any) -> Detections:
-        """Makes one image's regions from the arrays it has, which `read` gives."""
-        optional = tuple(name for name in _OPTIONAL if name in found)
+    def _to_detections(self, arrays: Arrays, **where: Any) -> Detections:
+        """Makes one image's regions of its arrays."""
+        arrays = {_OURS.get(name, name) if _OURS.get(name) not in arrays else name: a for name, a in arrays.items()}
+        width, height = _size(arrays, **where)
+        _require(arrays, ("features", "boxes"), **where)
+        features = _numbers(arrays["features"], "features", **where)
+        boxes = _numbers(arrays["boxes"], "boxes", **where)
+        count = _numbers(arrays["count"], "num_bbox", **where).reshape(-1) if "count" in arrays else np.zeros(0)
+        if features.ndim == 2 and len(count) == 1:
+            if len(features) != count[0] == features.shape[1]:
+                features = features.T  # as some keep them: [width, regions]
+            if 0 <= count[0] < len(features) == len(boxes):
+                features, boxes = features[: int(count[0])], boxes[: int(count[0])]  # what follows is padding
+        classes = self._classes(arrays, **where)
+        scores = _numbers(arrays["scores"], "scores", **where) if "scores" in arrays else None
+        self._check_same({"classes": classes, "scores": scores}, **where)
+        return to_detections(PixelRegions(features, boxes, classes, scores, width, height), **where)
+
+    def _check_same(self, optional: dict[str, Any], **where: Any) -> None:
+        """Checks that an image has what the first one has, and says what that is."""
+        has = tuple(name for name in _OPTIONAL if optional[name] is not None)
         if self._optional is None:
-            self._optional = optional
-            self.notes += [f"the features have no {name}" for name in _OPTIONAL if name not in optional]
-            others = sorted(set(found) - _KNOWN)
-            self.notes += [f"arrays that are not used: {', '.join(others)[:200]!a}"] if others else []
-        if optional != self._optional:
+            self._optional = has
+            self._note(*(f"the features have no {name}" for name in _OPTIONAL if name not in has))
+        if has != self._optional:
             raise DataError(
-                f"has {' and '.join(optional) or 'neither classes nor scores'}, another image has "
+                f"has {' and '.join(has) or 'neither classes nor scores'}, another image has "
                 f"{' and '.join(self._optional) or 'neither classes nor scores'}",
                 "all images need the same arrays",
                 **where,
             )
-        classes = None
-        if "classes" in optional:
-            classes = self._classes(read("classes"), **where)
-        return to_detections(
-            PixelRegions(
-                _numbers(read("features"), "features", **where),
-                _numbers(read("boxes"), "boxes", **where),
-                classes,
-                _numbers(read("scores"), "scores", **where) if "scores" in optional else None,
-                *_size(read, found, **where),
-            ),
-            **where,
-        )
 
-    def _classes(self, values: np.ndarray, **where: Any) -> list[str]:
+    def _classes(self, arrays: Arrays, **where: Any) -> Sequence[str | None] | None:
+        """The classes' names, where there are any and they can be known."""
+        if "numbers" in arrays and "classes" not in arrays:
+            if self._class_names is None:
+                self._note("classes are numbers: without --class_names images have no tags")
+                return None
+            return name_classes(arrays["numbers"], self._class_names, background=True, **where)
+        if "classes" not in arrays:
+            return None
+        values = arrays["classes"]
         if values.ndim != 1:
             raise DataError(f"classes have shape {list(values.shape)}, expected [regions]", **where)
         if values.dtype.kind in "iuf":
@@ -82,12 +111,15 @@ class _ArrayFiles:
         except ValueError as error:  # NumPy's for code points that there are not, and Unicode's
             raise DataError(f"classes hold text that is damaged ({error})", COPY_AGAIN, **where) from error
 
+    def _note(self, *lines: str) -> None:
+        self.notes += [line for line in lines if line not in self.notes]
+
 
 class NpzFiles(_ArrayFiles):
     """A folder with one .npz an image, named by the image's id.
 
     Arrays: features [r, f]; boxes [r, 4], x1, y1, x2, y2 in pixels; width and height, numbers; optionally classes [r],
-    names or numbers, and scores [r].
+    names or numbers, and scores [r]. Or those of bottom-up-attention.pytorch or of UNITER; see docs/features.md.
     """
 
     def __init__(self, folder: Path, class_names: list[str] | None = None):
@@ -112,25 +144,40 @@ class NpzFiles(_ArrayFiles):
         path = self.path / f"{name}.npz"
         where: dict[str, Any] = {"path": path, "image": name}
         try:
-            _check_directory(path)
             with zipfile.ZipFile(path) as archive:
-                members = {member.filename.removesuffix(".npy"): member for member in archive.infolist()}
-                if len(members) != len(archive.infolist()):
-                    raise DataError("an array is in it twice", "save it again", **where)
-                if any(member.compress_type not in _COMPRESSIONS for member in members.values()):
-                    raise DataError("compressed in an unusual way", "save it with np.savez", **where)
-                _require(members, ("features", "boxes", "width", "height"), **where)
-
-                def read(array: str) -> np.ndarray:
-                    member = members[array]
-                    with archive.open(member) as stream:
-                        return _read_npy(stream, array, **where)
-
-                return self._to_detections(members, read, **where)
+                arrays = self._read(archive, **where)
         except DataError:
             raise
         except Exception as error:  # damaged archives end in exceptions of many kinds, OSError's among them
-            raise DataError(f"no .npz that can be read ({str(error)[:100]})", COPY_AGAIN, **where) from error
+            raise DataError(f"no .npz that can be read ({first_line(error, 100)})", COPY_AGAIN, **where) from error
+        return self._to_detections(arrays, **where)
+
+    def _read(self, archive: zipfile.ZipFile, **where: Any) -> Arrays:
+        members = {member.filename.removesuffix(".npy"): member for member in archive.infolist()}
+        if len(archive.infolist()) > _MAX_MEMBERS:
+            raise DataError(f"too many members, more than {_MAX_MEMBERS}", "each image has a file of its own", **where)
+        if len(members) != len(archive.infolist()):
+            raise DataError("an array is in it twice", "save it again", **where)
+        if any(member.compress_type not in _COMPRESSIONS for member in members.values()):
+            raise DataError("compressed in an unusual way", "save it with np.savez", **where)
+        if others := sorted(members.keys() - _KNOWN):
+            self._note(f"arrays that are not used: {', '.join(others)[:200]!a}")
+        arrays: Arrays = {}
+        for name in members.keys() & _KNOWN:
+            if (size := members[name].file_size) > _MAX_ARRAY_BYTES + 4096:
+                raise DataError(f"{name} is said to take {size:,} bytes", COPY_AGAIN, **where)
+            content = archive.read(members[name])
+            if name != "info":
+                arrays[name] = load_npy(content, name, **where)
+                continue
+            try:
+                info = read_numbers(content)
+            except RefusedError as error:
+                self._note(f"info is not read: {error}")
+                continue
+            renamed = {"objects_id": "numbers", "objects_conf": "scores"}
+            arrays |= {renamed[found]: values for found, values in info.items() if found in renamed}
+        return _from_uniter(arrays, **where)
 
 
 class NpyFiles(_ArrayFiles):
@@ -160,19 +207,53 @@ class NpyFiles(_ArrayFiles):
         Raises:
             DataError: one is damaged or missing, or the arrays are not those of docs/features.md.
         """
-
-        def read(array: str) -> np.ndarray:
+        arrays: Arrays = {}
+        for array in self._arrays:
             path = self.path / array / f"{name}.npy"
-            where = {"path": path, "image": name}
+            where: dict[str, Any] = {"path": path, "image": name}
             if not path.is_file():
-                raise DataError("no such file", f"each image needs its file in each of {self._listed()}", **where)
-            with open(path, "rb") as stream:
-                return _read_npy(stream, array, **where)
+                listed = ", ".join(sorted(self._arrays))
+                raise DataError("no such file", f"each image needs its file in each of {listed}", **where)
+            if (size := path.stat().st_size) > _MAX_ARRAY_BYTES + 4096:
+                raise DataError(f"{size:,} bytes, more than an array of one image can take", COPY_AGAIN, **where)
+            arrays[array] = load_npy(path.read_bytes(), array, **where)
+        return self._to_detections(arrays, path=self.path, image=name)
 
-        return self._to_detections(self._arrays, read, path=self.path, image=name)
 
-    def _listed(self) -> str:
-        return ", ".join(sorted(self._arrays))
+def load_npy(content: bytes, what: str, **where: Any) -> np.ndarray:
+    """The array of a whole .npy, in which there are no Python objects.
+
+    Raises:
+        DataError: it is damaged, holds objects, or is of another size than it says.
+    """
+    stream = io.BytesIO(content)
+    try:
+        array = np.load(stream, allow_pickle=False)
+    except Exception as error:  # NumPy parses the header as Python, which fails in many ways
+        if "allow_pickle" in str(error) and content.startswith(b"\x93NUMPY"):
+            remedy = "save arrays of numbers and texts with np.savez; see docs/features.md"
+            raise DataError(f"{what} holds Python objects", remedy, **where) from error
+        raise DataError(f"{what} is no .npy array ({first_line(error, 100)})", COPY_AGAIN, **where) from error
+    if not isinstance(array, np.ndarray) or array.dtype.hasobject or array.nbytes > len(content) or not array.itemsize:
+        raise DataError(f"{what} is no array of numbers or texts", COPY_AGAIN, **where)
+    if stream.tell() != len(content):
+        problem = f"{what} has {len(content):,} bytes, its shape {list(array.shape)} of {array.dtype} takes fewer"
+        raise DataError(problem, COPY_AGAIN, **where)
+    return array
+
+
+def _from_uniter(arrays: Arrays, **where: Any) -> Arrays:
+    """UNITER's arrays as ours: boxes that are shares of the picture, and shares of all classes, background first."""
+    if "norm_bb" in arrays and "boxes" not in arrays:
+        side = 1 << 16  # any: shares are taken of it and given back
+        arrays["boxes"] = pixels_of_shares(_numbers(arrays.pop("norm_bb"), "norm_bb", **where), side, **where)
+        arrays["size"] = np.array([side, side])
+    if "soft_labels" in arrays:
+        shares = _numbers(arrays.pop("soft_labels"), "soft_labels", **where)
+        if shares.ndim != 2 or not shares.shape[1]:
+            raise DataError(f"soft_labels have shape {list(shares.shape)}, expected [regions, classes]", **where)
+        arrays["numbers"] = shares.argmax(1)
+    return arrays
 
 
 def _list_images(folder: Path, ending: str) -> set[str]:
@@ -181,7 +262,7 @@ def _list_images(folder: Path, ending: str) -> set[str]:
     if not found:
         raise DataError(f"no {ending} in it", "each image has one, named by its id", path=folder)
     for name in found:
-        check_image_id(name, path=folder)
+        check_name(name, "the image's id", path=folder)
     return found
 
 
@@ -192,10 +273,12 @@ def _require(found: Collection[str], needed: tuple[str, ...], **where: Any) -> N
         raise DataError(f"there is no {', '.join(missing)}; there is {has}", "see docs/features.md", **where)
 
 
-def _size(read: Callable[[str], np.ndarray], found: Collection[str], **where: Any) -> tuple[int, int]:
+def _size(arrays: Arrays, **where: Any) -> tuple[int, int]:
     """Width and height of the picture."""
-    values = [read("size")] if "size" in found and "width" not in found else [read("width"), read("height")]
-    numbers = np.concatenate([_numbers(value, "width and height", **where).reshape(-1) for value in values])
+    names = ("size",) if "size" in arrays and "width" not in arrays else ("width", "height")
+    _require(arrays, names, **where)
+    values = [_numbers(arrays[name], "width and height", **where).reshape(-1) for name in names]
+    numbers = np.concatenate(values)
     if len(numbers) != 2 or not np.isfinite(numbers).all() or (numbers != np.floor(numbers)).any():
         raise DataError(f"width and height are {numbers.tolist()[:4]}, expected two whole numbers of pixels", **where)
     return int(numbers[0]), int(numbers[1])
@@ -205,53 +288,3 @@ def _numbers(values: np.ndarray, what: str, **where: Any) -> np.ndarray:
     if values.dtype.kind not in "fiu":
         raise DataError(f"{what} are of type {values.dtype}, expected numbers", "see docs/features.md", **where)
     return values
-
-
-def _check_directory(path: Path) -> None:
-    """Refuses an archive whose list of members alone would fill the memory."""
-    with open(path, "rb") as file:
-        size = file.seek(0, os.SEEK_END)
-        file.seek(max(0, size - (1 << 16)))
-        tail = file.read()
-    end = tail.rfind(b"PK\x05\x06")
-    if end < 0 or len(tail) - end < 22:
-        raise zipfile.BadZipFile("the zip archive has no end")
-    # Python's zipfile believes a zip64 end first, if there is one.
-    if b"PK\x06\x07" in tail[max(0, end - 20) : end]:
-        raise zipfile.BadZipFile("a zip64 archive, which no .npz of one image has to be")
-    if int.from_bytes(tail[end + 12 : end + 16], "little") > _MAX_DIRECTORY_BYTES:
-        raise zipfile.BadZipFile("the zip archive has too many members")
-
-
-def _read_npy(stream: IO[bytes], what: str, **where: Any) -> np.ndarray:
-    """Reads an array that takes up a whole stream, if it is of a reasonable size and no objects are in it."""
-    try:
-        version = np.lib.format.read_magic(stream)
-        read_header = {
-            (1, 0): np.lib.format.read_array_header_1_0,
-            (2, 0): np.lib.format.read_array_header_2_0,
-        }.get(version)
-        if read_header is None:
-            raise ValueError(f"version {version} of the format")
-        shape, fortran, dtype = read_header(stream, max_header_size=4096)
-    except Exception as error:  # NumPy parses the header as Python, which fails in many ways
-        cause = (str(error).splitlines() or [type(error).__name__])[0][:100]
-        raise DataError(f"{what} is no .npy array ({cause})", COPY_AGAIN, **where) from error
-    if dtype.hasobject:
-        raise DataError(
-            f"{what} holds Python objects",
-            "save arrays of numbers and texts with np.savez; see docs/features.md",
-            **where,
-        )
-    num_bytes = math.prod(shape) * dtype.itemsize
-    if num_bytes > _MAX_ARRAY_BYTES or min(shape, default=0) < 0 or not dtype.itemsize:
-        raise DataError(f"{what} is said to have shape {str(list(shape))[:60]} of {dtype}", COPY_AGAIN, **where)
-    # One byte more, so that a zip archive's checksum is compared when all has been read.
-    content = stream.read(num_bytes + 1)
-    if len(content) != num_bytes:
-        raise DataError(
-            f"{what} has {len(content):,} bytes or more, its shape {list(shape)} of {dtype} takes {num_bytes:,}",
-            COPY_AGAIN,
-            **where,
-        )
-    return np.ndarray(shape, dtype, content, order="F" if fortran else "C")

@@ -1,24 +1,56 @@
 """Which files captions are read from, and which split each is of."""
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 
-from aladin_jax.errors import DataError
+from aladin_jax.errors import DataError, shown
+from aladin_jax.image_names import image_ids
+from aladin_jax.untrusted import parse_json, read_text
+from convert.importing.caption_lines import is_caption_line
 from convert.importing.captions import (
     CaptionedImage,
     Images,
     divide,
+    is_caption_list,
     read_coco,
     read_coco_ir,
     read_flickr,
     read_karpathy,
+    read_list,
 )
 from convert.raw.split_captions import SPLITS
 
-CAPTION_FORMATS = ("karpathy", "coco", "flickr", "coco_ir")
+CAPTION_FORMATS = ("karpathy", "coco", "list", "flickr", "coco_ir")
 
 _WITH_SPLITS = {"karpathy": "its file", "coco_ir": "its folder"}
+_READERS = {"coco": read_coco, "list": read_list, "flickr": read_flickr}
+
+
+def recognise_captions(path: Path) -> str:
+    """Which of `CAPTION_FORMATS` a file or folder is of.
+
+    Raises:
+        DataError: there is no such file, it is no text, or nothing that is known here.
+    """
+    if found := find_captions(path):
+        return found
+    remedy = f"pass --captions_format: {', '.join(CAPTION_FORMATS)}"
+    raise DataError("no captions that are known here", remedy, path=path)
+
+
+def find_captions(path: Path) -> str | None:
+    """`recognise_captions`, but None where nothing is known; reads no more than it has to."""
+    if path.is_dir():
+        return "coco_ir"
+    text = read_text(path)
+    start = text.lstrip()[:1]
+    if start not in ("{", "["):
+        return "flickr" if is_caption_line(text.partition("\n")[0].rstrip("\r")) else None
+    for mark, name in (('"sentences"', "karpathy"), ('"annotations"', "coco")):
+        if start == "{" and mark in text:
+            return name
+    return "list" if is_caption_list(parse_json(text, path=path)) else None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -26,13 +58,13 @@ class CaptionFiles:
     """Captions as a user names them.
 
     Attributes:
-        format: one of `CAPTION_FORMATS`.
+        format: one of `CAPTION_FORMATS`; None for what the first file is recognised as.
         files: each with its split; the split is None where `lists` or the file itself says it.
         lists: a list of images for each split, for files without.
         restval: whether Karpathy's `restval` is part of `train`.
     """
 
-    format: str
+    format: str | None
     files: Sequence[tuple[str | None, Path]]
     lists: Mapping[str, Path]
     restval: bool = True
@@ -52,12 +84,13 @@ class CaptionFiles:
 
     def _read(self) -> dict[str, Images]:
         first = self.files[0][1]
-        if self.format in _WITH_SPLITS:
+        kind = self.format or recognise_captions(first)
+        if kind in _WITH_SPLITS:
             if len(self.files) > 1 or self.files[0][0] is not None or self.lists:
-                problem = f"captions of the format {self.format} are one path, and {_WITH_SPLITS[self.format]} says"
+                problem = f"captions of the format {kind} are one path, and {_WITH_SPLITS[kind]} says"
                 raise DataError(f"{problem} what the splits are", "name no split", path=first)
-            return read_karpathy(first, restval=self.restval) if self.format == "karpathy" else read_coco_ir(first)
-        read = {"coco": read_coco, "flickr": read_flickr}[self.format]
+            return read_karpathy(first, restval=self.restval) if kind == "karpathy" else read_coco_ir(first)
+        read = _READERS[kind]
         if self.lists:
             images: Images = {}
             for split, path in self.files:
@@ -73,7 +106,7 @@ class CaptionFiles:
             images = read(path)
             for other in SPLITS:
                 if other != split and (both := images.keys() & splits[other].keys()):
-                    raise DataError(f"is in {other} too", "an image has one split", path=path, image=min(both))
+                    raise _in_two(min(both), path, images, other, splits[other])
             _add(splits[split], images, path)
         return splits
 
@@ -85,17 +118,21 @@ class Uncaptioned:
     Attributes:
         split: which one.
         path: where the images are from.
-        ids: of the images.
+        names: of the images.
     """
 
     split: str
     path: Path
-    ids: Sequence[str]
+    names: Collection[str]
 
     def read(self) -> dict[str, Images]:
-        """The images, without captions."""
-        kind = "the picture's name"
-        return {self.split: {image: CaptionedImage(image, {kind: image}, []) for image in self.ids}}
+        """The images, without captions.
+
+        Raises:
+            DataError: two names make one id.
+        """
+        ids = image_ids(self.names, self.path)
+        return {self.split: {image: CaptionedImage(image, name, None, []) for image, name in ids.items()}}
 
     def origin(self, split: str) -> Path:
         """Where the images are from."""
@@ -105,5 +142,14 @@ class Uncaptioned:
 
 def _add(images: Images, more: Images, path: Path) -> None:
     if both := images.keys() & more.keys():
-        raise DataError("is in another of the files too", "keep one of them", path=path, image=min(both))
+        raise _in_two(min(both), path, more, "another of the files", images)
     images |= more
+
+
+def _in_two(image: str, path: Path, images: Images, other: str, others: Images) -> DataError:
+    """What is wrong if two files have an id: one image in both, or two images that are numbered alike."""
+    name, other_name = images[image].name, others[image].name
+    if name != other_name:
+        problem = f"is {shown(name)} here and {shown(other_name)} in {other}"
+        return DataError(problem, "number the images of all files through", path=path, image=image)
+    return DataError(f"is in {other} too", "an image has one split", path=path, image=image)

@@ -1,21 +1,25 @@
-"""Captions in the formats that their publishers chose: Karpathy's splits, COCO's annotations, Flickr's token files."""
+"""Captions in the formats that their publishers chose: Karpathy's splits, COCO's annotations, lists, lines of text.
 
-from collections import Counter
-from collections.abc import Mapping
+`caption_files.py` puts the files of a data set together.
+"""
+
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from absl import logging
 
 from aladin_jax.errors import DataError, shown
-from aladin_jax.untrusted import check_image_id, check_text, parse_json, read_text
+from aladin_jax.image_names import NameIndex, coco_number, image_id
+from aladin_jax.untrusted import check_name, check_text, parse_json, read_lines, read_text
+from convert.importing.caption_lines import read_caption_lines
 from convert.raw.split_captions import read_split_captions
 
-COCO_DIGITS = 12  # of the names of COCO's pictures
 KARPATHY_SPLITS = {"train": "train", "restval": "train", "val": "minival", "test": "test"}
 """Karpathy's name of a split, and ours; the original trains on `restval` too."""
 
-_PICTURES = (".jpg", ".jpeg", ".png", ".webp", ".bmp")
+_IMAGE_FIELDS = ("image", "file_name", "filename", "image_path", "image_id")  # of a list's entry; the first that it has
+_CAPTION_FIELDS = ("caption", "captions", "sentences", "text")
 
 
 class CaptionedImage(NamedTuple):
@@ -23,27 +27,35 @@ class CaptionedImage(NamedTuple):
 
     Attributes:
         id: what its record will be called.
-        names: what its features may be called, by kind of name.
-        captions: at least one.
+        name: of the picture; where a file has only a number for it, that.
+        number: COCO's, or whatever a file calls it beside its name.
+        captions: at least one, or none where nothing is said of any.
     """
 
     id: str
-    names: dict[str, str]
+    name: str
+    number: str | None
     captions: list[str]
+
+    @classmethod
+    def of(cls, name: str, number: str | None = None) -> "CaptionedImage":
+        """An image without captions yet: called by its number where there is one, else by its name."""
+        number = number or coco_number(name)
+        return cls(image_id(number or name), name, number, [])
 
 
 Images = dict[str, CaptionedImage]
 
 
 def read_karpathy(path: Path, *, restval: bool) -> dict[str, Images]:
-    """Reads `dataset_coco.json`, `dataset_flickr8k.json` or `dataset_flickr30k.json`.
+    """Reads `dataset_coco.json`, `dataset_flickr8k.json`, `dataset_flickr30k.json` and others of that layout.
 
     Args:
         path: the file.
         restval: whether `restval`, the rest of COCO's validation pictures, is part of `train`; else it is left out.
 
     Returns:
-        Images by id, by split. An id is COCO's number, or where there is none the picture's name.
+        Images by id, by split. An id is COCO's number, or where there is none made of the picture's name.
 
     Raises:
         DataError: naming the image and what is wrong with it.
@@ -52,11 +64,8 @@ def read_karpathy(path: Path, *, restval: bool) -> dict[str, Images]:
     seen: dict[str, int] = {}
     for position, image in enumerate(_list(_object(_read_json(path), path=path), "images", path=path)):
         where: dict[str, Any] = {"path": path, "image": f"number {position}"}
-        _object(image, **where)
-        number = image.get("cocoid")
-        if number is not None and not _is_count(number):
-            raise DataError(f"cocoid is {shown(number)}, expected a whole number", **where)
-        described = _describe(check_text(image.get("filename"), "filename", **where), number, where)
+        number = _number(_object(image, **where).get("cocoid"), "cocoid", **where)
+        described = CaptionedImage.of(check_name(image.get("filename"), "filename", **where), number)
         where["image"] = described.id
         if described.id in seen:
             raise DataError(f"image number {seen[described.id]} has this id too", "keep one of them", **where)
@@ -66,11 +75,7 @@ def read_karpathy(path: Path, *, restval: bool) -> dict[str, Images]:
             raise DataError(f"split {shown(name)}, expected one of {', '.join(KARPATHY_SPLITS)}", **where)
         if name == "restval" and not restval:
             continue
-        sentences = _list(image, "sentences", **where)
-        described.captions.extend(
-            check_text(_object(sentence, **where).get("raw"), f"the raw text of sentence {k}", **where)
-            for k, sentence in enumerate(sentences)
-        )
+        described.captions.extend(_texts(_list(image, "sentences", **where), "sentence", **where))
         if not described.captions:
             raise DataError("no sentence", "add one or remove the image", **where)
         splits.setdefault(KARPATHY_SPLITS[name], {})[described.id] = described
@@ -80,7 +85,7 @@ def read_karpathy(path: Path, *, restval: bool) -> dict[str, Images]:
 
 
 def read_coco(path: Path) -> Images:
-    """Reads `captions_*.json` of COCO: images by id, which is COCO's number, in the file's order.
+    """Reads `captions_*.json` of COCO: images by id, made of the file's own ids, in the file's order.
 
     Images without captions are left out with a warning.
 
@@ -89,22 +94,25 @@ def read_coco(path: Path) -> Images:
     """
     content = _object(_read_json(path), path=path)
     images: Images = {}
+    of_number: Images = {}
     for position, image in enumerate(_list(content, "images", path=path)):
         where: dict[str, Any] = {"path": path, "image": f"number {position}"}
-        number = _object(image, **where).get("id")
-        if not _is_count(number):
-            raise DataError(f"id is {shown(number)}, expected a whole number", **where)
-        described = _describe(check_text(image.get("file_name"), "file_name", **where), number, where)
+        number = _number(_object(image, **where).get("id"), "id", **where)
+        if number is None:
+            raise DataError("it has no id", "annotations name images by their id", **where)
+        name = check_name(image["file_name"], "file_name", **where) if "file_name" in image else number
+        described = CaptionedImage.of(name, number)
         if described.id in images:
             raise DataError("the id comes twice", "keep one of them", path=path, image=described.id)
-        images[described.id] = described
+        images[described.id] = of_number[number] = described
     for position, annotation in enumerate(_list(content, "annotations", path=path)):
         what = f"annotation {position}"
-        number = _object(annotation, path=path).get("image_id")
-        if not _is_count(number) or str(number) not in images:
-            raise DataError(f"{what} is of image {shown(number)}, which is not in the file", path=path)
-        caption = check_text(annotation.get("caption"), f"caption of {what}", path=path, image=str(number))
-        images[str(number)].captions.append(caption)
+        found = _object(annotation, path=path).get("image_id")
+        number = _number(found, f"image_id of {what}", path=path)
+        if number not in of_number:
+            raise DataError(f"{what} is of image {shown(found)}, which is not in the file", path=path)
+        image = of_number[number]
+        image.captions.append(check_text(annotation.get("caption"), f"caption of {what}", path=path, image=image.id))
     captioned = {name: image for name, image in images.items() if image.captions}
     if not captioned:
         raise DataError("no image with a caption", "captions are in captions_*.json, not instances_*.json", path=path)
@@ -113,52 +121,73 @@ def read_coco(path: Path) -> Images:
     return captioned
 
 
+def read_list(path: Path) -> Images:
+    """Reads a JSON list of captions, as ALBEF, BLIP and Oscar have it, or an object from images to captions.
+
+    An entry has the picture's name, or else the image's number, and one caption or a list of them; an image may have
+    several entries. An id is COCO's number where the name has it, else made of the name.
+
+    Raises:
+        DataError: naming the entry and what is wrong with it.
+    """
+    content = _read_json(path)
+    if isinstance(content, dict):
+        content = [{"image": image, "caption": texts} for image, texts in content.items()]
+    if not isinstance(content, list) or not content:
+        found = "an empty list" if content == [] else shown(content)
+        raise DataError(f"found {found}, expected a list of captions", "check that it is the right file", path=path)
+    images: Images = {}
+    for position, entry in enumerate(content):
+        where: dict[str, Any] = {"path": path, "image": f"of entry {position}"}
+        fields = _object(entry, **where).keys()
+        image = next((name for name in _IMAGE_FIELDS if name in fields), None)
+        texts = next((name for name in _CAPTION_FIELDS if name in fields), None)
+        if image is None or texts is None:
+            lacks, fields = ("picture", _IMAGE_FIELDS) if image is None else ("caption", _CAPTION_FIELDS)
+            raise DataError(f"no {lacks}", f"it has to be one of {', '.join(fields)}", **where)
+        name = _number(entry[image], image, **where)
+        if name is None:
+            raise DataError(f"{image} is null, expected a picture's name", "remove the entry", **where)
+        captions = entry[texts] if isinstance(entry[texts], list) else [entry[texts]]
+        add_captions(images, name, _texts(captions, texts, **where), **where)
+    return images
+
+
+def is_caption_list(content: object) -> bool:
+    """Whether a file of this content may be read by `read_list`."""
+    if isinstance(content, dict):
+        texts = next(iter(content.values()), None)
+        return isinstance(texts, list) and bool(texts) and isinstance(texts[0], str)
+    first = content[0] if isinstance(content, list) and content else None
+    return isinstance(first, dict) and bool(first.keys() & {*_IMAGE_FIELDS}) and bool(first.keys() & {*_CAPTION_FIELDS})
+
+
 def read_flickr(path: Path) -> Images:
-    """Reads a token file of Flickr30k or Flickr8k: lines of `name.jpg#number`, a tab, and a caption.
+    """Reads lines of text with an image and a caption each; see `caption_lines`.
 
     Returns:
-        Images by id, which is the picture's name without its ending, in the file's order.
+        Images by id, which is made of the picture's name, in the file's order.
 
     Raises:
         DataError: naming the line and what is wrong with it.
     """
     images: Images = {}
     numbers: set[tuple[str, str]] = set()
-    for row, line in enumerate(read_text(path).removesuffix("\n").split("\n")):
-        where: dict[str, Any] = {"path": path, "row": row}
-        head, tab, caption = line.removesuffix("\r").partition("\t")
-        name, mark, number = head.rpartition("#")
-        if not (tab and mark and number.isascii() and number.isdigit()):
-            raise DataError(f"{shown(line)} is not name#number, a tab, and a caption", **where)
-        described = _describe(name, None, where)
-        if (described.id, number) in numbers:
-            raise DataError(f"caption {number} comes twice", "keep one of them", **where, image=described.id)
-        numbers.add((described.id, number))
-        images.setdefault(described.id, described).captions.append(check_text(caption, "caption", **where))
+    for line in read_caption_lines(path):
+        where: dict[str, Any] = {"path": path, "row": line.row}
+        image = add_captions(images, line.name, [line.caption], **where)
+        if line.number is not None and (image.id, line.number) in numbers:
+            raise DataError(f"caption {line.number} comes twice", "keep one of them", **where, image=image.id)
+        numbers.add((image.id, line.number or ""))
     return images
 
 
 def read_coco_ir(folder: Path) -> dict[str, Images]:
-    """Reads VinVL's `{train,minival,test}_captions.pt`; see `coco_ir.read_split_captions`."""
+    """Reads VinVL's `{train,minival,test}_captions.pt`; see `split_captions.read_split_captions`."""
     return {
-        split: {image: CaptionedImage(image, _names(image, None), texts) for image, texts in images.items()}
+        split: {image: CaptionedImage(image, image, None, texts) for image, texts in images.items()}
         for split, images in read_split_captions(folder).items()
     }
-
-
-def read_split_list(path: Path) -> list[str]:
-    """Reads a list of images, one name or number a line, such as Flickr30k's train.txt or Flickr_8k.trainImages.txt.
-
-    Raises:
-        DataError: a line is not a name, or one comes twice.
-    """
-    names = []
-    for row, line in enumerate(read_text(path).removesuffix("\n").split("\n")):
-        names.append(check_image_id(_without_ending(line.removesuffix("\r").strip()), path=path, row=row))
-    repeated = next((name for name, times in Counter(names).items() if times > 1), None)
-    if repeated is not None:
-        raise DataError("comes twice", "keep one line", path=path, image=repeated)
-    return names
 
 
 def divide(images: Images, lists: Mapping[str, Path], path: Path) -> dict[str, Images]:
@@ -166,50 +195,75 @@ def divide(images: Images, lists: Mapping[str, Path], path: Path) -> dict[str, I
 
     Args:
         images: by id.
-        lists: a file for `read_split_list`, by split. A line is an image's id or any of its names.
+        lists: a file of images for each split, one a line, such as Flickr30k's train.txt: ids or names of pictures,
+            which `NameIndex` finds.
         path: where the images are from.
 
     Raises:
-        DataError: a listed image has no captions, or is in two splits.
+        DataError: a listed image has no captions, comes twice, or is in two splits.
     """
-    by_name = {name: image for image in images.values() for name in image.names.values()} | images
+    names = NameIndex(image.name for image in images.values())
+    by_name = {image.name: image for image in images.values()}
     split_of: dict[str, str] = {}
     splits: dict[str, Images] = {}
     for split, file in lists.items():
-        for row, name in enumerate(read_split_list(file)):
-            if name not in by_name:
-                raise DataError(f"has no captions in {path}", "remove the line", path=file, row=row, image=name)
-            image = by_name[name]
+        for row, line in enumerate(read_lines(file)):
+            where: dict[str, Any] = {"path": file, "row": row}
+            name = check_name(line, "the line", **where)
+            image = images.get(name)
+            if image is None and (found := names.find(name, **where)):
+                image = by_name[found.name]
+            if image is None:
+                raise DataError(f"has no captions in {path}", "remove the line", **where, image=name)
             if (other := split_of.setdefault(image.id, split)) != split:
-                raise DataError(f"is in {other} too", "an image has one split", path=file, row=row, image=name)
-            splits.setdefault(split, {})[image.id] = image
+                raise DataError(f"is in {other} too", "an image has one split", **where, image=image.id)
+            if image.id in splits.setdefault(split, {}):
+                raise DataError("comes twice", "keep one line", **where, image=image.id)
+            splits[split][image.id] = image
     left = len(images) - len(split_of)
     if left:
         logging.warning("%s: %d images with captions are in no split", path, left)
     return splits
 
 
-def _describe(file_name: str, number: int | None, where: Mapping[str, Any]) -> CaptionedImage:
-    stem = check_image_id(_without_ending(file_name), **where)
-    return CaptionedImage(stem if number is None else str(number), _names(stem, number), [])
+def add_captions(images: Images, name: str, captions: Iterable[str], **where: Any) -> CaptionedImage:
+    """Adds captions to the image of a name.
+
+    Raises:
+        DataError: another name has the image's id.
+    """
+    described = CaptionedImage.of(name)
+    image = images.setdefault(described.id, described)
+    if image.name != name:
+        problem = f"{shown(image.name)} and {shown(name)} make one id"
+        where = where | {"image": image.id}
+        raise DataError(problem, "rename one, or write it in one way", **where)
+    image.captions.extend(captions)
+    return image
 
 
-def _names(stem: str, number: int | None) -> dict[str, str]:
-    """What features may be called: by COCO's number, as it is or with zeros before it, or by the picture's name."""
-    if number is None and stem.isascii() and stem.isdigit():
-        number = int(stem)
-    if number is None:
-        return {"the picture's name": stem}
-    return {
-        "the number": str(number),
-        "the picture's name": stem,
-        f"the number with {COCO_DIGITS} digits": f"{number:0{COCO_DIGITS}}",
-    }
+def _texts(values: list[Any], what: str, **where: Any) -> list[str]:
+    """Captions, bare or as the `raw` of an object."""
+    if not values:
+        raise DataError(f"no {what}", "add one or remove the image", **where)
+    texts = []
+    for position, value in enumerate(values):
+        name = f"{what} {position}" if len(values) > 1 else what
+        if what == "sentence" or isinstance(value, dict):
+            name, value = f"the raw text of {what} {position}", _object(value, **where).get("raw")
+        texts.append(check_text(value, name, **where))
+    return texts
 
 
-def _without_ending(file_name: str) -> str:
-    stem, dot, ending = file_name.rpartition(".")
-    return stem if f"{dot}{ending}".lower() in _PICTURES else file_name
+def _number(value: object, what: str, **where: Any) -> str | None:
+    """What a file calls an image by: a whole number or a name; None if it does not."""
+    if value is None:
+        return None
+    if type(value) is int and 0 <= value < 10**127:
+        return str(value)
+    if isinstance(value, str):
+        return check_name(value, what, **where)
+    raise DataError(f"{what} is {shown(value)}, expected a whole number or a name", **where)
 
 
 def _read_json(path: Path) -> Any:
@@ -228,7 +282,3 @@ def _list(value: Mapping[str, Any], name: str, **where: Any) -> list[Any]:
             f"{name} is {shown(value.get(name))}, expected a list", "check that it is the right file", **where
         )
     return value[name]
-
-
-def _is_count(value: object) -> bool:
-    return type(value) is int and 0 <= value < 10**COCO_DIGITS

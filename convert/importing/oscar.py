@@ -17,10 +17,17 @@ from jaxtyping import Float
 
 from aladin_jax.data.box_encoding import HEIGHT_WIDTH, LayoutTally, explains, to_height_width
 from aladin_jax.errors import DataError, shown
-from aladin_jax.untrusted import COPY_AGAIN, check_image_id, check_text, decode, parse_json
-from convert.importing.bottom_up import TsvSet, decode_base64
-from convert.importing.regions import require_finite
-from convert.raw.detections import MAX_DETECTIONS_BYTES, MAX_REGIONS, Detections, parse_detections
+from aladin_jax.untrusted import COPY_AGAIN, check_name, check_text, decode, parse_json
+from convert.raw.detections import (
+    MAX_DETECTIONS_BYTES,
+    MAX_REGIONS,
+    MAX_ROW_BYTES,
+    Detections,
+    decode_base64,
+    parse_detections,
+    require_finite,
+)
+from convert.raw.image_rows import ImageRows
 from convert.raw.vinvl_files import VinvlFiles
 
 _SAMPLE = 200  # images that are read to find the layout; all are held against it later
@@ -97,7 +104,7 @@ class _EncodedReader(abc.ABC):
 
 
 class VinvlReader(_EncodedReader):
-    """VinVL's features.tsv with its index and predictions.tsv, of any width."""
+    """VinVL's features.tsv, of any width, with its index and predictions.tsv where they are."""
 
     def __init__(self, path: Path):
         """Opens the files.
@@ -108,6 +115,7 @@ class VinvlReader(_EncodedReader):
         super().__init__(path)
         with contextlib.ExitStack() as stack:
             self._images = stack.enter_context(VinvlFiles(path, feature_dim=None))
+            self.notes += self._images.notes
             self._settle()
             self._files = stack.pop_all()
 
@@ -160,7 +168,7 @@ class OscarPt(_EncodedReader):
         if kind not in ("torch.float32", "torch.float16") or len(shape) != 2 or shape[0] > MAX_REGIONS:
             problem = f"found {kind.removeprefix('torch.')}{list(shape)}, expected float32 [regions, width]"
             raise DataError(problem, f"with up to {MAX_REGIONS} regions", **where)
-        regions = require_finite(value.detach().numpy(), "features", **where)
+        regions = require_finite(value.detach().numpy(), **where)
         return Detections(regions, self._tags(name) if len(regions) else [])
 
     def _tags(self, name: str) -> list[str]:
@@ -197,14 +205,19 @@ class OscarTsv(_EncodedReader):
             labels: of classes; without them images have no tags.
 
         Raises:
-            DataError: as `TsvSet`; the boxes' layout is unknown, whichever way the bytes are read.
+            DataError: as `ImageRows`; the boxes' layout is unknown, whichever way the bytes are read.
         """
         super().__init__(paths[0])
         with contextlib.ExitStack() as stack:
-            self._images = stack.enter_context(contextlib.closing(TsvSet(paths)))
-            self._labels = stack.enter_context(contextlib.closing(TsvSet(labels))) if labels else None
-            if self._labels is None:
+            self._images = stack.enter_context(ImageRows(paths, _parse_row, counts=(2,), max_bytes=MAX_ROW_BYTES))
+            self._labels = None
+            if labels:
+                self._labels = stack.enter_context(
+                    ImageRows(labels, _parse_labels, counts=(2,), max_bytes=MAX_DETECTIONS_BYTES)
+                )
+            else:
                 self.notes.append("no --labels: images will have no tags")
+            self.notes += [*self._images.found.notes, *(self._labels.found.notes if self._labels else [])]
             self._reading = self._find_reading()
             self._settle()
             self._files = stack.pop_all()
@@ -222,20 +235,11 @@ class OscarTsv(_EncodedReader):
             return Detections(regions, [])
         if name not in self._labels.names():
             raise DataError("no labels for it", "take features and labels of the same split", **self._where(name))
-        _, text = self._labels.fields(name, (2,), MAX_DETECTIONS_BYTES)
-        return Detections(regions, parse_detections(text, **self._labels.where(name)).classes)
+        return Detections(regions, self._labels.read(name))
 
     def _decode(self, name: str, dtype: np.dtype, twice: int) -> Float[np.ndarray, "r f"]:
         where = self._where(name)
-        _, text = self._images.fields(name, (2,))
-        row = parse_json(decode(text, **where), **where)
-        count, content = (row.get("num_boxes"), row.get("features")) if isinstance(row, dict) else (None, None)
-        if type(count) is not int or not 0 <= count <= 2 * MAX_REGIONS or not isinstance(content, str):
-            problem = (
-                f'found {shown(row)} with num_boxes {shown(count)}, expected {{"num_boxes": ..., "features": ...}}'
-            )
-            raise DataError(problem, COPY_AGAIN, **where)
-        numbers = decode_base64(content.encode("ascii", "replace"), "features", **where)
+        count, numbers = self._images.read(name)
         boxes, rest = divmod(count, twice)
         width = len(numbers) // max(1, boxes * dtype.itemsize)
         if rest or len(numbers) != boxes * width * dtype.itemsize or boxes > MAX_REGIONS:
@@ -243,7 +247,7 @@ class OscarTsv(_EncodedReader):
                 f"num_boxes {count} with {len(numbers):,} bytes of features of {dtype.name}", COPY_AGAIN, **where
             )
         regions = np.frombuffer(numbers, dtype).reshape(boxes, width)
-        return require_finite(regions, "features", **where)
+        return require_finite(regions, **where)
 
     def _find_reading(self) -> tuple[np.dtype, int]:
         tried = []
@@ -261,6 +265,23 @@ class OscarTsv(_EncodedReader):
                 return reading
             tried.append(f"as {name}: {verdict.reason}")
         raise DataError(f"no known box encoding, whichever way it is read ({'; '.join(tried)})", path=self.path)
+
+
+def _parse_row(fields: list[bytes], where: dict[str, Any]) -> tuple[int, bytes]:
+    """num_boxes and the bytes of the features."""
+    row = parse_json(decode(fields[1], **where), **where)
+    count, content = (row.get("num_boxes"), row.get("features")) if isinstance(row, dict) else (None, None)
+    if type(count) is not int or not 0 <= count <= 2 * MAX_REGIONS or not isinstance(content, str):
+        problem = f'found {shown(row)} with num_boxes {shown(count)}, expected {{"num_boxes": ..., "features": ...}}'
+        raise DataError(problem, COPY_AGAIN, **where)
+    numbers = decode_base64(content.encode("ascii", "replace"), "features", **where)
+    if len(numbers) % max(1, count):
+        raise DataError(f"num_boxes {count} with {len(numbers):,} bytes of features", COPY_AGAIN, **where)
+    return count, numbers
+
+
+def _parse_labels(fields: list[bytes], where: dict[str, Any]) -> list[str]:
+    return parse_detections(fields[1], **where).classes
 
 
 class _Entry(NamedTuple):
@@ -281,7 +302,7 @@ def _merge_dicts(paths: Sequence[Path]) -> Mapping[str, _Entry]:
         if not isinstance(content, dict) or not content:
             raise DataError(f"found {shown(content)}, expected a dict from image ids", COPY_AGAIN, path=path)
         for key, value in content.items():
-            image = check_image_id(str(key) if type(key) is int and abs(key) < 10**127 else key, path=path)
+            image = check_name(str(key) if type(key) is int and abs(key) < 10**127 else key, "an image's id", path=path)
             if image in merged:
                 raise DataError(f"is in {merged[image].path} too", "keep one of them", path=path, image=image)
             merged[image] = _Entry(path, value)

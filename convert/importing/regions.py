@@ -1,19 +1,21 @@
 """From what a detector found, boxes in pixels, to a record's regions and tags."""
 
-from collections.abc import Collection
+import abc
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 from jaxtyping import Float, Num
-from numpy.typing import DTypeLike
 
 from aladin_jax.data.box_encoding import BOX_DIM, encode_boxes
 from aladin_jax.errors import DataError, shown
-from aladin_jax.untrusted import check_text, read_text
-from convert.raw.detections import MAX_FEATURE_DIM, MAX_REGIONS, Detections
+from aladin_jax.untrusted import check_text, read_lines
+from convert.raw.detections import MAX_FEATURE_DIM, MAX_REGIONS, MAX_ROW_BYTES, Detections, require_finite
+from convert.raw.image_rows import ImageRows
 
 _MAX_CLASSES = 1 << 16
+_BACKGROUND = ("background", "bg")
 
 
 class RegionReader(Protocol):
@@ -48,13 +50,61 @@ class RegionReader(Protocol):
         ...
 
 
+class TsvReader(abc.ABC):
+    """What readers of .tsv files with a row an image have in common; a `RegionReader`."""
+
+    def __init__(self, paths: Sequence[Path], counts: Collection[int]):
+        """Opens the files and finds the rows.
+
+        Args:
+            paths: the .tsv files.
+            counts: how many fields a row may have.
+
+        Raises:
+            DataError: as `ImageRows`.
+        """
+        self.path = paths[0]
+        self.notes: list[str] = []
+        self._rows = ImageRows(paths, self._parse, counts=counts, max_bytes=MAX_ROW_BYTES)
+        self.notes += self._rows.found.notes
+
+    @abc.abstractmethod
+    def _parse(self, fields: list[bytes], where: dict[str, Any]) -> Detections:
+        """What a row's fields hold."""
+
+    def __enter__(self) -> "TsvReader":
+        """Nothing to do: the files are open from the start."""
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Closes the files."""
+        self._rows.__exit__()
+
+    def names(self) -> Collection[str]:
+        """The images' ids."""
+        return self._rows.names()
+
+    def detections(self, name: str) -> Detections:
+        """Reads one row.
+
+        Raises:
+            DataError: it is damaged, or its numbers are impossible.
+        """
+        return self._rows.read(name)
+
+    def note(self, line: str) -> None:
+        """Adds what the user should know, once."""
+        if line not in self.notes:
+            self.notes.append(line)
+
+
 class PixelRegions(NamedTuple):
     """What a detector found in one image.
 
     Attributes:
         features: [r, f].
         boxes: x1, y1, x2, y2 in pixels, [r, 4].
-        classes: a name for each region; None where the detector gives none.
+        classes: a name for each region, None for none; None for all where the detector gives none.
         scores: [r]; None where there are none.
         width: of the picture.
         height: of the picture.
@@ -62,7 +112,7 @@ class PixelRegions(NamedTuple):
 
     features: Float[np.ndarray, "r f"]
     boxes: Num[np.ndarray, "r 4"]
-    classes: list[str] | None
+    classes: Sequence[str | None] | None
     scores: Float[np.ndarray, "r"] | None
     width: int
     height: int
@@ -96,37 +146,20 @@ def to_detections(found: PixelRegions, **where: Any) -> Detections:
             raise DataError(f"{len(values)} {name} for {count} regions", "each region has one", **where)
     if found.boxes.shape[1:] != (4,):
         raise DataError(f"boxes have shape {list(found.boxes.shape)}, expected [regions, 4]", **where)
-    require_finite(found.features, "features", **where)
+    require_finite(found.features, **where)
     boxes = encode_boxes(found.boxes, found.width, found.height, **where)
     regions = np.concatenate([found.features.astype(np.float32), boxes], 1)
-    tags = [check_text(name, f"class of region {k}", **where) for k, name in enumerate(found.classes or [])]
+    tags = [
+        None if name is None else check_text(name, f"class of region {k}", **where)
+        for k, name in enumerate(found.classes or [])
+    ]
     if found.scores is None:
-        return Detections(regions, tags)
+        return Detections(regions, [tag for tag in tags if tag is not None])
     if found.scores.ndim != 1:
         raise DataError(f"scores have shape {list(found.scores.shape)}, expected [regions]", **where)
-    require_finite(found.scores[:, None], "scores", **where)
+    require_finite(found.scores[:, None], what="scores", **where)
     order = np.argsort(-found.scores.astype(np.float64), kind="stable")
-    return Detections(regions[order], [tags[k] for k in order] if tags else [])
-
-
-def require_finite(
-    values: Num[np.ndarray, "r f"], what: str, dtype: DTypeLike = np.float32, **where: Any
-) -> Float[np.ndarray, "r f"]:
-    """Gives numbers as a type, and refuses NaN, infinity, and what the type cannot hold.
-
-    Raises:
-        DataError: naming the first such region and column.
-    """
-    with np.errstate(over="ignore"):  # becomes infinite, and is refused below
-        stored = values.astype(dtype)
-    if np.isfinite(stored).all():
-        return stored
-    region, column = np.argwhere(~np.isfinite(stored))[0]
-    value = float(values[region, column])
-    found = f"{what}: {value:g} in region {region}, column {column}"
-    if np.isfinite(value):
-        raise DataError(f"{found} is too large for {np.dtype(dtype)}", "a larger type is needed", **where)
-    raise DataError(found, "extract its features again or leave the image out", **where)
+    return Detections(regions[order], [tag for k in order if tags and (tag := tags[k]) is not None])
 
 
 def read_class_names(path: Path) -> list[str]:
@@ -137,7 +170,7 @@ def read_class_names(path: Path) -> list[str]:
     Raises:
         DataError: there is no such file, or a line is blank.
     """
-    lines = read_text(path).removesuffix("\n").split("\n")
+    lines = read_lines(path)
     if len(lines) > _MAX_CLASSES:
         raise DataError(f"{len(lines)} lines, expected at most {_MAX_CLASSES} classes", path=path)
     names = [line.split(",")[0].strip() for line in lines]
@@ -147,14 +180,27 @@ def read_class_names(path: Path) -> list[str]:
     return names
 
 
-def name_classes(numbers: Num[np.ndarray, "r"], names: list[str] | None, **where: Any) -> list[str]:
+def name_classes(
+    numbers: Num[np.ndarray, "r"], names: Sequence[str | None] | None, *, background: bool = False, **where: Any
+) -> list[str | None]:
     """The names of classes that are given by number.
+
+    Args:
+        numbers: of the regions.
+        names: class 0 first, which may be the background.
+        background: whether 0 is the background and 1 the first class, unless `names` begin with the background too.
+        **where: what `DataError` takes to say where the numbers are from.
+
+    Returns:
+        A name for each region, None for the background.
 
     Raises:
         DataError: there are no names, or a number is not that of one.
     """
     if names is None:
         raise DataError("classes are numbers", "pass --class_names, a file with the detector's class names", **where)
+    if background:
+        names = [None, *(names[1:] if names[0] and names[0].strip("_").lower() in _BACKGROUND else names)]
     known = (numbers >= 0) & (numbers < len(names)) & (numbers == np.floor(numbers))
     if not known.all():
         position = int(np.argmin(known))

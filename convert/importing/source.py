@@ -3,25 +3,26 @@
 import contextlib
 import dataclasses
 import functools
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 
-from aladin_jax.errors import DataError
+from aladin_jax.errors import DataError, shown
+from aladin_jax.image_names import NameIndex
 from convert.importing.arrays import NpyFiles, NpzFiles
 from convert.importing.bottom_up import BottomUpTsv
 from convert.importing.caption_files import CaptionFiles, Uncaptioned
-from convert.importing.captions import CaptionedImage
+from convert.importing.captions import CaptionedImage, Images
 from convert.importing.oscar import OscarPt, OscarTsv, VinvlReader
-from convert.importing.regions import RegionReader, read_class_names, require_finite
-from convert.raw.detections import Detections
+from convert.importing.predictions import DetectorTsv
+from convert.importing.recognise import recognise_features
+from convert.importing.regions import RegionReader, read_class_names
+from convert.raw.detections import Detections, require_finite
 
-FEATURE_FORMATS = ("npz", "npy", "bottom_up_tsv", "oscar_pt", "oscar_tsv", "vinvl")
-
-_FOLDERS = {"npz": NpzFiles, "npy": NpyFiles}
 _WITH_CLASS_NAMES = ("npz", "npy", "bottom_up_tsv")
-_WITH_LABELS = {"oscar_pt": OscarPt, "oscar_tsv": OscarTsv}
+_WITH_LABELS = ("oscar_pt", "oscar_tsv")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -29,13 +30,13 @@ class FeatureFiles:
     """Features as a user names them.
 
     Attributes:
-        format: one of `FEATURE_FORMATS`.
+        format: one of `FEATURE_FORMATS`; None for what the first path is recognised as.
         paths: files, or one folder.
         labels: files with the classes, for Oscar's formats.
         class_names: a file with the names of classes that are given by number.
     """
 
-    format: str
+    format: str | None
     paths: Sequence[Path]
     labels: Sequence[Path] = ()
     class_names: Path | None = None
@@ -46,58 +47,58 @@ class FeatureFiles:
         Raises:
             DataError: a file is missing or damaged, or an option does not belong to the format.
         """
-        if self.labels and self.format not in _WITH_LABELS:
-            raise DataError(f"--labels is for {' and '.join(_WITH_LABELS)}, not for {self.format}")
-        if self.class_names and self.format not in _WITH_CLASS_NAMES:
-            raise DataError(f"--class_names is for {', '.join(_WITH_CLASS_NAMES)}, not for {self.format}")
+        kind, first = recognise_features(self.paths[0], self.format)
+        paths = [first, *self.paths[1:]]
+        if self.labels and kind not in _WITH_LABELS:
+            raise DataError(f"--labels is for {' and '.join(_WITH_LABELS)}, not for {kind}")
+        if self.class_names and kind not in _WITH_CLASS_NAMES:
+            raise DataError(f"--class_names is for {', '.join(_WITH_CLASS_NAMES)}, not for {kind}")
         class_names = read_class_names(self.class_names) if self.class_names else None
-        if self.format == "bottom_up_tsv":
-            return BottomUpTsv(self.paths, class_names)
-        if self.format in _WITH_LABELS:
-            return _WITH_LABELS[self.format](self.paths, self.labels)
-        if len(self.paths) > 1:
-            raise DataError(f"{len(self.paths)} paths of features, but {self.format} is one", path=self.paths[1])
-        return (
-            VinvlReader(self.paths[0]) if self.format == "vinvl" else _FOLDERS[self.format](self.paths[0], class_names)
-        )
+        if kind in ("npz", "npy", "vinvl") and len(paths) > 1:
+            raise DataError(f"{len(paths)} paths of features, but {kind} is one", path=paths[1])
+        return {
+            "npz": lambda: NpzFiles(first, class_names),
+            "npy": lambda: NpyFiles(first, class_names),
+            "bottom_up_tsv": lambda: BottomUpTsv(paths, class_names),
+            "oscar_pt": lambda: OscarPt(paths, self.labels),
+            "oscar_tsv": lambda: OscarTsv(paths, self.labels),
+            "vinvl": lambda: VinvlReader(first),
+            "predictions": lambda: DetectorTsv(paths),
+        }[kind]()
 
 
 class ImportedSource:
-    """Images that have both captions and features; a `record_builder.RecordSource`.
+    """Images that have features, with their captions or without; a `record_builder.RecordSource`.
 
     Attributes:
         feature_dim: width of a region, the same for all images.
         notes: what the user should know, one line each.
     """
 
-    def __init__(self, reader: RegionReader, captions: CaptionFiles | Uncaptioned, *, skip_missing: bool):
+    def __init__(
+        self, reader: RegionReader, captions: CaptionFiles | Uncaptioned, *, skip_missing: bool, numbered: bool = True
+    ):
         """Reads the captions and finds each image's features.
 
         Args:
             reader: of the features; stays open as long as this is used.
             captions: of the images.
             skip_missing: whether images without features are left out.
+            numbered: whether features may be called by the number that captions have beside the picture's name.
 
         Raises:
-            DataError: captions are damaged, images have no features, or nothing was detected in any of them.
+            DataError: captions are damaged, images have no features or might have several, or nothing was detected in
+                any of them.
         """
         self._reader = reader
         self._captions = captions
         splits = captions.read()
         if not splits:
             raise DataError("no image in any split", "check the captions", path=captions.origin("train"))
-        self._kind = _kind_of_name(reader, [image for images in splits.values() for image in images.values()])
-        self._images: dict[str, dict[str, CaptionedImage]] = {}
-        self._own_notes = [f"features are found by {self._kind}"]
-        names = reader.names()
-        for split, images in splits.items():
-            found = {key: image for key, image in images.items() if image.names.get(self._kind) in names}
-            if len(found) < len(images):
-                self._miss(split, images, found, skip_missing)
-            self._images[split] = found
-        self._name_of = {
-            key: image.names[self._kind] for images in self._images.values() for key, image in images.items()
-        }
+        self._images: dict[str, Images] = {}
+        self._name_of: dict[str, str] = {}
+        self._own_notes: list[str] = []
+        self._join(splits, skip_missing, numbered)
 
     @property
     def notes(self) -> list[str]:
@@ -133,26 +134,48 @@ class ImportedSource:
         """The features, which stay open afterwards."""
         yield _StoredAs(self._reader, self._name_of, self.feature_dim, dtype)
 
-    def _miss(
-        self,
-        split: str,
-        images: Mapping[str, CaptionedImage],
-        found: Mapping[str, CaptionedImage],
-        skip_missing: bool,
-    ) -> None:
-        missing = [key for key in images if key not in found]
-        counted = f"{len(missing)} of {len(images)} images in {split}"
-        if skip_missing and found:
-            self._own_notes.append(f"left out {counted}, which have no features, such as {missing[0]}")
+    def _join(self, splits: Mapping[str, Images], skip_missing: bool, numbered: bool) -> None:
+        """Finds the features of every image, and says how."""
+        names = NameIndex(self._reader.names())
+        image_of: dict[str, str] = {}
+        ways: Counter[str] = Counter()
+        examples: dict[str, str] = {}
+        for split, images in splits.items():
+            path = self.origin(split)
+            kept = self._images[split] = {}
+            for key, image in images.items():
+                found = names.find(image.name, image.number if numbered else None, path=path, image=key)
+                if found is None:
+                    continue
+                if (other := image_of.setdefault(found.name, key)) != key:
+                    problem = f"its features, {shown(found.name)}, are found for image {other} too"
+                    raise DataError(problem, "rename the features or the images", path=path, image=key)
+                kept[key] = image
+                self._name_of[key] = found.name
+                ways[found.how] += 1
+                examples.setdefault(found.how, f"{ascii(found.name)[1:-1]} for {ascii(image.name)[1:-1]}")
+            if len(kept) < len(images):
+                missing = [image for key, image in images.items() if key not in kept]
+                self._miss(split, len(images), missing, skip_missing and bool(kept))
+        self._own_notes += [
+            f"features of {count:,} images are found {how}, such as {examples[how]}"
+            for how, count in ways.most_common()
+        ]
+
+    def _miss(self, split: str, total: int, missing: list[CaptionedImage], skip: bool) -> None:
+        first = missing[0]
+        counted = f"{len(missing)} of {total} images in {split}"
+        if skip:
+            self._own_notes.append(f"left out {counted}, which have no features, such as {first.id}")
             return
-        sought = " or ".join(dict.fromkeys(images[missing[0]].names.values()))
+        sought = " or ".join(dict.fromkeys(filter(None, (first.name, first.number))))
         there = next(iter(self._reader.names()))
         raise DataError(
             f"{counted}, this one first, have no features in {self._reader.path} (sought as {sought}; there is "
             f"for instance {there})",
             "take features made for these captions, or pass --skip_missing to leave the images out",
             path=self.origin(split),
-            image=missing[0],
+            image=first.id,
         )
 
 
@@ -179,12 +202,4 @@ class _StoredAs:
                 "take all features from one detector",
                 **where,
             )
-        return Detections(require_finite(regions, "features", self._dtype, **where), tags)
-
-
-def _kind_of_name(reader: RegionReader, images: list[CaptionedImage]) -> str:
-    """The kind of name by which most images have features."""
-    names = reader.names()
-    kinds = dict.fromkeys(kind for image in images for kind in image.names)
-    found = {kind: sum(image.names.get(kind) in names for image in images) for kind in kinds}
-    return max(found, key=lambda kind: found[kind])
+        return Detections(require_finite(regions, self._dtype, **where), tags)

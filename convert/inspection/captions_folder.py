@@ -9,10 +9,21 @@ from typing import Any
 
 from aladin_jax.data.records import read_image_keys
 from aladin_jax.errors import DataError
+from convert.importing.caption_files import CaptionFiles
+from convert.importing.captions import Images
 from convert.inspection.tallies import Problems
 from convert.inspection.texts import TextTally, Tokens
 from convert.raw.split_captions import SPLITS, captions_file
 from convert.raw.vinvl_files import read_captions
+
+KINDS = {
+    "coco_ir": "captions",
+    "karpathy": "captions and splits in Karpathy's format",
+    "coco": "captions in COCO's format",
+    "list": "a list of captions",
+    "flickr": "lines of captions",
+}
+"""What captions of each format are said to be."""
 
 
 def inspect_captions(folder: Path, tokens: Tokens | None) -> dict[str, Any]:
@@ -42,7 +53,41 @@ def inspect_captions(folder: Path, tokens: Tokens | None) -> dict[str, Any]:
         found[split] = describe_captions(captions[split], tokens, problems, split)
     report_shared({split: captions[split].keys() for split in captions}, problems)
     keys = {path.name: _inspect_keys(path, captions, problems) for path in sorted(folder.glob("*_img_keys*.tsv"))}
-    return {"kind": "captions", "path": str(folder), **found, "image keys": keys, "problems": problems.listed()}
+    return {"kind": KINDS["coco_ir"], "path": str(folder), **found, "image keys": keys, "problems": problems.listed()}
+
+
+def inspect_caption_file(path: Path, caption_format: str, tokens: Tokens | None) -> dict[str, Any]:
+    """Reads a file of captions as `convert.features` would.
+
+    Args:
+        path: the file.
+        caption_format: one of `CAPTION_FORMATS`.
+        tokens: a vocabulary, if there is one.
+
+    Returns:
+        What was found, as plain data.
+
+    Raises:
+        DataError: naming what is wrong with it.
+    """
+    problems = Problems()
+    splits = read_caption_file(path, caption_format)
+    found = {
+        split: describe_captions({key: image.captions for key, image in images.items()}, tokens, problems, split)
+        for split, images in splits.items()
+    }
+    return {"kind": KINDS[caption_format], "path": str(path), **found, "problems": problems.listed()}
+
+
+def read_caption_file(path: Path, caption_format: str) -> dict[str, Images]:
+    """Images of a file or folder by split; those of a file without splits as if they were all of one.
+
+    Raises:
+        DataError: it is damaged.
+    """
+    split = None if caption_format in ("karpathy", "coco_ir") else "test"
+    splits = CaptionFiles(caption_format, [(split, path)], {}).read()
+    return splits if split is None else {"all": splits[split]}
 
 
 def describe_captions(

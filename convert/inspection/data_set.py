@@ -61,7 +61,7 @@ def inspect_data_set(folder: Path, tokens: Tokens | None, max_regions: int) -> d
     found = tally.described()
     found["tags"] |= tags.described()
     return {
-        "kind": "data set",
+        "kind": "data set" if any(about["captions"] for about in splits.values()) else "data set without captions",
         "path": str(dataset.folder),
         "name": dataset.name,
         "bytes": sum(file.stat().st_size for file in dataset.folder.iterdir()),

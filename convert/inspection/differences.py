@@ -1,7 +1,8 @@
 """How two sets of region features differ: which images, how many regions, and what the regions are like."""
 
 import contextlib
-from collections.abc import Collection, Iterator
+from collections import Counter
+from collections.abc import Collection, Iterator, Sequence
 from itertools import islice
 from pathlib import Path
 from typing import Any, Protocol
@@ -13,6 +14,9 @@ from tqdm import tqdm
 from aladin_jax.data.box_encoding import LayoutTally, num_columns
 from aladin_jax.data.records import Split, open_dataset
 from aladin_jax.errors import DataError
+from aladin_jax.image_names import NameIndex
+from convert.importing.captions import CaptionedImage
+from convert.importing.source import FeatureFiles
 from convert.inspection.kinds import DATA_SET, Thing
 from convert.inspection.tallies import EXAMPLES, Columns, Problems
 from convert.raw.detections import Detections
@@ -30,7 +34,7 @@ class FeatureSet(Protocol):
         """The images' ids."""
         ...
 
-    def detections(self, image: str) -> Detections:
+    def detections(self, image: str, /) -> Detections:
         """Reads one image.
 
         Raises:
@@ -68,6 +72,9 @@ def open_features(thing: Thing) -> Iterator[FeatureSet]:
     """
     if thing.kind == DATA_SET:
         yield _Records(thing.path)
+    elif thing.format != "vinvl":
+        with FeatureFiles(thing.format, [thing.path]).open() as reader:
+            yield reader
     else:
         with VinvlFiles(thing.path, feature_dim=None) as files:
             yield files
@@ -108,27 +115,36 @@ def compare_features(first: Thing, second: Thing) -> dict[str, Any]:
         }
 
 
-def compare_ids(captions: Thing, ids: Collection[str], features: Thing) -> dict[str, Any]:
-    """Which captioned images have features.
+def compare_names(captions: Thing, images: Sequence[CaptionedImage], features: Thing) -> dict[str, Any]:
+    """Which captioned images have features, found as the converter finds them.
 
     Args:
         captions: where the images are captioned.
-        ids: of the captioned images.
+        images: all of them.
         features: of which images there are any.
     """
     problems = Problems()
     with open_features(features) as opened:
-        names = opened.names()
-        without = [image for image in ids if image not in names]
-        for image in without:
-            problems.add(f"captioned images without features in {features.path}", image)
+        names = NameIndex(opened.names())
+        ways: Counter[str] = Counter()
+        for image in images:
+            try:
+                found = names.find(image.name, image.number)
+            except DataError as error:
+                problems.add("captioned images whose features could be several", str(error))
+                continue
+            if found is None:
+                problems.add(f"captioned images without features in {features.path}", image.id)
+            else:
+                ways[found.how] += 1
         return {
             "kind": "captions and features",
             "captions": str(captions.path),
             "features": str(features.path),
-            "captioned images": len(ids),
-            "with features": len(ids) - len(without),
-            "images with features and without captions": len(names) - (len(ids) - len(without)),
+            "captioned images": len(images),
+            "with features": ways.total(),
+            "found": dict(ways),
+            "images with features and without captions": len(opened.names()) - ways.total(),
             "problems": problems.listed(),
         }
 

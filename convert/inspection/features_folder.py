@@ -10,7 +10,7 @@ from jaxtyping import Float
 
 from aladin_jax.data.box_encoding import BOX_DIM, HEIGHT_WIDTH
 from aladin_jax.errors import DataError, shown
-from aladin_jax.untrusted import COPY_AGAIN, check_image_id, parse_json, read_text
+from aladin_jax.untrusted import COPY_AGAIN, parse_json, read_text
 from convert.inspection.tallies import Problems, RegionTally
 from convert.inspection.texts import TextTally, Tokens
 from convert.raw.detections import (
@@ -21,7 +21,7 @@ from convert.raw.detections import (
     decode_regions,
     parse_detections,
 )
-from convert.raw.indexed_tsv import stream_rows
+from convert.raw.indexed_tsv import row_name, stream_rows
 
 _MAX_ROW_BYTES = 256 + MAX_REGIONS * MAX_FEATURE_DIM * 16 // 3
 _PIXELS = 1.5  # by how much an encoded box may miss the predicted one
@@ -31,7 +31,7 @@ def inspect_features(features: Path, tokens: Tokens | None, max_regions: int) ->
     """Reads features.tsv, its index, imageid2idx.json and predictions.tsv.
 
     Args:
-        features: path of features.tsv. Of the other files, those that are missing are said to be.
+        features: path of features.tsv. Of the other files, those that are not there are said to be.
         tokens: a vocabulary for the tags, if there is one.
         max_regions: regions that training keeps of an image.
 
@@ -79,7 +79,7 @@ def _read_row(path: Path, row: int, line: bytes | None) -> tuple[str, Float[np.n
     if line is None:
         raise DataError(f"more than {_MAX_ROW_BYTES:,} bytes", COPY_AGAIN, **where)
     fields = line.split(b"\t")
-    image = where["image"] = check_image_id(fields[0].decode("ascii", "replace"), **where)
+    image = where["image"] = row_name(fields[0], row, path)
     if len(fields) != 3:
         raise DataError(f"{len(fields)} tab-separated fields, expected 3", COPY_AGAIN, **where)
     return image, decode_regions(fields[1], fields[2], None, **where)
@@ -102,8 +102,7 @@ class _Rows:
         """Whether the .lineidx beside a .tsv says where its rows begin."""
         path = tsv.with_suffix(".lineidx")
         if not path.is_file():
-            self._problems.add("files that are missing", path.name)
-            return {path.name: "missing"}
+            return {path.name: "none: rows are found by reading once"}
         told: list[int] = []
         with open(path, "rb") as lines:
             while (line := lines.readline(24)) and len(told) <= len(self.starts):
@@ -119,13 +118,15 @@ class _Rows:
     def compare_ids(self, tsv: Path) -> str:
         """Whether imageid2idx.json has the images of the rows."""
         path = tsv.with_name("imageid2idx.json")
+        if not path.is_file():
+            return "none: images are found by reading once"
         try:
             told = parse_json(read_text(path), path=path)
         except DataError as error:
-            self._problems.add("files that are missing or damaged", str(error))
-            return "missing or damaged"
+            self._problems.add("files that are damaged", str(error))
+            return "damaged"
         if not isinstance(told, dict):
-            self._problems.add("files that are missing or damaged", f"{path.name} is {shown(told)}")
+            self._problems.add("files that are damaged", f"{path.name} is {shown(told)}")
             return "damaged"
         kinds = {
             f"images of {path.name} that are in no row": [i for i in told if i not in self._row_of_image],
@@ -149,8 +150,7 @@ def _inspect_predictions(
 ) -> dict[str, Any]:
     """Reads predictions.tsv: the tags, and how its rectangles compare with the boxes in the features."""
     if not path.is_file():
-        problems.add("files that are missing", f"{path.name}: images have no tags")
-        return {"rows": "missing"}
+        return {"rows": "none: images have no tags"}
     seen: set[str] = set()
     starts = _Rows(problems)
     rectangles = _Rectangles()
@@ -161,7 +161,7 @@ def _inspect_predictions(
             if line is None:
                 raise DataError(f"more than {MAX_DETECTIONS_BYTES:,} bytes", COPY_AGAIN, **where)
             head, _, content = line.partition(b"\t")
-            image = where["image"] = check_image_id(head.decode("ascii", "replace"), **where)
+            image = where["image"] = row_name(head, row, path)
             found = parse_detections(content, **where)
         except DataError as error:
             problems.add("rows that cannot be read", str(error))

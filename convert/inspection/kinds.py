@@ -1,25 +1,63 @@
-"""What a path holds, told by the names of the files in it."""
+"""What a path holds, told by the names of files and by their first lines, and which command takes it."""
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 from typing import NamedTuple
 
 from aladin_jax.errors import DataError
+from convert.importing.caption_files import find_captions
+from convert.importing.recognise import find_features
 from convert.inspection.captions_folder import has_captions
 
 FEATURES, CAPTIONS, DATA_SET = "features", "captions", "data set"
 TORCH_FOLDER, TORCH_FILE, MODEL_FOLDER = "torch folder", "torch file", "model folder"
 
 _TORCH_ENDINGS = (".tar", ".pth", ".bin", ".pt")
+_CAPTION_ENDINGS = (".json", ".txt", ".token", ".csv")
 _DEPTH = 4  # a data set lies in output / name / configuration / version
+
+_COMMANDS = {
+    "data set": "python -m aladin_jax.main --config CONFIG --workdir RUN --config.data.dir={path}",
+    "data set without captions": "python -m aladin_jax.search index --checkpoint MODEL --data {path} --output INDEX",
+    "VinVL backbone": "python -m convert.checkpoint --vinvl {path} --output MODEL",
+    "BERT": "python -m convert.checkpoint --bert {path} --output MODEL",
+    "ALADIN checkpoint": "python -m convert.checkpoint --vinvl VINVL --checkpoint {path} --output MODEL",
+    "tensors by name": "python -m convert.checkpoint --vinvl VINVL --checkpoint {path} --output MODEL",
+    "converted checkpoint": "python -m aladin_jax.main --config CONFIG --workdir RUN --config.init_from={path}",
+    "workdir": "python -m aladin_jax.main --config CONFIG --workdir {path} --mode evaluate",
+}
 
 
 class Thing(NamedTuple):
-    """Something that can be inspected: one of the kinds above, and the file or folder that it is read from."""
+    """Something that can be inspected.
+
+    Attributes:
+        kind: one of those above.
+        path: the file or folder that it is read from.
+        format: of features or captions, one of `FEATURE_FORMATS` or `CAPTION_FORMATS`.
+    """
 
     kind: str
     path: Path
+    format: str = ""
+
+
+def command(thing: Thing, kind: str) -> str:
+    """Which command takes a thing; `kind` is what its inspection found it to be."""
+    path = shlex.quote(str(thing.path))
+    if thing.kind == FEATURES and thing.format == "vinvl":
+        return f"python -m convert.coco_ir --img_feat_file {path} --data_dir CAPTIONS --output DATA"
+    if thing.kind == FEATURES:
+        more = {"oscar_pt": " --labels LABELS", "oscar_tsv": " --labels LABELS"}.get(thing.format, "")
+        return f"python -m convert.features --format {thing.format} --features {path}{more} --output DATA"
+    if thing.kind == CAPTIONS and thing.format == "coco_ir":
+        return f"python -m convert.coco_ir --data_dir {path} --img_feat_file FEATURES --output DATA"
+    if thing.kind == CAPTIONS:
+        split = "" if thing.format == "karpathy" else "SPLIT="
+        return f"python -m convert.features --features FEATURES --captions {split}{path} --output DATA"
+    return _COMMANDS.get(kind, "none").format(path=path)
 
 
 def identify(path: Path) -> list[Thing]:
@@ -37,7 +75,8 @@ def identify(path: Path) -> list[Thing]:
     if not found:
         raise DataError(
             "nothing known here",
-            "expected features.tsv, *_captions.pt, a data set, or a checkpoint (config.json, model.json, *.pth.tar)",
+            "expected features or captions (docs/features.md), a data set, or a checkpoint (config.json, model.json, "
+            "*.pth.tar)",
             path=path,
         )
     return found
@@ -45,14 +84,16 @@ def identify(path: Path) -> list[Thing]:
 
 def _at(path: Path) -> list[Thing]:
     if path.is_file():
-        if path.suffix == ".tsv" and path.with_name("predictions.tsv").is_file() and path.name != "predictions.tsv":
-            return [Thing(FEATURES, path)]
+        if features := find_features(path):
+            return [Thing(FEATURES, features[1], features[0])]
+        if path.suffix in _CAPTION_ENDINGS and (captions := find_captions(path)):
+            return [Thing(CAPTIONS, path, captions)]
         return [Thing(TORCH_FILE, path)] if path.suffix in _TORCH_ENDINGS else []
     found = []
-    if (path / "features.tsv").is_file():
-        found.append(Thing(FEATURES, path / "features.tsv"))
+    if features := find_features(path):
+        found.append(Thing(FEATURES, features[1], features[0]))
     if has_captions(path):
-        found.append(Thing(CAPTIONS, path))
+        found.append(Thing(CAPTIONS, path, "coco_ir"))
     if (path / "model.json").is_file():
         found.append(Thing(MODEL_FOLDER, path))
     elif (path / "config.json").is_file():

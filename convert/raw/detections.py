@@ -6,7 +6,8 @@ import re
 from typing import Any, NamedTuple
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Float, Num
+from numpy.typing import DTypeLike
 
 from aladin_jax.errors import DataError, shown
 from aladin_jax.untrusted import COPY_AGAIN, check_text, decode, parse_json
@@ -19,6 +20,9 @@ MAX_FEATURE_DIM = 1 << 14
 
 MAX_REGIONS = 1000
 """More boxes than this in one image are taken for a damaged row; VinVL's detector gives at most 100."""
+
+MAX_ROW_BYTES = 4096 + MAX_REGIONS * (MAX_FEATURE_DIM + 16) * 16 // 3
+"""A longer row of features is refused before it is read; a float32 takes 16/3 bytes of base64."""
 
 MAX_DETECTIONS_BYTES = 16 << 20
 """A longer row of detections is refused before it is read."""
@@ -65,6 +69,37 @@ def parse_detections(content: bytes, **where: Any) -> DetectedObjects:
     return DetectedObjects(classes, objects, size)
 
 
+def decode_base64(content: bytes, what: str, **where: Any) -> bytes:
+    """Bytes of a base64 text, also of one that Python 3 printed as bytes: b'...'.
+
+    Raises:
+        DataError: it is none.
+    """
+    if content[:2] in (b"b'", b'b"') and content[-1:] == content[1:2]:
+        content = content[2:-1]
+    try:
+        return base64.b64decode(content, validate=True)
+    except binascii.Error as error:
+        raise DataError(f"{what}: not base64 ({error})", COPY_AGAIN, **where) from error
+
+
+def decode_array(
+    content: bytes, what: str, dtype: np.dtype, count: int, width: int | None, **where: Any
+) -> Num[np.ndarray, "n w"]:
+    """[count, width] numbers of a base64 text; `width` None for as wide as it is.
+
+    Raises:
+        DataError: it is no base64, or of another size.
+    """
+    numbers = decode_base64(content, what, **where)
+    if width is None:
+        width = len(numbers) // max(1, count * dtype.itemsize)
+    if len(numbers) != count * width * dtype.itemsize:
+        problem = f"{what} takes {len(numbers):,} bytes, which {count} boxes of {dtype.name} do not"
+        raise DataError(problem, COPY_AGAIN, **where)
+    return np.frombuffer(numbers, dtype).reshape(count, width)
+
+
 def decode_regions(
     count_text: bytes, content_text: bytes, feature_dim: int | None, **where: Any
 ) -> Float[np.ndarray, "r f"]:
@@ -81,10 +116,7 @@ def decode_regions(
     """
     if not re.fullmatch(rb"[0-9]{1,9}", count_text) or (count := int(count_text)) > MAX_REGIONS:
         raise DataError(f"box count {shown(count_text)}, expected 0 to {MAX_REGIONS}", COPY_AGAIN, **where)
-    try:
-        content = base64.b64decode(content_text, validate=True)
-    except binascii.Error as error:
-        raise DataError(f"the features are not base64 ({error})", COPY_AGAIN, **where) from error
+    content = decode_base64(content_text, "features", **where)
     width = len(content) // (4 * max(count, 1)) if feature_dim is None else feature_dim
     _check_size(len(content), count, width, where)
     return np.frombuffer(content, "<f4").reshape(count, width)
@@ -103,3 +135,23 @@ def _check_size(size: int, count: int, feature_dim: int, where: dict[str, Any]) 
         remedy = f"if all rows are so wide, pass --feature_dim {width}"
         raise DataError(f"{found}: {width} features a box, expected {feature_dim}", remedy, **where)
     raise DataError(f"{found}, expected {count * feature_dim * 4:,}", COPY_AGAIN, **where)
+
+
+def require_finite(
+    values: Num[np.ndarray, "r f"], dtype: DTypeLike = np.float32, *, what: str = "features", **where: Any
+) -> Float[np.ndarray, "r f"]:
+    """Gives numbers as a type, and refuses NaN, infinity, and what the type cannot hold.
+
+    Raises:
+        DataError: naming the first such region and column.
+    """
+    with np.errstate(over="ignore"):  # becomes infinite, and is refused below
+        stored = values.astype(dtype)
+    if np.isfinite(stored).all():
+        return stored
+    region, column = np.argwhere(~np.isfinite(stored))[0]
+    value = float(values[region, column])
+    found = f"{what}: {value:g} in region {region}, column {column}"
+    if np.isfinite(value):
+        raise DataError(f"{found} is too large for {np.dtype(dtype)}", "a larger type is needed", **where)
+    raise DataError(found, "extract its features again or leave the image out", **where)

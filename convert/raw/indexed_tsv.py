@@ -1,6 +1,7 @@
 """Random access to the rows of a .tsv file, by the byte offsets in the .lineidx beside it or by those found in it."""
 
 import array
+import codecs
 import os
 import re
 from collections.abc import Collection, Iterator, Mapping
@@ -11,10 +12,11 @@ import numpy as np
 from tqdm import tqdm
 
 from aladin_jax.errors import DataError, shown
-from aladin_jax.untrusted import COPY_AGAIN, check_image_id, require_file
+from aladin_jax.untrusted import COPY_AGAIN, MAX_NAME_LENGTH, check_name, decode, require_file
 
 _INDEX_AGAIN = "make the .lineidx anew from the .tsv, or copy both again"
 _CHUNK_BYTES = 16 << 20
+_MAX_NAME_BYTES = 4 * MAX_NAME_LENGTH + 8
 
 
 class IndexedTsv:
@@ -26,12 +28,13 @@ class IndexedTsv:
 
     _too_long = _INDEX_AGAIN
 
-    def __init__(self, path: Path, image_of_row: Mapping[int, str]):
+    def __init__(self, path: Path, image_of_row: Mapping[int, str], offsets: "array.array[int] | None" = None):
         """Opens the file and checks all offsets.
 
         Args:
             path: the .tsv.
             image_of_row: what is known of whose row is whose, for the message about a wrong offset.
+            offsets: of the rows, as another reader of the file found them; None finds them.
 
         Raises:
             DataError: a file is missing, or an offset is not where a row can begin.
@@ -40,7 +43,8 @@ class IndexedTsv:
         require_file(path)
         self._file = open(path, "rb", buffering=0)  # noqa: SIM115  (closed by __exit__, or just below)
         try:
-            self._offsets = self._find_offsets(os.fstat(self._file.fileno()).st_size, image_of_row)
+            size = os.fstat(self._file.fileno()).st_size
+            self.offsets = self._find_offsets(size, image_of_row) if offsets is None else offsets
         except BaseException:
             self._file.close()
             raise
@@ -55,7 +59,7 @@ class IndexedTsv:
 
     def __len__(self) -> int:
         """The number of rows."""
-        return len(self._offsets) - 1
+        return len(self.offsets) - 1
 
     def fields(self, row: int, image: str, *, counts: Collection[int], max_bytes: int) -> list[bytes]:
         """Reads one row.
@@ -70,7 +74,7 @@ class IndexedTsv:
             DataError: the row is not so, or the offsets do not fit the file's lines.
         """
         where: dict[str, Any] = {"path": self.path, "row": row, "image": image}
-        length = self._offsets[row + 1] - self._offsets[row]
+        length = self.offsets[row + 1] - self.offsets[row]
         if length > max_bytes:
             raise DataError(f"{length:,} bytes, more than the {max_bytes:,} a row can take", self._too_long, **where)
         line = self._read(row, length)
@@ -78,11 +82,12 @@ class IndexedTsv:
             raise DataError(f"{length:,} bytes were expected, {len(line):,} are there", COPY_AGAIN, **where)
         if not line.endswith(b"\n") and row != len(self) - 1:
             raise DataError("by the .lineidx this row does not end where a line does", _INDEX_AGAIN, **where)
-        line = line.removesuffix(b"\n").removesuffix(b"\r")
+        # Empty lines at the file's end are none.
+        line = line.rstrip(b"\r\n") if row == len(self) - 1 else line.removesuffix(b"\n").removesuffix(b"\r")
         if b"\n" in line:
             raise DataError("by the .lineidx this row is several lines long", _INDEX_AGAIN, **where)
         fields = line.split(b"\t")
-        if fields[0] != image.encode():
+        if row_name(fields[0], row, self.path) != image:
             raise DataError(
                 f"the row is that of {shown(fields[0])}", "take an index that belongs to this file", **where
             )
@@ -91,21 +96,16 @@ class IndexedTsv:
             raise DataError(f"{len(fields)} tab-separated fields, expected {expected}", COPY_AGAIN, **where)
         return fields
 
-    def rows_by_image(self) -> dict[str, int]:
-        """The row of every image, found by reading the first bytes of all rows.
+    def rows_by_image(self) -> dict[str, list[int]]:
+        """The rows of every image, found by reading the first bytes of all rows.
 
         Raises:
-            DataError: a row has no image id, or has one that an earlier row has.
+            DataError: a row has no image id.
         """
-        rows: dict[str, int] = {}
+        rows: dict[str, list[int]] = {}
         for row in range(len(self)):
-            head = self._read(row, 130).partition(b"\t")[0]
-            image = check_image_id(head.decode("ascii", "replace"), path=self.path, row=row)
-            if image in rows:
-                raise DataError(
-                    f"row {rows[image]} is this image's too", "keep one", path=self.path, row=row, image=image
-                )
-            rows[image] = row
+            head = self._read(row, _MAX_NAME_BYTES).partition(b"\t")[0]
+            rows.setdefault(row_name(head, row, self.path), []).append(row)
         return rows
 
     def _find_offsets(self, size: int, image_of_row: Mapping[int, str]) -> "array.array[int]":
@@ -113,22 +113,17 @@ class IndexedTsv:
         return _read_offsets(self.path, size, image_of_row)
 
     def _read(self, row: int, most: int) -> bytes:
-        start = self._offsets[row]
-        return os.pread(self._file.fileno(), min(self._offsets[row + 1] - start, most), start)
+        start = self.offsets[row]
+        return os.pread(self._file.fileno(), min(self.offsets[row + 1] - start, most), start)
 
 
 class ScannedTsv(IndexedTsv):
-    """The rows of a .tsv that has no .lineidx: where they begin is found by reading all of it once."""
+    """The rows of a .tsv that has no .lineidx: where they begin is found by reading all of it once.
+
+    Empty lines at its end are no rows.
+    """
 
     _too_long = COPY_AGAIN
-
-    def __init__(self, path: Path):
-        """Opens the file and goes through it, with a progress bar if that takes long.
-
-        Raises:
-            DataError: there is no such file.
-        """
-        super().__init__(path, {})
 
     def _find_offsets(self, size: int, image_of_row: Mapping[int, str]) -> "array.array[int]":
         offsets = array.array("q", [0] if size else [])
@@ -139,7 +134,32 @@ class ScannedTsv(IndexedTsv):
                 bar.update(len(chunk))
         if not offsets or offsets[-1] != size:
             offsets.append(size)
+        while len(offsets) > 1 and offsets[-1] - offsets[-2] <= 2 and not self._is_row(*offsets[-2:]):
+            offsets.pop()
         return offsets
+
+    def _is_row(self, start: int, end: int) -> bool:
+        return bool(os.pread(self._file.fileno(), end - start, start).strip())
+
+
+def open_tsv(path: Path, image_of_row: Mapping[int, str] | None = None) -> IndexedTsv:
+    """Opens a .tsv with the .lineidx beside it, or where there is none, goes through it once.
+
+    Raises:
+        DataError: there is no such file, or an offset is not where a row can begin.
+    """
+    reader = IndexedTsv if path.with_suffix(".lineidx").is_file() else ScannedTsv
+    return reader(path, image_of_row or {})
+
+
+def row_name(field: bytes, row: int, path: Path) -> str:
+    """What the first field of a row calls its image.
+
+    Raises:
+        DataError: it is no name.
+    """
+    content = field.removeprefix(codecs.BOM_UTF8) if row == 0 else field
+    return check_name(decode(content, path=path, row=row), "the image's id", path=path, row=row)
 
 
 def stream_rows(path: Path, max_bytes: int) -> Iterator[tuple[int, bytes | None]]:

@@ -10,18 +10,19 @@ import re
 import warnings
 from collections.abc import Collection, Container, Iterable
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from jaxtyping import Float
 from numpy.typing import DTypeLike
 
 from aladin_jax.data.records import read_image_keys
-from aladin_jax.errors import DataError, shown
+from aladin_jax.errors import DataError, first_line, shown
 from aladin_jax.untrusted import (
     COPY_AGAIN,
     MAX_TEXT_BYTES,
     check_image_id,
+    check_name,
     check_text,
     parse_json,
     read_text,
@@ -35,16 +36,35 @@ from convert.raw.detections import (
     Detections,
     decode_regions,
     parse_detections,
+    require_finite,
 )
-from convert.raw.indexed_tsv import IndexedTsv
+from convert.raw.image_rows import FoundRows, ImageRows, Place
+from convert.raw.indexed_tsv import open_tsv
+
+
+class FoundFiles(NamedTuple):
+    """What is known of VinVL's files after they were gone through; pickles, so that no other process has to.
+
+    Attributes:
+        features: rows of features.tsv.
+        predictions: rows of predictions.tsv; None where there is no such file.
+    """
+
+    features: FoundRows
+    predictions: FoundRows | None
 
 
 class VinvlFiles:
     """Random access by image id to features.tsv and to the predictions.tsv beside it.
 
-    Each .tsv has its .lineidx; imageid2idx.json gives an image's row of features.tsv. Rows of predictions.tsv are found
-    by the id that they hold, so the two need not be in the same order. A context manager; reads from several threads
-    do not disturb each other.
+    imageid2idx.json gives an image's row of features.tsv, and each .tsv has its .lineidx; where they are not there,
+    rows are found by reading the .tsv once. Rows of predictions.tsv are found by the id that they hold, so the two need
+    not be in the same order; without that file images have no tags. A context manager; reads from several threads do
+    not disturb each other.
+
+    Attributes:
+        path: of features.tsv.
+        found: which rows there are.
     """
 
     def __init__(
@@ -53,35 +73,44 @@ class VinvlFiles:
         *,
         feature_dim: int | None = FEATURE_DIM,
         dtype: DTypeLike = np.float32,
+        found: FoundFiles | None = None,
     ):
-        """Opens the files and checks their indices; of the rows, only the ids in predictions.tsv are read.
+        """Opens the files and checks their indices; of the rows, only the ids are read.
 
         Args:
             img_feat_file: path of features.tsv.
             feature_dim: width of a region, the same in every row; None takes each row's.
             dtype: what regions are given as, float32 or float16.
+            found: what another reader of these files found; None finds it.
 
         Raises:
-            DataError: a file is missing or an index is wrong.
+            DataError: there is no features.tsv, or an index is wrong.
         """
-        features = Path(img_feat_file)
-        self.path = features
+        self.path = Path(img_feat_file)
         self._feature_dim = feature_dim
         self._dtype = np.dtype(dtype)
-        self._index_path = features.with_name("imageid2idx.json")
-        self._row_of_image, image_of_row = _read_image_index(self._index_path)
+        index = self.path.with_name("imageid2idx.json")
+        predictions = self._predictions_path = self.path.with_name("predictions.tsv")
+        self._names_from = index if index.is_file() else self.path
         with contextlib.ExitStack() as stack:
-            self._features = stack.enter_context(IndexedTsv(features, image_of_row))
-            for row, image in image_of_row.items():
-                if not 0 <= row < len(self._features):
-                    raise DataError(
-                        f"row {row}, but {features.name} has {len(self._features)} rows by its .lineidx",
-                        "one of them is cut short or another file's, copy all again",
-                        path=self._index_path,
-                        image=image,
+            before = found.features if found else _indexed_rows(self.path, index) if index.is_file() else None
+            widest = feature_dim or MAX_FEATURE_DIM
+            limit = 256 + MAX_REGIONS * widest * 16 // 3  # a float32 takes 16/3 bytes of base64
+            self._features = stack.enter_context(
+                ImageRows([self.path], self._parse_regions, counts=(3,), max_bytes=limit, found=before)
+            )
+            self._predictions = None
+            if predictions.is_file():
+                self._predictions = stack.enter_context(
+                    ImageRows(
+                        [predictions],
+                        lambda fields, where: parse_detections(fields[1], **where),
+                        counts=(2,),
+                        max_bytes=MAX_DETECTIONS_BYTES,
+                        found=found.predictions if found else None,
                     )
-            self._predictions = stack.enter_context(IndexedTsv(features.with_name("predictions.tsv"), {}))
-            self._prediction_row = self._predictions.rows_by_image()
+                )
+            self.found = FoundFiles(self._features.found, self._predictions.found if self._predictions else None)
             self._stack = stack.pop_all()
 
     def __enter__(self) -> "VinvlFiles":
@@ -96,9 +125,16 @@ class VinvlFiles:
         """Closes the files."""
         self._stack.close()
 
+    @property
+    def notes(self) -> list[str]:
+        """What the user should know of the files, one line each."""
+        if self._predictions is None:
+            return [*self._features.found.notes, f"there is no predictions.tsv beside {self.path}: images have no tags"]
+        return [*self._features.found.notes, *self._predictions.found.notes]
+
     def names(self) -> Collection[str]:
-        """The images that imageid2idx.json knows."""
-        return self._row_of_image.keys()
+        """The images that there are."""
+        return self._features.names()
 
     def require(self, images: Iterable[str], wanted_by: str | os.PathLike[str]) -> None:
         """Checks that images have their rows, without reading them.
@@ -111,8 +147,8 @@ class VinvlFiles:
             DataError: naming the first image that is missing, and how many are.
         """
         images = list(images)
-        for rows, path in ((self._row_of_image, self._index_path), (self._prediction_row, self._predictions.path)):
-            missing = [image for image in images if image not in rows]
+        for rows, path in ((self._features, self._names_from), (self._predictions, self._predictions_path)):
+            missing = [image for image in images if rows is not None and image not in rows.names()]
             if missing:
                 raise DataError(
                     f"{len(missing)} of {len(images)} images, this one first, are not in {path}",
@@ -127,42 +163,22 @@ class VinvlFiles:
         Raises:
             DataError: the image is not there, or one of its rows is wrong.
         """
-        self.require([image], self._features.path)
-        regions = self._regions(image)
-        tags = self._tags(image)
+        self.require([image], self.path)
+        regions = self._features.read(image)
+        if self._predictions is None:
+            return Detections(regions, [])
+        tags = self._predictions.read(image).classes
         if len(tags) != len(regions):
             raise DataError(
-                f"{len(tags)} detections, but {self._features.path} has {len(regions)} boxes",
+                f"{len(tags)} detections, but {self.path} has {len(regions)} boxes",
                 "take both files from one run of the detector",
-                path=self._predictions.path,
-                row=self._prediction_row[image],
-                image=image,
+                **self._predictions.where(image),
             )
         return Detections(regions, tags)
 
-    def _regions(self, image: str) -> Float[np.ndarray, "r f"]:
-        row = self._row_of_image[image]
-        where: dict[str, Any] = {"path": self._features.path, "row": row, "image": image}
-        widest = self._feature_dim or MAX_FEATURE_DIM
-        limit = 256 + MAX_REGIONS * widest * 16 // 3  # a float32 takes 16/3 bytes of base64
-        _, count_text, content_text = self._features.fields(row, image, counts=(3,), max_bytes=limit)
-        regions = decode_regions(count_text, content_text, self._feature_dim, **where)
-        with np.errstate(over="ignore"):  # what float16 can't hold becomes infinite, and is refused below
-            stored = regions.astype(self._dtype)
-        if not np.isfinite(stored).all():
-            region, column = np.argwhere(~np.isfinite(stored))[0]
-            value = float(regions[region, column])
-            found = f"{value} in region {region}, column {column}"
-            if np.isfinite(value):
-                raise DataError(f"{found} is too large for {self._dtype}", "store the data set as float32", **where)
-            raise DataError(found, "extract its features again or remove the image's captions", **where)
-        return stored
-
-    def _tags(self, image: str) -> list[str]:
-        row = self._prediction_row[image]
-        where: dict[str, Any] = {"path": self._predictions.path, "row": row, "image": image}
-        _, text = self._predictions.fields(row, image, counts=(2,), max_bytes=MAX_DETECTIONS_BYTES)
-        return parse_detections(text, **where).classes
+    def _parse_regions(self, fields: list[bytes], where: dict[str, Any]) -> Float[np.ndarray, "r f"]:
+        regions = decode_regions(fields[1], fields[2], self._feature_dim, **where)
+        return require_finite(regions, self._dtype, **where)
 
 
 def read_captions(path: str | os.PathLike[str]) -> dict[str, list[str]]:
@@ -201,20 +217,30 @@ def check_image_keys(path: str | os.PathLike[str], known: Container[str]) -> Non
             raise DataError("an image without captions", "remove the line", path=path, row=row, image=image)
 
 
-def _read_image_index(path: Path) -> tuple[dict[str, int], dict[int, str]]:
-    """imageid2idx.json: the row of each image, and the image of each row."""
+def _indexed_rows(features: Path, path: Path) -> FoundRows:
+    """The rows of features.tsv that imageid2idx.json says."""
     rows = parse_json(read_text(path), path=path)
     if not isinstance(rows, dict):
         raise DataError(f"holds {shown(rows)}, expected an object from image ids to rows", COPY_AGAIN, path=path)
     images: dict[int, str] = {}
     for image, row in rows.items():
-        check_image_id(image, path=path)
+        check_name(image, "an image's id", path=path)
         if type(row) is not int:
             raise DataError(f"row is {shown(row)}, expected a whole number", COPY_AGAIN, path=path, image=image)
         if row in images:
             raise DataError(f"row {row} is image {images[row]} too", "make the file again", path=path, image=image)
         images[row] = image
-    return rows, images
+    with open_tsv(features, images) as file:
+        for row, image in images.items():
+            if not 0 <= row < len(file):
+                raise DataError(
+                    f"row {row}, but {features.name} has {len(file)} rows"
+                    + (" by its .lineidx" if features.with_suffix(".lineidx").is_file() else ""),
+                    "one of them is cut short or another file's, copy all again",
+                    path=path,
+                    image=image,
+                )
+        return FoundRows([file.offsets], {image: Place(0, row) for image, row in rows.items()}, [])
 
 
 def _load_torch(path: Path) -> object:
@@ -233,8 +259,9 @@ def _load_torch(path: Path) -> object:
             problem, remedy = f"refused, its pickle names {named[1]}", "save ids and texts only"
             raise DataError(problem, remedy, path=path) from error
         told = error.__context__ or error  # PyTorch wraps what its unpickler says in a page of advice
-        cause = (str(told).strip().splitlines() or [type(told).__name__])[0][:120]
-        raise DataError(f"damaged, or not a torch-saved file ({cause})", "copy or save it again", path=path) from error
+        raise DataError(
+            f"damaged, or not a torch-saved file ({first_line(told, 120)})", "copy or save it again", path=path
+        ) from error
 
 
 def _check_captions(value: object, **where: Any) -> list[str]:

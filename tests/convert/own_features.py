@@ -131,6 +131,12 @@ def write_flickr(path, content):
     return path
 
 
+def write_list(path, content):
+    """A list of captions by image id, as ALBEF has it."""
+    path.write_text(json.dumps([{"image": f"{image}.jpg", "caption": texts} for image, texts in content.items()]))
+    return path
+
+
 def save(value, path, **options):
     torch.save(value, path, **options)
     return path

@@ -117,7 +117,7 @@ def test_half_precision_on_request(tmp_path):
     ("change", "more", "found"),
     [
         ({"data_dir": "nowhere"}, [], "nowhere: no such folder"),
-        ({"img_feat_file": "nowhere.tsv"}, [], "imageid2idx.json: no such file"),
+        ({"img_feat_file": "nowhere.tsv"}, [], "nowhere.tsv: no such file; check the path"),
         (
             {},
             ["--feature_dim", "2048"],

@@ -13,11 +13,13 @@ import torch
 
 from aladin_jax.data.box_encoding import encode_boxes
 from aladin_jax.errors import DataError
+from aladin_jax.image_names import image_id
 from convert.importing.arrays import NpyFiles, NpzFiles
 from convert.importing.bottom_up import BottomUpTsv
 from convert.importing.caption_files import Uncaptioned
-from convert.importing.captions import read_coco, read_flickr, read_karpathy
+from convert.importing.captions import read_coco, read_flickr, read_karpathy, read_list
 from convert.importing.oscar import OscarPt, OscarTsv
+from convert.importing.predictions import DetectorTsv
 from convert.importing.source import ImportedSource
 from convert.inspection.features_folder import inspect_features
 from convert.raw.vinvl_files import VinvlFiles
@@ -130,7 +132,10 @@ def test_a_damaged_feature_tsv_of_oscar(tmp_path):
         rows = {}
         for line in path.read_text(encoding="utf-8").removesuffix("\n").split("\n"):
             image, text = line.split("\t")
-            row = json.loads(text)
+            try:
+                row = json.loads(text)
+            except json.JSONDecodeError:  # of an image that has a whole row too
+                continue
             regions = np.frombuffer(base64.b64decode(row["features"]), "<f4").reshape(row["num_boxes"], -1)
             rows[image] = own.oscar_order(regions)
         return np.concatenate([rows[image] for image in GOLDEN]), []
@@ -156,6 +161,35 @@ def test_a_damaged_pt_of_oscar(tmp_path, zipped):
         return np.concatenate([own.oscar_order(found[image]) for image in GOLDEN]), []
 
     run(path, tmp_path, read, by_hand)
+
+
+def test_a_damaged_file_of_the_detectors_predictions(tmp_path):
+    def row(image, regions, tags):
+        boxes = own.pixel_boxes(regions).tolist()
+        found = zip(boxes, tags, [own.base64_of(feature) for feature in regions[:, :-6]], strict=True)
+        objects = [{"rect": box, "class": tag, "conf": 0.5, "feature": feature} for box, tag, feature in found]
+        return [image, json.dumps({"image_h": own.HEIGHT, "image_w": own.WIDTH, "objects": objects})]
+
+    path = own.write_tsv(tmp_path / "predictions.tsv", [row(image, *found) for image, found in GOLDEN.items()])
+
+    def by_hand():
+        rows = {}
+        for line in path.read_text(encoding="utf-8-sig").removesuffix("\n").split("\n"):
+            image, text = line.removesuffix("\r").split("\t")
+            try:
+                content = json.loads(text)
+            except json.JSONDecodeError:  # of an image that has a whole row too
+                continue
+            width, height, objects = content["image_w"], content["image_h"], content["objects"]
+            order = sorted(range(len(objects)), key=lambda k: -objects[k].get("conf", 0))
+            objects = [objects[k] for k in order]
+            boxes = np.clip([item["rect"] for item in objects], 0, [width, height, width, height])
+            features = [np.frombuffer(base64.b64decode(item["feature"]), "<f4") for item in objects]
+            rows[image] = regions_of(np.stack(features), boxes, width, height), [item["class"] for item in objects]
+        read = [rows[image] for image in GOLDEN]
+        return np.concatenate([regions for regions, _ in read]), [tag for _, tags in read for tag in tags]
+
+    run(path, tmp_path, lambda: read_images(DetectorTsv([path]), tmp_path, list(GOLDEN)), by_hand)
 
 
 CAPTIONS = {image: texts for some in own.captions().values() for image, texts in list(some.items())[:3]}
@@ -229,3 +263,33 @@ def test_an_inspection_always_ends_in_a_report_and_without_problems_all_can_be_r
         assert len(read) == found["images"]
     print(f"{CASES} damaged files: {CASES - faultless} with problems, {faultless} without")
     assert faultless < CASES / 3
+
+
+def test_a_damaged_list_of_captions(tmp_path):
+    path = own.write_list(tmp_path / "captions.json", CAPTIONS)
+
+    def by_hand():
+        found = {}
+        for entry in json.loads(path.read_text(encoding="utf-8-sig")):
+            name = next(entry[key] for key in ("image", "file_name", "filename", "image_id") if key in entry)
+            found.setdefault(image_id(str(name)), []).extend(
+                [entry["caption"]] if isinstance(entry["caption"], str) else entry["caption"]
+            )
+        return found
+
+    run(path, tmp_path, lambda: texts(read_list(path)), by_hand)
+
+
+def test_a_damaged_table_of_captions(tmp_path):
+    rows = [f"{image}.jpg| {k}| {text}" for image, some in CAPTIONS.items() for k, text in enumerate(some)]
+    path = tmp_path / "results.csv"
+    path.write_text("\n".join(["image_name| comment_number| comment", *rows]))
+
+    def by_hand():
+        found = {}
+        for line in re.split("\r?\n", path.read_bytes().decode("utf-8-sig").rstrip("\r\n "))[1:]:
+            name, _, caption = line.split("|", 2)
+            found.setdefault(image_id(name.strip()), []).append(caption.strip())
+        return found
+
+    run(path, tmp_path, lambda: texts(read_flickr(path)), by_hand)

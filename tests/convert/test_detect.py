@@ -13,7 +13,7 @@ from aladin_jax.data.records import Split, open_dataset
 from aladin_jax.errors import DataError
 from convert.detect import main
 from convert.detection.detector import Detector
-from convert.detection.pictures import UnreadableError, find_pictures, read_picture
+from convert.detection.pictures import UnreadableError, list_pictures, read_picture
 from convert.detection.run import _batches
 from tests.convert import tiny_detectors
 from tests.convert.tiny_detectors import PHOTOGRAPHS, photograph
@@ -82,11 +82,11 @@ def test_records_are_what_the_detector_finds_in_each_photograph(run, images, det
     status, out, _ = run("--score_threshold", "0.3", "--max_regions", "7")
     assert status == 0
     found = records(tmp_path / "out")
-    assert list(found) == ["astronaut", "camera", "chelsea", "coffee", "rocket"]
+    assert list(found) == ["astronaut", "camera", "chelsea", "coffee", "more~rocket"]
     assert "regions have 22 numbers" in out
     loaded = Detector(detector, "cpu")
     for name, record in found.items():
-        path = images / "more" / "rocket.JPG" if name == "rocket" else images / f"{name}.png"
+        path = images / "more" / "rocket.JPG" if name == "more~rocket" else images / f"{name}.png"
         picture = Image.open(path).convert("RGB")
         [own] = loaded.detect([loaded.prepare(picture)], threshold=0.3, max_regions=7)
         np.testing.assert_allclose(record.regions[:, :16], own.features, atol=1e-4)
@@ -112,7 +112,7 @@ def test_pictures_that_cannot_be_read_are_listed_and_skipped(run, images, tmp_pa
     assert f"note: 2 pictures cannot be read: see {listed}" in err
     lines = listed.read_text().splitlines()
     assert [line.partition(":")[0] for line in lines] == [str(images / "cut.png"), str(images / "text.jpg")]
-    assert list(records(tmp_path / "out")) == ["astronaut", "camera", "chelsea", "coffee", "rocket"]
+    assert list(records(tmp_path / "out")) == ["astronaut", "camera", "chelsea", "coffee", "more~rocket"]
     assert out.splitlines()[1].split() == ["test", "5", "0", "2"]
 
 
@@ -222,25 +222,55 @@ def test_an_error_is_one_line_without_a_traceback(images, detector, tmp_path, ca
     assert not (tmp_path / "out").exists()
 
 
-def test_ids_are_the_names_with_letters_replaced_that_an_id_cannot_have(tmp_path):
-    for name in ("my cat.jpg", "b.PNG", ".hidden.jpg", "notes.txt"):
-        (tmp_path / name).touch()
-    found = find_pictures(tmp_path)
-    assert dict(found.paths) == {"b": tmp_path / "b.PNG", "my_cat": tmp_path / "my cat.jpg"}
-    assert found.renamed == 1
+def test_pictures_of_one_name_in_two_folders_and_in_other_scripts_have_ids_that_stay(run, images, tmp_path):
+    for name in ("more/coffee.png", "東京.png", "大阪.png", "my cat.png"):
+        shutil.copy(photograph("coffee.png"), images / name)
+    status, _, err = run()
+    assert status == 0
+    assert "note: 3 pictures have names that an id cannot spell: see docs/features.md" in err
+    found = records(tmp_path / "out")
+    same = ["more~coffee", "my_cat-8077c58e2983", "_-130016b2599b", "_-6df977461d52"]
+    assert set(found) == {"astronaut", "camera", "chelsea", "coffee", "more~rocket", *same}
+    assert {path.stem for path in (tmp_path / "out" / "detections").glob("*.npz")} == set(found)
+    for image in same:
+        np.testing.assert_array_equal(found[image].regions, found["coffee"].regions)
+
+
+def test_captions_of_pictures_in_folders_and_with_running_numbers_are_theirs(run, images, tmp_path):
+    shutil.copy(photograph("coffee.png"), images / "more" / "2.png")
+    shutil.copy(photograph("chelsea.png"), images / "1.png")
+    content = {
+        "images": [
+            {"id": 1, "file_name": "2.png"},
+            {"id": 2, "file_name": "1.png"},
+            {"id": 3, "file_name": "ROCKET.jpg"},
+        ],
+        "annotations": [{"image_id": k, "caption": text} for k, text in enumerate(["coffee", "cat", "rocket"], 1)],
+    }
+    (tmp_path / "captions.json").write_text(json.dumps(content))
+    assert run("--captions", f"train={tmp_path / 'captions.json'}")[0] == 0
+    found = records(tmp_path / "out", "train")
+    assert {image: record.captions for image, record in found.items()} == {
+        "1": ["coffee"],
+        "2": ["cat"],
+        "3": ["rocket"],
+    }
+    assert run(output=tmp_path / "all")[0] == 0
+    all_records = records(tmp_path / "all")
+    np.testing.assert_array_equal(found["1"].regions, all_records["coffee"].regions)
+    np.testing.assert_array_equal(found["2"].regions, all_records["chelsea"].regions)
 
 
 def test_pictures_of_one_id_are_refused(tmp_path):
-    (tmp_path / "a").mkdir()
     (tmp_path / "cat.jpg").touch()
-    (tmp_path / "a" / "cat.png").touch()
-    with pytest.raises(DataError, match=r"a/cat\.png, image cat: has the id of .*/cat\.jpg too; rename one"):
-        find_pictures(tmp_path)
+    (tmp_path / "cat.png").touch()
+    with pytest.raises(DataError, match=r"image cat: 'cat.jpg' and 'cat.png' make one id; rename one"):
+        list_pictures(tmp_path)
 
 
 def test_a_folder_without_pictures_is_refused(tmp_path):
-    with pytest.raises(DataError, match=r"no picture in it; pictures end in \.jpg"):
-        find_pictures(tmp_path)
+    with pytest.raises(DataError, match=r"no picture in it; pictures end in \.avif, \.bmp"):
+        list_pictures(tmp_path)
 
 
 def test_a_picture_of_very_many_pixels_is_refused_before_it_is_unpacked(tmp_path):

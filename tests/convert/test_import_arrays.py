@@ -1,4 +1,5 @@
 import io
+import pickle
 import zipfile
 
 import numpy as np
@@ -83,15 +84,25 @@ def npy_of(header, content=b""):
     ("content", "found"),
     [
         (b"", "features is no .npy array"),
-        (b"\x93NUMPY\x09\x00", "version (9, 0) of the format"),
+        (b"\x93NUMPY\x09\x00", "features is no .npy array"),
         (npy_of("{"), "features is no .npy array"),
         (npy_of("(" * 3000), "features is no .npy array"),
-        (npy_of("{'descr': '<f4', 'fortran_order': False, 'shape': (1000000000, 2048), }\n"), "is said to have shape"),
-        (npy_of("{'descr': '<f4', 'fortran_order': False, 'shape': (-6, 8), }\n"), "is said to have shape [-6, 8]"),
-        (npy_of("{'descr': '<U0', 'fortran_order': False, 'shape': (6, 8), }\n"), "is said to have shape"),
-        (npy_of("{'descr': '<f4', 'fortran_order': False, 'shape': (6, 8), }\n", bytes(100)), "has 100 bytes or more"),
-        (npy_of("{'descr': '<f4', 'fortran_order': False, 'shape': (6, 8), }\n", bytes(200)), "has 193 bytes or more"),
+        (
+            npy_of("{'descr': '<f4', 'fortran_order': False, 'shape': (1000000000, 2048), }\n"),
+            "features is no .npy array",
+        ),
+        (npy_of("{'descr': '<f4', 'fortran_order': False, 'shape': (-6, 8), }\n"), "features is no .npy array"),
+        (npy_of("{'descr': '<U0', 'fortran_order': False, 'shape': (6, 8), }\n"), "features is no array of numbers"),
+        (
+            npy_of("{'descr': '<f4', 'fortran_order': False, 'shape': (6, 8), }\n", bytes(100)),
+            "features is no .npy array",
+        ),
+        (
+            npy_of("{'descr': '<f4', 'fortran_order': False, 'shape': (6, 8), }\n", bytes(200)),
+            "has 270 bytes, its shape",
+        ),
         (npy_of("{'descr': '|O', 'fortran_order': False, 'shape': (6, 8), }\n"), "features holds Python objects"),
+        (pickle.dumps([1.0]), "features is no .npy array"),
     ],
 )
 def test_a_damaged_npy_is_refused_before_memory_is_taken(tmp_path, content, found):
@@ -121,10 +132,9 @@ def rewrite(path, change):
 
 def test_a_zip_bomb_is_refused_before_it_is_unpacked(tmp_path):
     path = own.write_npz(tmp_path / "npz", IMAGE, *GOLDEN[IMAGE])
-    header = npy_of("{'descr': '<f4', 'fortran_order': False, 'shape': (100000, 2500), }\n")
-    rewrite(path, lambda name, content: header + bytes(10**8) if name == "features.npy" else content)
+    rewrite(path, lambda name, content: content + bytes(2 * 10**8) if name == "features.npy" else content)
     assert path.stat().st_size < 10**6
-    assert "is said to have shape" in refusal(NpzFiles(tmp_path / "npz").detections, IMAGE)
+    assert "features is said to take 200," in refusal(NpzFiles(tmp_path / "npz").detections, IMAGE)
 
 
 def test_an_unusual_compression_is_refused(tmp_path):

@@ -5,7 +5,7 @@ import pytest
 
 from aladin_jax.errors import DataError
 from convert.importing.caption_files import CaptionFiles
-from convert.importing.captions import read_coco, read_flickr, read_karpathy, read_split_list
+from convert.importing.captions import read_coco, read_flickr, read_karpathy
 from tests.convert import own_features
 
 CAPTIONS = own_features.captions()
@@ -25,11 +25,8 @@ def test_karpathys_file_gives_the_three_splits(tmp_path):
     splits = read("karpathy", [(None, path)])
     assert texts(splits) == CAPTIONS
     assert list(splits) == ["train", "minival", "test"]
-    assert splits["test"]["473681"].names == {
-        "the number": "473681",
-        "the picture's name": "COCO_val2014_000000473681",
-        "the number with 12 digits": "000000473681",
-    }
+    image = splits["test"]["473681"]
+    assert (image.name, image.number) == ("COCO_val2014_000000473681.jpg", "473681")
 
 
 def test_restval_is_trained_on_unless_it_is_left_out(tmp_path):
@@ -56,10 +53,10 @@ def test_a_picture_without_a_number_goes_by_its_name(tmp_path):
     ("change", "found"),
     [
         ({"split": "dev"}, "image 1: split 'dev', expected one of train, restval, val, test"),
-        ({"cocoid": "1"}, "image number 0: cocoid is '1', expected a whole number"),
+        ({"cocoid": 1.5}, "image number 0: cocoid is 1.5, expected a whole number"),
         ({"cocoid": -1}, "image number 0: cocoid is -1"),
         ({"filename": None}, "image number 0: filename is a value of type NoneType, expected a text"),
-        ({"filename": "../1.jpg"}, "image number 0: '../1' is no image id"),
+        ({"filename": "1\n.jpg"}, "image number 0: filename is '1\\n.jpg', expected 1 to 512 letters and no control"),
         ({"sentences": []}, "image 1: no sentence"),
         ({"sentences": {}}, "image 1: sentences is a value of type dict, expected a list"),
         ({"sentences": [7]}, "image 1: found 7, expected a JSON object"),
@@ -161,8 +158,9 @@ def test_flickrs_token_file_is_divided_by_lists_of_images(tmp_path, caplog, endi
         ("a.jpg a caption", "'a.jpg a caption' is not name#number, a tab, and a caption"),
         ("a.jpg\tcaption", "is not name#number"),
         ("a.jpg#x\tcaption", "is not name#number"),
-        ("", "'' is not name#number"),
-        ("../a.jpg#0\tcaption", "'../a' is no image id"),
+        ("\nb.jpg#2\tthree", "'' is not name#number"),
+        ("\x01a.jpg#0\tcaption", "the picture's name is '\\x01a.jpg', expected 1 to 512 letters"),
+        ("./b.jpg#2\tthree", "image b: 'b.jpg' and './b.jpg' make one id"),
         ("b.jpg#0\tagain", "image b: caption 0 comes twice"),
     ],
 )
@@ -180,8 +178,8 @@ def test_a_bad_line_of_a_token_file_is_named(tmp_path, line, found):
     [
         ({"train": "a\nz\n"}, "train, row 1 (line 2), image z: has no captions in "),
         ({"train": "a\nb\n", "test": "b\n"}, "test, row 0 (line 1), image b: is in train too"),
-        ({"train": "a\na.jpg\n"}, "train, image a: comes twice"),
-        ({"train": "a b\n"}, "train, row 0 (line 1): 'a b' is no image id"),
+        ({"train": "a\na.jpg\n"}, "train, row 1 (line 2), image a: comes twice"),
+        ({"train": "a\n\nb\n"}, "train, row 1 (line 2): the line is ''"),
     ],
 )
 def test_a_list_that_does_not_fit_the_captions_is_refused(tmp_path, lists, found):
@@ -195,8 +193,9 @@ def test_a_list_that_does_not_fit_the_captions_is_refused(tmp_path, lists, found
 
 
 def test_lines_of_a_list_may_end_as_on_windows(tmp_path):
-    (tmp_path / "list").write_bytes(b"a.jpg\r\nb.png\r\n")
-    assert read_split_list(tmp_path / "list") == ["a", "b"]
+    path = own_features.write_flickr(tmp_path / "results.token", {"a": ["one"], "b": ["two"]})
+    (tmp_path / "list").write_bytes(b"a.jpg\r\nb.png\r\n\r\n")
+    assert texts(read("flickr", [(None, path)], {"test": tmp_path / "list"})) == {"test": {"a": ["one"], "b": ["two"]}}
 
 
 @pytest.mark.parametrize(

@@ -71,7 +71,9 @@ def test_imported_records_are_those_of_vinvls_files(tmp_path, karpathy, capsys, 
 def test_the_command_says_by_which_name_it_found_the_features(tmp_path, karpathy, capsys):
     options = folder_of("npz", tmp_path / "in")
     _, _, err = run([*options, "--captions", karpathy, "--output", tmp_path / "out"], capsys)
-    assert "note: features are found by the picture's name" in err
+    image = next(iter(CAPTIONS["train"]))
+    said = "note: features of 70 images are found by the name without its ending, such as {0} for {0}.jpg"
+    assert said.format(own.coco_name(image)) in err
     assert "note: the features have no scores" in err
 
 
@@ -122,7 +124,7 @@ def test_images_without_features_are_refused_or_left_out_and_counted(tmp_path, k
     status, out, err = run(arguments, capsys)
     assert (status, out) == (1, "")
     assert err[-1].startswith(f"error: {karpathy}, image {gone[0]}: 2 of 56 images in test, this one first, have no ")
-    assert f"sought as {gone[0]} or COCO_val2014_{int(gone[0]):012} or {int(gone[0]):012}; " in err[-1]
+    assert f"sought as COCO_val2014_{int(gone[0]):012}.jpg or {gone[0]}; " in err[-1]
     assert not (tmp_path / "out").exists()
     status, out, err = run([*arguments, "--skip_missing"], capsys)
     assert status == 0

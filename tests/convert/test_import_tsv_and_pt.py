@@ -60,12 +60,14 @@ def test_a_bad_row_of_a_bottom_up_tsv_is_named(tmp_path, column, value, found):
     assert found in message
 
 
-def test_an_image_in_two_rows_is_refused(tmp_path):
-    row = own.bottom_up_row(IMAGE, GOLDEN[IMAGE].regions)
-    path = own.write_tsv(tmp_path / "a.tsv", [row, row])
-    assert f"{path}, row 1 (line 2), image {IMAGE}: row 0 is this image's too" in refusal(BottomUpTsv, [path])
-    one, two = own.write_tsv(tmp_path / "b.tsv", [row]), own.write_tsv(tmp_path / "c.tsv", [row])
-    assert f"{two}, row 0 (line 1), image {IMAGE}: is in {one} too" in refusal(BottomUpTsv, [one, two])
+def test_an_image_in_two_rows_that_differ_is_refused(tmp_path):
+    row, other = (own.bottom_up_row(IMAGE, regions) for regions in (GOLDEN[IMAGE].regions, GOLDEN[IMAGE].regions[1:]))
+    path = own.write_tsv(tmp_path / "a.tsv", [row, other])
+    message = refusal(BottomUpTsv, [path])
+    assert f"{path}, row 1 (line 2), image {IMAGE}: row 0 of {path} is this image's too, and differs" in message
+    one, two = own.write_tsv(tmp_path / "b.tsv", [row]), own.write_tsv(tmp_path / "c.tsv", [other])
+    message = refusal(BottomUpTsv, [one, two])
+    assert f"{two}, row 0 (line 1), image {IMAGE}: row 0 of {one} is this image's too, and differs" in message
 
 
 def test_a_tsv_without_rows_is_refused(tmp_path):

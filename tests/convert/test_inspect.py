@@ -201,7 +201,7 @@ def test_the_table_has_what_the_json_has_and_bars(run_inspect):
     ("arguments", "found"),
     [
         (["nowhere"], "nowhere: no such file or folder"),
-        ([own.E2E / "expected.json"], "expected.json: nothing known here; expected features.tsv, "),
+        ([own.E2E / "expected.json"], "expected.json: nothing known here; expected features or captions"),
         ([own.FEATURES, "--vocab", "nowhere"], "nowhere: no such file or folder; --vocab is a vocab.txt"),
         ([own.FEATURES, "--vocab", VINVL / "config.json"], "config.json: the vocabulary"),
         ([own.FEATURES, "--vocab", VINVL, "--max_caption_len", "2"], "max_caption_len is 2; two places are special"),

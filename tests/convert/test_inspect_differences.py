@@ -15,7 +15,7 @@ def golden(change=lambda regions: regions):
 
 def compare(folder, images):
     first, second = (own.write_vinvl(folder / name, some) for name, some in (("1", golden()), ("2", images)))
-    return compare_features(Thing(FEATURES, first), Thing(FEATURES, second))
+    return compare_features(Thing(FEATURES, first, "vinvl"), Thing(FEATURES, second, "vinvl"))
 
 
 def total():
@@ -36,7 +36,7 @@ def test_a_copy_does_not_differ(tmp_path):
 
 def test_a_data_set_does_not_differ_from_the_features_it_was_made_of(tmp_path):
     folder = prepare(own.E2E / "coco_ir", own.FEATURES, tmp_path).folder
-    found = compare_features(Thing(FEATURES, own.FEATURES), Thing(DATA_SET, folder))
+    found = compare_features(Thing(FEATURES, own.FEATURES, "vinvl"), Thing(DATA_SET, folder))
     assert found["images"]["in both"] == 70
     assert found["cosine of matched regions"]["equal in every number"] == found["matched regions"]["number"] == 605
 

@@ -148,19 +148,17 @@ def test_an_index_that_does_not_fit_is_said_to(tmp_path, spoil, found):
     assert f"indices that do not fit: 1 (features.lineidx {found})" in report["problems"]
 
 
-def test_files_that_are_missing_are_said_to_be(tmp_path):
+def test_files_that_are_not_there_are_said_to_be_and_are_no_problem(tmp_path):
     path = own.write_vinvl(tmp_path, some())
     for name in ("features.lineidx", "imageid2idx.json", "predictions.tsv"):
         (tmp_path / name).unlink()
     found = inspect_features(path, None, 34)
-    assert found["index"] == {"features.lineidx": "missing", "imageid2idx.json": "missing or damaged"}
-    assert found["predictions.tsv"] == {"rows": "missing"}
-    assert found["problems"][0] == (
-        "files that are missing: 2 (features.lineidx; predictions.tsv: images have no tags)"
-    )
-    assert found["problems"][1].startswith(
-        f"files that are missing or damaged: 1 ({tmp_path}/imageid2idx.json: no such "
-    )
+    assert found["index"] == {
+        "features.lineidx": "none: rows are found by reading once",
+        "imageid2idx.json": "none: images are found by reading once",
+    }
+    assert found["predictions.tsv"] == {"rows": "none: images have no tags"}
+    assert found["problems"] == []
 
 
 def test_rows_that_cannot_be_read_are_counted_and_the_others_described(tmp_path):
@@ -168,14 +166,14 @@ def test_rows_that_cannot_be_read_are_counted_and_the_others_described(tmp_path)
     rows = path.read_text().splitlines(keepends=True)
     image, count, content = rows[1].split("\t")
     rows[1] = f"{image}\t{int(count) + 1}\t{content}"
-    rows[2] = "../x\t1\tAAAA\n"
+    rows[2] = "\x01\t1\tAAAA\n"
     rows[3] = "\n"
     path.write_text("".join(rows))
     found = inspect_features(path, None, 34)
     assert found["images"] == 5
     [line] = [line for line in found["problems"] if line.startswith("rows that cannot be read: 3 (")]
     assert f"row 1 (line 2), image {image}: box count {int(count) + 1} with " in line
-    assert "'../x' is no image id" in line
+    assert "the image's id is '\\x01'" in line
 
 
 def test_a_row_of_another_width_is_a_problem(tmp_path):

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from aladin_jax.data.records import Split, open_dataset
+from aladin_jax.data.records import Split, open_dataset, open_version
 from aladin_jax.data.tokenization import CaptionTokenizer
 from demo import builder, quality
 from demo.__main__ import main
@@ -244,7 +244,7 @@ def test_prepared_records_hold_what_was_drawn_in_the_order_of_the_metadata(prepa
         split = Split(dataset, name, feature_dim=REGION_DIM)
         assert split.caption_counts.tolist() == [CAPTIONS] * size
         assert dataset.metadata["splits"][name]["skipped"] == 0
-        source = dataset.as_data_source(name)
+        source = open_version(dataset.folder).as_data_source(name)
         for index in range(size):
             expected = builder.scene_record(name, index)
             assert split.read(index)[0] == split.ids[index] == expected["id"]

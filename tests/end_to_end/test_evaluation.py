@@ -4,6 +4,7 @@ import json
 
 import pytest
 
+from convert import coco_ir
 from tests.end_to_end.command_line import command, run
 from tests.golden_data import E2E, e2e_expected
 
@@ -35,3 +36,25 @@ def test_an_unknown_image_in_the_keys_file_is_one_line_of_error(small_run, tmp_p
     [line] = [line for line in log.read_text().splitlines() if line.startswith("error: ")]
     assert "999999999" in line
     assert "Traceback" not in log.read_text()
+
+
+def error_of(arguments, log):
+    """The one line that a command ends in."""
+    assert run(arguments, log) == 1
+    assert "Traceback" not in log.read_text()
+    [line] = [line for line in log.read_text().splitlines() if line.startswith("error: ")]
+    return line
+
+
+def test_images_without_captions_can_be_searched_not_evaluated(small_run, tmp_path):
+    features = E2E / "model_0060000" / "features.tsv"
+    assert coco_ir.main(["--img_feat_file", str(features), "--output", str(tmp_path / "data")]) == 0
+    config = small_run("alignment_triplet", **{"data.dir": str(tmp_path / "data")})
+    line = error_of(command("alignment_triplet", tmp_path / "run", config, "--mode", "evaluate"), tmp_path / "log")
+    assert line.endswith("split test has no captions; it can be searched, not evaluated")
+
+
+def test_a_workdir_in_an_object_store_is_refused(small_run, tmp_path):
+    arguments = command("alignment_triplet", tmp_path / "run", small_run("alignment_triplet"), "--mode", "evaluate")
+    line = error_of([*arguments, "--workdir=gs://bucket/run"], tmp_path / "log")
+    assert line.startswith("error: gs://bucket/run: only files and folders of this machine are read and written; ")

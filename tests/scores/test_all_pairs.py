@@ -206,16 +206,28 @@ def test_many_candidates_are_scored_in_blocks_as_among_all_pairs(tmp_path, dtype
     words = captions.take(np.array([6])).vectors.astype(np.float32)
     regions = images.take(np.array([6])).vectors.astype(np.float32)
     assert images.lengths[chosen].sum() > 3 * ragged.BLOCK_ROWS
-    np.testing.assert_allclose(ragged.scores_of_caption(words, images, chosen), everything[chosen, 6], atol=1e-6)
-    np.testing.assert_allclose(ragged.scores_of_image(regions, captions, chosen), everything[6, chosen], atol=1e-6)
+    for some in (chosen, np.arange(300)):  # taken out of the file, and where they lie
+        np.testing.assert_allclose(ragged.scores_of_caption(words, images, some), everything[some, 6], atol=1e-6)
+        np.testing.assert_allclose(ragged.scores_of_image(regions, captions, some), everything[6, some], atol=1e-6)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float16"])
+@pytest.mark.parametrize("words", [1, 5, 10, 17, 47])
+def test_equal_candidates_tie_to_the_last_bit_wherever_they_stand(words, dtype):
+    rng = np.random.default_rng(4)
+    images = random_packed(rng.integers(1, 35, 40), 768)
+    images = images._replace(vectors=images.vectors.astype(dtype))
+    copies = rng.permutation(np.arange(5 * 40) % 40)
+    scores = ragged.scores_of_caption(random_packed([words], 768, seed=1).vectors, images.take(copies), np.arange(200))
+    by_image = scores[np.argsort(copies, kind="stable")].reshape(40, 5)
+    np.testing.assert_array_equal(by_image, by_image[:, :1].repeat(5, axis=1))
 
 
 def test_every_number_of_float16_counts_as_what_it_is():
     bits = np.arange(2**16, dtype=np.uint16).view(np.float16)
     finite = bits[np.isfinite(bits)][:, None]
-    query = np.array([[0.5]], np.float32)
-    similarities = ragged._similarities(finite, np.arange(len(finite)), query)
-    np.testing.assert_array_equal(similarities, finite.astype(np.float32) * query)
+    similarities = ragged._similarities(finite, np.array([[0.5]], np.float32))
+    np.testing.assert_array_equal(similarities, finite.astype(np.float32) / 2)
 
 
 def test_the_explanations_best_region_is_the_kernels():

@@ -14,12 +14,12 @@ from jaxtyping import Array, Float, UInt32
 from aladin_jax.models.kernels.blocks import columns_from, compiler_params, load, powers_of_two, store
 from aladin_jax.models.kernels.counter_dropout import kept, row_seeds
 
-_WARPS = 4
-_ROWS = 4
+_WARPS = 2
+_ROWS = 2
 """A row for each warp, which then sums over it by itself: so pieces of a row are no wider than a warp reads at once."""
 _WIDEST = 256
-_PROGRAMS = 1056
-"""Of the backward pass: each sums the parameters' gradients over its rows. Eight for each of an H100's processors."""
+_PROGRAMS = 528
+"""Of the backward pass: each sums the parameters' gradients over its rows. Four for each of an H100's processors."""
 
 
 class NormForm(NamedTuple):

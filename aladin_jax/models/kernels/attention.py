@@ -1,8 +1,8 @@
 """Multi-head attention on flat tokens: one kernel a direction, with softmax and dropout inside.
 
-A program takes one head of one segment (an example's tokens of one stream). It holds all the segment's keys, and walks
-over blocks of queries, as many as the segment has. So nothing of [heads, s, s] is written to memory, and padding is not
-computed.
+A segment is an example's tokens of one stream. A program takes one head and one tile of a segment's queries (in the
+backward pass also: of its keys), and walks over the segment's other side tile by tile, as far as the segment goes. So
+nothing of [heads, s, s] is written to memory, segments may have any length, and little padding is computed.
 """
 
 from __future__ import annotations
@@ -17,14 +17,10 @@ from jax.experimental import pallas as pl
 from jax.experimental.pallas import triton
 from jaxtyping import Array, Float, Int, UInt32
 
-from aladin_jax.models.kernels.blocks import columns_from, compiler_params, load, powers_of_two, store
+from aladin_jax.models.kernels.blocks import compiler_params, load, powers_of_two, store
 from aladin_jax.models.kernels.counter_dropout import kept, mix, row_seeds
 
-MAX_SLOTS = 256
-"""Keys of a segment that fit a program's registers; longer streams take the plain form."""
-
-_QUERIES = 32
-_SHORT = 32
+_TILE = 32
 _TAIL_ROWS = 256
 _LOWEST = -1e30
 
@@ -34,7 +30,7 @@ class Segments(NamedTuple):
 
     Attributes:
         start: [n] first flat position.
-        length: [n] tokens; none is longer than `AttentionForm.slots`. All segments together lie at the array's start.
+        length: [n] tokens; none is longer than `AttentionForm.slots`. The segments fill the array from its start.
         tokens: [t] number of each flat token in the batch, which its dropout follows.
     """
 
@@ -50,6 +46,11 @@ class AttentionForm(NamedTuple):
     slots: int
     dropout_rate: float
     interpret: bool
+
+    @property
+    def tiles(self) -> int:
+        """Most tiles of a segment."""
+        return -(-self.slots // _TILE)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(4,))
@@ -81,7 +82,7 @@ def _forward(product, bias, segments, key, form):
         jax.ShapeDtypeStruct((tokens, width // 3), product.dtype),
         jax.ShapeDtypeStruct((form.heads, tokens), jnp.float32),
     )
-    context, log_sums = _call(_forward_kernel, segments, key, (product, bias), outs, form)
+    context, log_sums = _call(_forward_kernel, form.tiles, segments, key, (product, bias), outs, form)
     return context, (product, bias, segments, key, context, log_sums)
 
 
@@ -89,179 +90,218 @@ def _backward(form, residuals, grad):
     product, bias, segments, key, context, log_sums = residuals
     outs = (
         jax.ShapeDtypeStruct(product.shape, product.dtype),
-        jax.ShapeDtypeStruct((len(segments.start), product.shape[1]), jnp.float32),
+        jax.ShapeDtypeStruct((len(segments.start) * form.tiles, product.shape[1]), jnp.float32),
     )
-    grad_product, grad_bias = _call(
-        _backward_kernel, segments, key, (product, bias, context, log_sums, grad), outs, form
-    )
+    arrays = product, bias, context, log_sums, grad
+    grad_product, grad_bias = _call(_backward_kernel, 2 * form.tiles, segments, key, arrays, outs, form)
     return grad_product, grad_bias.sum(axis=0), None, None
 
 
 packed_attention.defvjp(_forward, _backward)
 
 
-def _call(kernel: Callable, segments: Segments, key: Array, arrays: tuple, outs: Any, form: AttentionForm) -> Any:
+def _call(
+    kernel: Callable, tiles: int, segments: Segments, key: Array, arrays: tuple, outs: Any, form: AttentionForm
+) -> Any:
     """Runs a kernel over all segments, and over what is left of the flat array, which it clears."""
     tokens, width = arrays[0].shape
+    head_dim = width // 3 // form.heads
     total = segments.start[-1] + segments.length[-1]
     tail = total + _TAIL_ROWS * jnp.arange(-(-tokens // _TAIL_ROWS), dtype=jnp.int32)
     start = jnp.concatenate([segments.start, tail])
     length = jnp.concatenate([segments.length, jnp.clip(tokens - tail, 0, _TAIL_ROWS)])
-    body = functools.partial(kernel, form=form, segments=len(segments.start), head_dim=width // 3 // form.heads)
     return pl.pallas_call(
-        body,
-        grid=(len(start), form.heads),
+        functools.partial(kernel, form=form, segments=len(segments.start), head_dim=head_dim),
+        grid=(tiles, form.heads, len(start)),
         out_shape=outs,
         interpret=form.interpret,
-        compiler_params=compiler_params(form.interpret, num_warps=4 if form.slots <= 128 else 8),
+        compiler_params=compiler_params(form.interpret, num_warps=2 if head_dim <= 64 else 4),
     )(start, length, segments.tokens, key, *arrays)
 
 
 class _Head(NamedTuple):
-    """One head of one segment: what both directions read and write.
+    """One head of one segment: what both directions read and write, tile by tile.
 
     Attributes:
         form: sizes and rates.
         dim: of the head.
-        segment: number of the segment.
         head: number of the head.
         first: flat position of the segment.
         length: of the segment.
-        key_tiles: (start, width) of the tiles that its keys are taken in.
     """
 
     form: AttentionForm
     dim: int
-    segment: Array
     head: Array
     first: Array
     length: Array
-    key_tiles: list[tuple[int, int]]
 
     @property
     def pieces(self) -> list[tuple[int, int]]:
         """(start, width) of the pieces that the head's dimension is taken in."""
         return powers_of_two(self.dim)
 
+    @property
+    def blocks(self) -> Array:
+        """Tiles of the segment."""
+        return pl.cdiv(self.length, _TILE)
+
+    def is_row(self, tile: Array) -> Array:
+        """Which rows of a tile are the segment's."""
+        return tile * _TILE + jnp.arange(_TILE) < self.length
+
+    def at(self, tile: Array) -> Array:
+        """Flat position of a tile."""
+        return self.first + tile * _TILE
+
     def column(self, part: int, piece: int) -> Array:
         """Where a piece of the queries (part 0), keys (1) or values (2) starts."""
         return (part * self.form.heads + self.head) * self.dim + piece
 
-    def rows(self, ref: Any, part: int, offset: Array | int, rows: int) -> list[Array]:
-        """Some rows of the segment, in pieces; zeros past its end."""
-        is_row = offset + jnp.arange(rows) < self.length
-        return [load(ref, self.first + offset, rows, self.column(part, at), size, is_row) for at, size in self.pieces]
+    def rows(self, ref: Any, part: int, tile: Array) -> list[Array]:
+        """A tile of rows, in pieces; zeros past the segment's end."""
+        where, is_row = self.at(tile), self.is_row(tile)
+        return [load(ref, where, _TILE, self.column(part, start), size, is_row) for start, size in self.pieces]
 
-    def biased(self, ref: Any, bias: Any, part: int, offset: Array | int, rows: int) -> list[Array]:
-        """Some rows with their bias, in the type of the array."""
-        vectors = [triton.load(bias.at[pl.ds(self.column(part, at), size)])[None, :] for at, size in self.pieces]
-        values = self.rows(ref, part, offset, rows)
+    def biased(self, ref: Any, bias: Any, part: int, tile: Array) -> list[Array]:
+        """A tile of rows with their bias, in the type of the array."""
+        vectors = [triton.load(bias.at[pl.ds(self.column(part, start), size)])[None, :] for start, size in self.pieces]
+        values = self.rows(ref, part, tile)
         return [(x.astype(jnp.float32) + b).astype(x.dtype) for x, b in zip(values, vectors, strict=True)]
 
-    def put(self, ref: Any, part: int, offset: Array | int, values: list[Array]) -> None:
-        """Writes some rows of the segment."""
-        rows = len(values[0])
-        is_row = offset + jnp.arange(rows) < self.length
-        for (at, size), value in zip(self.pieces, values, strict=True):
-            store(ref, self.first + offset, rows, self.column(part, at), size, is_row, value)
+    def put(self, ref: Any, part: int, tile: Array, values: list[Array]) -> None:
+        """Writes a tile of rows."""
+        for (start, size), value in zip(self.pieces, values, strict=True):
+            store(ref, self.at(tile), _TILE, self.column(part, start), size, self.is_row(tile), value)
 
-    def seeds(self, tokens: Any, key: Any, offset: Array, rows: int) -> Array:
-        """Hashes of some queries, which dropout's decisions follow."""
-        is_row = offset + jnp.arange(rows) < self.length
-        numbers = triton.load(tokens.at[pl.ds(self.first + offset, rows)], mask=is_row, other=jnp.uint32(0))
+    def zeros(self) -> list[Array]:
+        """Sums over a tile of rows, before anything is added."""
+        return [jnp.zeros((_TILE, size)) for _, size in self.pieces]
+
+    def seeds(self, tokens: Any, key: Any, tile: Array) -> Array:
+        """Hashes of a tile of queries, which dropout's decisions follow."""
+        numbers = triton.load(tokens.at[pl.ds(self.at(tile), _TILE)], mask=self.is_row(tile), other=jnp.uint32(0))
         return mix(row_seeds(numbers, key[0], key[1]) + self.head.astype(jnp.uint32))
+
+    def kept(self, seeds: Array, key_tile: Array, axis: int) -> Array:
+        """Dropout's decisions on weights whose keys lie along `axis`, and whose queries have these seeds."""
+        columns = (key_tile * _TILE).astype(jnp.uint32) + jax.lax.iota(jnp.uint32, _TILE)
+        return kept(jnp.expand_dims(seeds, axis), jnp.expand_dims(columns, 1 - axis), self.form.dropout_rate)
+
+    def put_bias(self, ref: Any, part: int, row: Array, values: list[Array]) -> None:
+        """Writes a bias's gradient over one tile."""
+        for (start, size), value in zip(self.pieces, values, strict=True):
+            triton.store(ref.at[row, pl.ds(self.column(part, start), size)], value.sum(axis=0))
 
 
 def _forward_kernel(start, length, tokens, key, product, bias, context, log_sums, *, form, segments, head_dim):
-    def attend(part: _Head):
-        keys, values = ([part.biased(product, bias, kind, *tile) for tile in part.key_tiles] for kind in (1, 2))
+    tile, scale = pl.program_id(0), head_dim**-0.5
 
-        def query_block(i, carry):
-            offset = i * _QUERIES
-            queries = part.biased(product, bias, 0, offset, _QUERIES)
-            logits = []
-            for (at, size), tile in zip(part.key_tiles, keys, strict=True):
-                is_key = (at + jnp.arange(size) < part.length)[None, :]
-                logits.append(jnp.where(is_key, _product_t(queries, tile) * head_dim**-0.5, _LOWEST))
-            largest = functools.reduce(jnp.maximum, [tile.max(axis=1) for tile in logits])
-            weights = [jnp.exp(tile - largest[:, None]) for tile in logits]
-            total = _sum([tile.sum(axis=1) for tile in weights])
+    def attend(head: _Head):
+        queries = head.biased(product, bias, 0, tile)
+        seeds = head.seeds(tokens, key, tile)
+
+        def key_tile(k, carry):
+            largest, total, mixed = carry
+            keys, values = (head.biased(product, bias, part, k) for part in (1, 2))
+            logits = jnp.where(head.is_row(k)[None, :], _product_t(queries, keys) * scale, _LOWEST)
+            larger = jnp.maximum(largest, logits.max(axis=1))
+            shrunk, weights = jnp.exp(largest - larger), jnp.exp(logits - larger[:, None])
+            total = total * shrunk + weights.sum(axis=1)
             if form.dropout_rate:
-                seeds = part.seeds(tokens, key, offset, _QUERIES)[:, None]
-                keep = [kept(seeds, columns_from(*tile)[None, :], form.dropout_rate) for tile in part.key_tiles]
-                weights = [jnp.where(k, w, 0.0) for k, w in zip(keep, weights, strict=True)]
-            scale = (1 / (1 - form.dropout_rate) / total)[:, None]
-            weights = [(w * scale).astype(product.dtype) for w in weights]
-            mixed = [
-                _sum([_dot(w, tile[p]) for w, tile in zip(weights, values, strict=True)])
-                for p in range(len(part.pieces))
-            ]
-            part.put(context, 0, offset, mixed)
-            rows = pl.ds(part.first + offset, _QUERIES)
-            is_row = offset + jnp.arange(_QUERIES) < part.length
-            triton.store(log_sums.at[part.head, rows], largest + jnp.log(total), mask=is_row)
-            return carry
+                weights = jnp.where(head.kept(seeds, k, 1), weights, 0.0)
+            weights = weights.astype(product.dtype)
+            mixed = [m * shrunk[:, None] + _dot(weights, v) for m, v in zip(mixed, values, strict=True)]
+            return larger, total, mixed
 
-        jax.lax.fori_loop(0, pl.cdiv(part.length, _QUERIES), query_block, 0)
+        nothing = jnp.full(_TILE, _LOWEST), jnp.zeros(_TILE), head.zeros()
+        largest, total, mixed = jax.lax.fori_loop(0, head.blocks, key_tile, nothing)
+        share = (1 / (1 - form.dropout_rate) / total)[:, None]
+        head.put(context, 0, tile, [m * share for m in mixed])
+        where = log_sums.at[head.head, pl.ds(head.at(tile), _TILE)]
+        triton.store(where, largest + jnp.log(total), mask=head.is_row(tile))
 
-    _run(attend, start, length, form, segments, head_dim, clear=(context, head_dim))
+    _run(tile, attend, start, length, form, segments, head_dim, clear=(context, head_dim))
 
 
 def _backward_kernel(
     start, length, tokens, key, product, bias, context, log_sums, grad, grad_product, grad_bias,
     *, form, segments, head_dim,
 ):  # fmt: skip
-    def attend(part: _Head):
-        pieces = range(len(part.pieces))
-        keys, values = ([part.biased(product, bias, kind, *tile) for tile in part.key_tiles] for kind in (1, 2))
-        zeros = [[jnp.zeros((size, width)) for _, width in part.pieces] for _, size in part.key_tiles]
-        no_bias = [jnp.zeros((_QUERIES, width)) for _, width in part.pieces]
+    number, tile, scale = pl.program_id(2), pl.program_id(0) // 2, head_dim**-0.5
+    is_for_queries = pl.program_id(0) % 2 == 0
 
-        def query_block(i, carry):
-            grad_keys, grad_values, bias_of_queries = carry
-            offset = i * _QUERIES
-            queries = part.biased(product, bias, 0, offset, _QUERIES)
-            of_context, out = (part.rows(ref, 0, offset, _QUERIES) for ref in (grad, context))
-            inner = _sum([(a.astype(jnp.float32) * b).sum(axis=1) for a, b in zip(of_context, out, strict=True)])
-            is_row = offset + jnp.arange(_QUERIES) < part.length
-            rows = pl.ds(part.first + offset, _QUERIES)
-            # Weights of queries past the end become 0.
-            log_sum = triton.load(log_sums.at[part.head, rows], mask=is_row, other=-_LOWEST)
-            seeds = part.seeds(tokens, key, offset, _QUERIES)[None, :]
-            grad_queries = [jnp.zeros((_QUERIES, width)) for _, width in part.pieces]
-            for t, (at, size) in enumerate(part.key_tiles):
-                # Transposed, [keys, queries]: the weights are then at hand as the products below want them.
-                is_key = (at + jnp.arange(size) < part.length)[:, None]
-                logits = _product_t(keys[t], queries) * head_dim**-0.5 - log_sum[None, :]
-                weights = jnp.where(is_key, jnp.exp(logits), 0.0)
-                of_weights, dropped = _product_t(values[t], of_context), weights
-                if form.dropout_rate:
-                    scale = 1 / (1 - form.dropout_rate)
-                    keep = kept(seeds, columns_from(at, size)[:, None], form.dropout_rate)
-                    dropped = jnp.where(keep, weights * scale, 0.0)
-                    of_weights = jnp.where(keep, of_weights * scale, 0.0)
-                of_logits = (weights * (of_weights - inner[None, :]) * head_dim**-0.5).astype(product.dtype)
-                dropped = dropped.astype(product.dtype)
-                grad_values[t] = [grad_values[t][p] + _dot(dropped, of_context[p]) for p in pieces]
-                grad_keys[t] = [grad_keys[t][p] + _dot(of_logits, queries[p]) for p in pieces]
-                grad_queries = [grad_queries[p] + _dot(of_logits.T, keys[t][p]) for p in pieces]
-            part.put(grad_product, 0, offset, grad_queries)
-            return grad_keys, grad_values, [bias_of_queries[p] + grad_queries[p] for p in pieces]
+    def of_queries(head: _Head):
+        queries, of_context = head.biased(product, bias, 0, tile), head.rows(grad, 0, tile)
+        inner, log_sum = _inner(head, of_context, context, tile), _log_sum(head, log_sums, tile)
+        seeds = head.seeds(tokens, key, tile)
 
-        blocks = pl.cdiv(part.length, _QUERIES)
-        grad_keys, grad_values, of_queries = jax.lax.fori_loop(0, blocks, query_block, (zeros, zeros, no_bias))
-        for kind, tiles in ((0, [of_queries]), (1, grad_keys), (2, grad_values)):
-            for (at, size), p in zip(part.pieces, pieces, strict=True):
-                total = _sum([tile[p].sum(axis=0) for tile in tiles])
-                triton.store(grad_bias.at[part.segment, pl.ds(part.column(kind, at), size)], total)
-            if kind:
-                for (offset, _), tile in zip(part.key_tiles, tiles, strict=True):
-                    part.put(grad_product, kind, offset, tile)
+        def key_tile(k, grads):
+            keys, values = (head.biased(product, bias, part, k) for part in (1, 2))
+            weights = jnp.exp(_product_t(queries, keys) * scale - log_sum[:, None])
+            weights = jnp.where(head.is_row(k)[None, :], weights, 0.0)
+            of_weights = _product_t(of_context, values)
+            if form.dropout_rate:
+                of_weights = jnp.where(head.kept(seeds, k, 1), of_weights * (1 / (1 - form.dropout_rate)), 0.0)
+            of_logits = (weights * (of_weights - inner[:, None]) * scale).astype(product.dtype)
+            return [g + _dot(of_logits, x) for g, x in zip(grads, keys, strict=True)]
 
-    _run(attend, start, length, form, segments, head_dim, clear=(grad_product, 3 * head_dim))
+        grads = jax.lax.fori_loop(0, head.blocks, key_tile, head.zeros())
+        head.put(grad_product, 0, tile, grads)
+        head.put_bias(grad_bias, 0, number * form.tiles + tile, grads)
+
+    def of_keys(head: _Head):
+        keys, values = (head.biased(product, bias, part, tile) for part in (1, 2))
+
+        def query_tile(q, grads):
+            # Weights lie transposed, [keys, queries], as the products below want them.
+            queries, of_context = head.biased(product, bias, 0, q), head.rows(grad, 0, q)
+            inner, log_sum = _inner(head, of_context, context, q), _log_sum(head, log_sums, q)
+            weights = jnp.exp(_product_t(keys, queries) * scale - log_sum[None, :])
+            weights = jnp.where(head.is_row(tile)[:, None], weights, 0.0)
+            dropped, of_weights = weights, _product_t(values, of_context)
+            if form.dropout_rate:
+                keep, rest = head.kept(head.seeds(tokens, key, q), tile, 0), 1 / (1 - form.dropout_rate)
+                dropped = jnp.where(keep, weights * rest, 0.0)
+                of_weights = jnp.where(keep, of_weights * rest, 0.0)
+            of_logits = (weights * (of_weights - inner[None, :]) * scale).astype(product.dtype)
+            dropped = dropped.astype(product.dtype)
+            grad_keys, grad_values = grads
+            return (
+                [g + _dot(of_logits, x) for g, x in zip(grad_keys, queries, strict=True)],
+                [g + _dot(dropped, x) for g, x in zip(grad_values, of_context, strict=True)],
+            )
+
+        grads = jax.lax.fori_loop(0, head.blocks, query_tile, (head.zeros(), head.zeros()))
+        for part, values in enumerate(grads, start=1):
+            head.put(grad_product, part, tile, values)
+            head.put_bias(grad_bias, part, number * form.tiles + tile, values)
+
+    def no_bias(head: _Head):
+        for part in range(3):
+            head.put_bias(grad_bias, part, number * form.tiles + tile, head.zeros())
+
+    def attend(head: _Head):
+        pl.when(is_for_queries)(lambda: of_queries(head))
+        pl.when(~is_for_queries)(lambda: of_keys(head))
+
+    _run(tile, attend, start, length, form, segments, head_dim, (grad_product, 3 * head_dim), past_end=no_bias)
+
+
+def _inner(head: _Head, of_context: list[Array], context: Any, tile: Array) -> Array:
+    """What softmax's gradient subtracts: the inner product of each query's output and its gradient."""
+    out = head.rows(context, 0, tile)
+    return _sum([(a.astype(jnp.float32) * b).sum(axis=1) for a, b in zip(of_context, out, strict=True)])
+
+
+def _log_sum(head: _Head, log_sums: Any, tile: Array) -> Array:
+    """Logarithm of softmax's divisor; past the segment's end so large that all weights are 0."""
+    where = log_sums.at[head.head, pl.ds(head.at(tile), _TILE)]
+    return triton.load(where, mask=head.is_row(tile), other=-_LOWEST)
 
 
 def _run(
+    tile: Array,
     attend: Callable[[_Head], None],
     start: Any,
     length: Any,
@@ -269,21 +309,17 @@ def _run(
     segments: int,
     head_dim: int,
     clear: tuple[Any, int],
+    past_end: Callable[[_Head], None] = lambda _: None,
 ) -> None:
-    """Attends in a program of a segment, with few key tiles where it is short; writes zeros in one of the tail."""
-    number, head = pl.program_id(0), pl.program_id(1)
+    """Attends in a program whose tile is within its segment; writes zeros in one of the array's tail."""
+    number, head = pl.program_id(2), pl.program_id(1)
     first, count = start[number], length[number]
+    part = _Head(form, head_dim, head, first, count)
+    is_segment, is_within = number < segments, tile * _TILE < count
+    pl.when(is_segment & is_within)(lambda: attend(part))
+    pl.when(is_segment & ~is_within)(lambda: past_end(part))
 
-    def attend_to(slots: int) -> None:
-        attend(_Head(form, head_dim, number, head, first, count, powers_of_two(slots, least=16)))
-
-    is_segment = number < segments
-    is_short = (count <= _SHORT) & (form.slots > _SHORT)
-    if form.slots > _SHORT:
-        pl.when(is_segment & is_short)(lambda: attend_to(_SHORT))
-    pl.when(is_segment & ~is_short)(lambda: attend_to(form.slots))
-
-    @pl.when(~is_segment & (count > 0))
+    @pl.when(~is_segment & (count > 0) & (pl.program_id(0) == 0))
     def write_zeros():
         ref, columns = clear
         for at, width in powers_of_two(columns):

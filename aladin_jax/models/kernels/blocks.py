@@ -11,12 +11,12 @@ from jax.experimental.pallas import triton
 from jaxtyping import Array
 
 
-def powers_of_two(size: int, *, least: int = 1, most: int = 2**30) -> list[tuple[int, int]]:
-    """(start, width) of pieces that cover `size` columns, or a few more: powers of two from `least` to `most`.
+def powers_of_two(size: int, *, most: int = 2**30) -> list[tuple[int, int]]:
+    """(start, width) of pieces that make up `size` columns: powers of two up to `most`.
 
-    With `most` 256, 768 is three times 256, so that no lane is idle; with `least` 16, 84 is covered by 64 + 32.
+    With `most` 256, 768 is three times 256, so that no lane is idle.
     """
-    rest, start, pieces = -(-size // least) * least, 0, []
+    rest, start, pieces = size, 0, []
     while rest:
         width = min(1 << (rest.bit_length() - 1), most)
         pieces.append((start, width))

@@ -12,7 +12,7 @@ from jax.sharding import Mesh, PartitionSpec
 from jaxtyping import Array, Bool, Float
 
 from aladin_jax.models.kernels.add_norm import NormForm, add_norm
-from aladin_jax.models.kernels.attention import MAX_SLOTS, AttentionForm, Segments, packed_attention
+from aladin_jax.models.kernels.attention import AttentionForm, Segments, packed_attention
 from aladin_jax.models.kernels.bias_gelu import bias_gelu
 from aladin_jax.models.kernels.counter_dropout import key_words
 from aladin_jax.models.packing import Packing
@@ -27,7 +27,7 @@ class FusedForm(NamedTuple):
 
     Attributes:
         heads: attention heads.
-        slots: most tokens of a stream; at most `attention.MAX_SLOTS`.
+        slots: most tokens of a stream.
         attention_dropout: rate on attention weights.
         hidden_dropout: rate on what is added to the residual stream.
         gelu: whether the feed-forward net's activation is GELU; else it is the layer's own.
@@ -49,11 +49,6 @@ class FusedForm(NamedTuple):
         return jax.shard_map(
             function, mesh=self.mesh, in_specs=specs, out_specs=PartitionSpec(BATCH_AXES), check_vma=False
         )
-
-
-def fits(slots: Sequence[int]) -> bool:
-    """Whether streams of so many slots fit the attention kernel."""
-    return max(slots) <= MAX_SLOTS
 
 
 def segments_of(masks: Sequence[Bool[Array, "b s"]], packing: Packing) -> Segments:

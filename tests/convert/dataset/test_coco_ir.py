@@ -235,7 +235,7 @@ def test_a_bad_row_far_into_the_data_leaves_nothing_behind(raw):
         return count, base64.b64encode(regions.tobytes())
 
     raw.edit_features(spoil)
-    with pytest.raises(DataError, match=r"features\.tsv, row .*, image 136471: nan in region 1, column 3"):
+    with pytest.raises(DataError, match=r"features\.tsv, row .*, image 136471: features: nan in region 1, column 3"):
         raw.prepare()
     assert [path.name for path in raw.target.parent.iterdir()] == [".1.0.0.lock"]
 

@@ -117,11 +117,13 @@ def test_a_row_with_too_few_or_too_many_fields_is_refused(raw, fields):
     assert f"row 2 (line 3), image 473681: {fields} tab-separated fields, expected 3" in message
 
 
-def test_an_image_with_two_rows_of_predictions_is_refused(raw):
-    raw.predictions[3] = raw.predictions[2]
-    assert "predictions.tsv, row 3 (line 4), image 473681: row 2 is this image's too" in refusal(raw.write())
+def test_an_image_with_two_rows_of_predictions_that_differ_is_refused(raw):
+    raw.predictions[3] = [raw.predictions[2][0], raw.predictions[3][1]]
+    message = refusal(raw.write())
+    assert "predictions.tsv, row 3 (line 4), image 473681: row 2 of " in message
+    assert "predictions.tsv is this image's too, and differs; keep one of them" in message
 
 
 def test_a_row_of_predictions_without_an_id_is_refused(raw):
-    raw.predictions[3][0] = b"../x"
-    assert "predictions.tsv, row 3 (line 4): '../x' is no image id; " in refusal(raw.write())
+    raw.predictions[3][0] = b""
+    assert "predictions.tsv, row 3 (line 4): the image's id is '', expected 1 to 512 letters" in refusal(raw.write())

@@ -1,10 +1,12 @@
 import json
+import pickle
 import subprocess
 import sys
 
 import numpy as np
 import pytest
 
+from convert.raw.indexed_tsv import ScannedTsv
 from convert.raw.vinvl_files import VinvlFiles
 from tests.convert.raw.raw_vinvl import E2E, GOLDEN_FEATURES, Raw, read_rows, refusal
 
@@ -67,11 +69,50 @@ def test_reading_needs_neither_torch_nor_tensorflow():
     subprocess.run([sys.executable, "-c", code, GOLDEN_FEATURES], check=True)
 
 
-@pytest.mark.parametrize("name", ["features.tsv", "features.lineidx", "imageid2idx.json", "predictions.tsv"])
-def test_a_missing_file_is_named(raw, name):
+def test_a_missing_file_of_features_is_named(raw):
     path = raw.write()
-    (raw.folder / name).unlink()
-    assert refusal(path).startswith(f"{raw.folder / name}: no such file; ")
+    path.unlink()
+    assert refusal(path).startswith(f"{path}: no such file; ")
+
+
+@pytest.mark.parametrize(
+    "names",
+    [["features.lineidx"], ["imageid2idx.json"], ["features.lineidx", "imageid2idx.json"], ["predictions.lineidx"]],
+)
+def test_without_its_index_files_rows_are_found_by_reading_once(raw, names):
+    path = raw.write()
+    path.write_bytes(path.read_bytes() + b"\n\r\n")
+    if "features.lineidx" not in names:
+        path.write_bytes(path.read_bytes().removesuffix(b"\n\r\n"))
+    with VinvlFiles(path) as files:
+        expected = {image: files.detections(image) for image in raw.index}
+    for name in names:
+        (raw.folder / name).unlink()
+    with VinvlFiles(path) as files:
+        assert set(files.names()) == set(raw.index)
+        for image, (regions, tags) in expected.items():
+            np.testing.assert_array_equal(files.detections(image).regions, regions)
+            assert files.detections(image).tags == tags
+
+
+def test_without_predictions_images_have_no_tags_and_that_is_said(raw):
+    path = raw.write()
+    path.with_name("predictions.tsv").unlink()
+    with VinvlFiles(path) as files:
+        assert files.notes == [f"there is no predictions.tsv beside {path}: images have no tags"]
+        assert files.detections("473681").tags == []
+        np.testing.assert_array_equal(files.detections("473681").regions, raw.regions(2))
+
+
+def test_what_one_reader_found_no_other_has_to_look_for(raw, monkeypatch):
+    path = raw.write()
+    for name in ("features.lineidx", "imageid2idx.json", "predictions.lineidx"):
+        (raw.folder / name).unlink()
+    with VinvlFiles(path) as files:
+        found = pickle.loads(pickle.dumps(files.found))
+    monkeypatch.setattr(ScannedTsv, "_find_offsets", None)
+    with VinvlFiles(path, found=found) as files:
+        assert len(files.detections("473681").regions) == len(files.detections("473681").tags) == 6
 
 
 def test_an_image_that_is_not_there_is_refused(raw):
@@ -128,7 +169,7 @@ def test_features_cut_within_a_float_are_refused(raw):
 @pytest.mark.parametrize("text", [b"AAA", b"A*AA", b"\xff\x00"])
 def test_bad_base64_is_refused(raw, text):
     raw.features[2][2] = text
-    assert "features.tsv, row 2 (line 3), image 473681: the features are not base64" in refusal(raw.write())
+    assert "features.tsv, row 2 (line 3), image 473681: features: not base64" in refusal(raw.write())
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
@@ -137,7 +178,7 @@ def test_a_feature_that_is_not_finite_is_refused(raw, value):
     regions[4, 17] = value
     raw.set_regions(2, regions)
     message = refusal(raw.write())
-    assert f"features.tsv, row 2 (line 3), image 473681: {value} in region 4, column 17; " in message
+    assert f"features.tsv, row 2 (line 3), image 473681: features: {value} in region 4, column 17; " in message
 
 
 def test_a_feature_too_large_for_half_precision_is_refused(raw):
@@ -145,7 +186,7 @@ def test_a_feature_too_large_for_half_precision_is_refused(raw):
     regions[4, 17] = 70_000
     raw.set_regions(2, regions)
     message = refusal(raw.write(), dtype=np.float16)
-    assert "row 2 (line 3), image 473681: 70000.0 in region 4, column 17 is too large for float16" in message
+    assert "row 2 (line 3), image 473681: features: 70000 in region 4, column 17 is too large for float16" in message
 
 
 @pytest.mark.parametrize(
@@ -187,7 +228,7 @@ def test_as_many_detections_as_boxes_are_required(raw):
         ('{"473681": 2, "12": 2}', "imageid2idx.json, image 12: row 2 is image 473681 too"),
         ('{"473681": true}', "imageid2idx.json, image 473681: row is True, expected a whole number"),
         ('{"473681": "2"}', "imageid2idx.json, image 473681: row is '2', expected a whole number"),
-        ('{"/etc/passwd": 2}', "imageid2idx.json: '/etc/passwd' is no image id"),
+        ('{"1\\n2": 2}', "imageid2idx.json: an image's id is '1\\n2', expected 1 to 512 letters and no control"),
     ],
 )
 def test_a_bad_image_index_is_refused(raw, text, found):

@@ -1,0 +1,51 @@
+"""The frame of this package's commands: what they have in common beside their options."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from aladin_jax.files import check_local_options
+from convert.messages import one_line
+
+
+class UsageError(ValueError):
+    """An option that cannot be; ends the command as argparse does."""
+
+
+def run(
+    parser: argparse.ArgumentParser,
+    work: Callable[[argparse.Namespace], Any],
+    arguments: Sequence[str] | None,
+    *,
+    interrupted: str = "interrupted; the same command starts again",
+) -> int:
+    """Reads the options and does the work; an error that the user can mend becomes one line.
+
+    Args:
+        parser: of the options.
+        work: what is done with them.
+        arguments: of the command line; None takes this process's.
+        interrupted: what is said after Ctrl-C.
+
+    Returns:
+        The exit status.
+
+    Raises:
+        SystemExit: an option is none of the parser's, or `work` ended in a `UsageError`.
+    """
+    options = parser.parse_args(arguments)
+    try:
+        check_local_options(options)
+        work(options)
+    except UsageError as error:
+        parser.error(str(error))
+    except (ValueError, OSError) as error:
+        print(f"error: {one_line(error)}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print(interrupted, file=sys.stderr)
+        return 130
+    return 0
