@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 from jax.typing import DTypeLike
+from jaxtyping import Float
 from tqdm import tqdm
 
 from aladin_jax import sharding
@@ -20,7 +21,9 @@ from aladin_jax.data.tokenization import CaptionTokenizer
 from aladin_jax.lookahead import look_ahead
 from aladin_jax.models.aladin import Aladin, Batch, Params
 from aladin_jax.models.packing import tokens_per_group
+from aladin_jax.scores.all_pairs import all_alignment_scores
 from aladin_jax.scores.ragged import Packed, concatenate, pack, unit_regions, unit_words
+from aladin_jax.scores.similarity import Measure, Pooling, matching_scores
 
 
 class Encoded(NamedTuple):
@@ -33,6 +36,25 @@ class Encoded(NamedTuple):
 
     vectors: np.ndarray
     parts: Packed
+
+
+class Scores(NamedTuple):
+    """All pairs' scores by both heads, higher is better; what `recall.retrieval_report` takes.
+
+    Attributes:
+        matching: one vector a side.
+        alignment: regions against words.
+    """
+
+    matching: Float[np.ndarray, "i c"]
+    alignment: Float[np.ndarray, "i c"]
+
+
+def score_pairs(images: Encoded, texts: Encoded, *, pooling: Pooling, measure: Measure, dtype: DTypeLike) -> Scores:
+    """Scores all pairs with both heads; regions and words are compared in `dtype`, scores are float32 either way."""
+    matching = matching_scores(jnp.asarray(images.vectors), jnp.asarray(texts.vectors), measure=measure)
+    alignment = all_alignment_scores(images.parts, texts.parts, pooling=pooling, dtype=dtype)
+    return Scores(np.asarray(matching), alignment)
 
 
 class Encoder:

@@ -44,6 +44,18 @@ def whole_file(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
         temporary.unlink(missing_ok=True)
 
 
+def make_folder(path: Path) -> None:
+    """Makes a folder, and those above it, where they are missing.
+
+    Raises:
+        ValueError: it cannot be made.
+    """
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ValueError(f"{path}: this folder cannot be made ({error.strerror}); name another") from error
+
+
 def sha256(path: str | os.PathLike[str]) -> str:
     """The SHA-256 of a file, in hexadecimal."""
     with open(path, "rb") as file:

@@ -1,4 +1,4 @@
-"""Dispatches some items ahead, so that a device works while the host waits for earlier results."""
+"""Dispatches `size` items ahead, so that the device works while the host waits."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ T = TypeVar("T")
 
 
 def look_ahead(items: Iterable[T], size: int) -> Iterator[T]:
-    """Yields items in order, each once `size` more have been made: dispatched, or sent to a device."""
+    """Yields items in order, each once `size` more have been made (dispatched, or sent to a device)."""
     waiting: collections.deque[T] = collections.deque()
     for item in items:
         waiting.append(item)

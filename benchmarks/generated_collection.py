@@ -18,16 +18,17 @@ import pyarrow as pa
 from jaxtyping import Float, Int
 
 from aladin_jax import model_folder
+from aladin_jax.config import Settings
 from aladin_jax.encoding import Encoded
 from aladin_jax.models.aladin import init_params
 from aladin_jax.models.backbone import BackboneConfig
 from aladin_jax.models.matching_head import MatchingHeadConfig
+from aladin_jax.pretrained import PretrainedModel, load
 from aladin_jax.scores.ragged import Packed, offsets_of
 from aladin_jax.search import manifest as manifests
 from aladin_jax.search import segment as segments
 from aladin_jax.search.manifest import Manifest, SegmentEntry
 from aladin_jax.search.segment import Segment
-from aladin_jax.search.settings import SearchModel, Settings
 from benchmarks import workload
 
 REGIONS = workload.MAX_REGIONS - 1  # that take part in alignment
@@ -128,7 +129,7 @@ def write_collection(
     manifests.write_manifest(path, manifest)
 
 
-def _write_model(path: Path, width: int, layers: int, settings: Settings) -> SearchModel:
+def _write_model(path: Path, width: int, layers: int, settings: Settings) -> PretrainedModel:
     backbone = BackboneConfig(
         hidden_size=width,
         num_hidden_layers=layers,
@@ -141,7 +142,7 @@ def _write_model(path: Path, width: int, layers: int, settings: Settings) -> Sea
     vocabulary.write_text("".join(f"{word}\n" for word in (*SPECIAL_TOKENS, *words)))
     model_folder.save_model_folder(path / manifests.MODEL, init_params(*config, seed=0), config, vocabulary, {})
     vocabulary.unlink()
-    return SearchModel(path / manifests.MODEL, settings)
+    return load(path / manifests.MODEL, settings)
 
 
 def _draw_piece(world: World, rows: range, captioned: Int[np.ndarray, " c"]) -> Segment:

@@ -19,9 +19,9 @@ from typing import Any
 from aladin_jax.encoding import Encoded
 from aladin_jax.scores.ragged import pack_one
 from aladin_jax.search import maintain, tradeoff
-from aladin_jax.search.ann import KINDS, AnnFinder
+from aladin_jax.search.ann import AnnFinder
 from aladin_jax.search.index import Index
-from aladin_jax.search.inputs import ALL
+from aladin_jax.search.inputs import ALL, KINDS
 from aladin_jax.search.query import Searcher
 from aladin_jax.search.query_encoder import QueryEncoder
 from benchmarks import workload
@@ -45,6 +45,10 @@ class DrawnTexts:
         self._encoder.caption(text)
         row, captions = self._rows[text], self._index.captions
         return Encoded(captions.vector(row)[None], pack_one(captions.parts(row)))
+
+    def words(self, text: str) -> list[str]:
+        """Its words, as the query encoder has them."""
+        return self._encoder.words(text)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -80,13 +84,18 @@ def measure(path: Path, ann: Any) -> dict[str, Any]:
     """The trade-off of an index, exactly and, with `ann`, approximately too."""
     index = Index(path)
     model = index.model()
-    vars(model)["query_encoder"] = DrawnTexts(model.query_encoder, index)
-    results = summary(tradeoff.measure(Searcher(index, model)))
+
+    def searcher(images: AnnFinder | None = None) -> Searcher:
+        made = Searcher(index, model, images=images)
+        vars(made)["queries"] = DrawnTexts(made.queries, index)
+        return made
+
+    results = summary(tradeoff.measure(searcher()))
     if ann:
         started = time.perf_counter()
         finder = AnnFinder(index, ann)
         seconds = time.perf_counter() - started
-        rows = tradeoff.measure(Searcher(index, model, images=finder), finder=finder)
+        rows = tradeoff.measure(searcher(finder), finder=finder)
         results[ann] = {"build_seconds": significant(seconds)} | summary(rows)
     return results | {"peak_memory_bytes": peak_memory_bytes()}
 

@@ -34,6 +34,9 @@ def get_config() -> config_dict.ConfigDict:
     # Number format of the dense layers, and in evaluation of the regions and words compared: "float32" or "bfloat16"
     # (twice as fast, also on current CPUs). Parameters, LayerNorms, softmax, sums and the optimizer are float32 anyway.
     config.model.dtype = "float32"
+    # What runs the Transformer's layers: "xla", "pallas" (fused kernels, for GPUs), or "auto": the latter on GPUs in
+    # bfloat16, XLA elsewhere.
+    config.model.kernels = "auto"
     # Dropout of the matching head.
     config.model.dropout = 0.1
     # Dropout of the backbone, attention weights included. Unset: as in the checkpoint's config.json.

@@ -23,7 +23,7 @@ from safetensors.torch import save
 
 from aladin_jax.files import check_local_options, put_in_place
 from aladin_jax.model_folder import ModelConfig, write_description
-from aladin_jax.training.checkpoint import load_initial
+from aladin_jax.pretrained import read_weights
 from convert.messages import one_line
 from convert.model_card import model_card
 from convert.original import Run, learned_scales, original_checkpoint, original_tensors, read_run
@@ -55,7 +55,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _export(options: argparse.Namespace) -> None:
     as_folder = options.format == "safetensors"
     _check_output(options.output, as_folder, options.overwrite)
-    params, model_config, vocabulary, source = load_initial(options.workdir)
+    params, model_config, vocabulary, source = read_weights(options.workdir)
     run = read_run(options.workdir, model_config)
     tensors = original_tensors(params, model_config) | learned_scales(run)
     numbers = sum(tensor.numel() for tensor in tensors.values())

@@ -11,9 +11,10 @@ import numpy as np
 import orbax.checkpoint as ocp
 import torch
 
+from aladin_jax.config import CONFIG_JSON
 from aladin_jax.model_folder import ModelConfig, flatten, read_json, read_provenance
 from aladin_jax.models.aladin import Params
-from aladin_jax.training import checkpoint
+from aladin_jax.pretrained import BEST, LATEST, newest_step
 from aladin_jax.training.objective import LOSS_NAMES
 from configs import alignment_and_matching_distill
 from convert.names import entries, num_layers, to_tensors
@@ -30,7 +31,7 @@ class Run(NamedTuple):
         config: the original's configuration of such a run.
         settings: this project's configuration of it; None if the parameters were not trained here.
         num_pairs: (image, caption) pairs in an epoch of it.
-        parameters: the checkpoint that `checkpoint.load_initial` reads; None if they were not trained here.
+        parameters: the checkpoint that `read_weights` reads; None if they were not trained here.
     """
 
     epoch: int
@@ -42,25 +43,25 @@ class Run(NamedTuple):
 
 
 def read_run(workdir: Path, model_config: ModelConfig) -> Run:
-    """Finds how the parameters that `checkpoint.load_initial` reads from a folder were trained.
+    """Finds how the parameters that `read_weights` reads from a folder were trained.
 
     Raises:
         ValueError: the workdir lacks a part that training writes.
     """
-    if not (workdir / checkpoint.CONFIG_JSON).is_file():
+    if not (workdir / CONFIG_JSON).is_file():
         before = read_provenance(workdir).get("checkpoint", {})
         default = original_config(alignment_and_matching_distill.get_config().to_dict(), model_config)
         return Run(before.get("epoch", 0), before.get("Eiters", 0), before.get("config") or default)
-    settings = read_json(workdir / checkpoint.CONFIG_JSON)
-    latest = checkpoint.newest_step(workdir / checkpoint.LATEST)
+    settings = read_json(workdir / CONFIG_JSON)
+    latest = newest_step(workdir / LATEST)
     if latest is None:
-        raise ValueError(f"{workdir}: there is no {checkpoint.LATEST}/, which says how long the epochs were")
-    best = checkpoint.newest_step(workdir / checkpoint.BEST)
+        raise ValueError(f"{workdir}: there is no {LATEST}/, which says how long the epochs were")
+    best = newest_step(workdir / BEST)
     step = latest if best is None else best
-    kept = f"{checkpoint.LATEST}/{step}/state" if best is None else f"{checkpoint.BEST}/{step}/default"
+    kept = f"{LATEST}/{step}/state" if best is None else f"{BEST}/{step}/default"
     try:
         with ocp.Checkpointer(ocp.JsonCheckpointHandler()) as reader:
-            data = reader.restore(workdir.absolute() / checkpoint.LATEST / str(latest) / "data")
+            data = reader.restore(workdir.absolute() / LATEST / str(latest) / "data")
         steps_per_epoch = math.ceil(data["num_pairs"] / data["batch_size"])
         config = original_config(settings, model_config)
         return Run(

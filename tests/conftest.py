@@ -91,3 +91,18 @@ def unchecked():
     jaxtyping.config.update("jaxtyping_disable", True)
     yield
     jaxtyping.config.update("jaxtyping_disable", False)
+
+
+@pytest.fixture(scope="session")
+def golden_folder(tmp_path_factory):
+    """`model` and `data`, converted from tests/golden/e2e through the command lines' own functions."""
+    from convert import checkpoint, coco_ir
+    from tests.golden_data import E2E
+
+    folder = tmp_path_factory.mktemp("golden")
+    weights = ["--vinvl", E2E / "vinvl", "--checkpoint", E2E / "checkpoint.pth.tar", "--output", folder / "model"]
+    assert checkpoint.main([str(argument) for argument in weights]) == 0
+    features = E2E / "model_0060000" / "features.tsv"
+    data = ["--data_dir", E2E / "coco_ir", "--img_feat_file", features, "--output", folder / "data"]
+    assert coco_ir.main([str(argument) for argument in data]) == 0
+    return folder

@@ -11,15 +11,11 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-from etils import epy
 from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
 from jaxtyping import Float
 
 from aladin_jax.errors import DataError, shown
 from aladin_jax.untrusted import decode, parse_json, require_file
-
-with epy.lazy_imports():  # what is in memory already needs no reader
-    from array_record.python.array_record_data_source import ArrayRecordDataSource
 
 PREPARE_AGAIN = "prepare it again with python -m convert.coco_ir"
 TEXTS = ("id", "tags", "captions")
@@ -72,8 +68,11 @@ class Dataset:
         metadata = folder / "metadata.json"
         self.metadata: dict[str, Any] = _read_object(metadata, _MAX_METADATA_BYTES) if metadata.is_file() else {}
 
-    def source(self, split: str) -> ArrayRecordDataSource:
-        """The records of a split as bytes, by their number; files are opened when they are read."""
+    def source(self, split: str) -> Any:
+        """An ArrayRecordDataSource: the records of a split as bytes, by number; files are opened when they are read."""
+        # Here, for what is in memory already needs no reader; a lazy import gives modules, not classes.
+        from array_record.python.array_record_data_source import ArrayRecordDataSource
+
         lengths = self.splits[split]
         prefix, count = f"{self.folder / self.name}-{split}.array_record", len(lengths)
         files = [f"{prefix}-{shard:05d}-of-{count:05d}" for shard in range(count)]

@@ -2,7 +2,8 @@
 
 import collections
 import functools
-from collections.abc import Sequence
+import os
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -11,7 +12,7 @@ from jaxtyping import Float, Int64
 
 from aladin_jax.data.dataset import PREPARE_AGAIN, Dataset
 from aladin_jax.errors import DataError, first_line, shown
-from aladin_jax.untrusted import decode, parse_json, require_file
+from aladin_jax.untrusted import check_image_id, check_text, decode, parse_json, read_lines, require_file
 
 if TYPE_CHECKING:
     import tensorflow_datasets as tfds
@@ -175,6 +176,111 @@ class Split:
         if repeated:
             raise DataError(f"{len(repeated)} image ids come more than once: {_list(repeated)}", "keep one of each")
         return np.array([self.index_of_id[image_id] for image_id in image_ids], np.int64)
+
+
+class GivenRecords(Split):
+    """Records that are in memory already, as a split."""
+
+    def __init__(self, records: Iterable[Record], feature_dim: int):
+        """Takes records, each checked.
+
+        Raises:
+            DataError: naming the record that is none, has no region, or has regions of another width or not finite.
+        """
+        if isinstance(records, Record):
+            raise DataError("images is one record", "give a list: [record]")
+        self._records = list(records)
+        for number, record in enumerate(self._records):
+            _check_record(record, feature_dim, f"record {number}")
+        self.name, self.directory, self.feature_dim = "given", Path(), feature_dim
+        self.ids = [record.id for record in self._records]
+        self.caption_counts = np.array([len(record.captions) for record in self._records], np.int64)
+        self.first_pairs = np.concatenate([[0], np.cumsum(self.caption_counts)])
+
+    def __reduce__(self):
+        return GivenRecords, (self._records, self.feature_dim)
+
+    def read(self, index: int) -> Record:
+        """One of the records."""
+        return self._records[index]
+
+
+def _check_record(record: object, feature_dim: int, name: str) -> None:
+    if not isinstance(record, Record):
+        raise DataError(f"{name} is {shown(record)}", "give an aladin_jax.data.records.Record")
+    regions = record.regions
+    if not isinstance(regions, np.ndarray) or regions.ndim != 2 or regions.dtype.kind != "f":
+        found = f"{regions.dtype}{list(regions.shape)}" if isinstance(regions, np.ndarray) else shown(regions)
+        raise DataError(f"{name}: regions is {found}, expected float32[regions, {feature_dim}]")
+    if regions.shape[1] != feature_dim:
+        raise DataError(f"{name}: regions have {regions.shape[1]} features, the model takes {feature_dim}")
+    with np.errstate(over="ignore"):
+        finite = np.isfinite(regions.astype(np.float32)).all()
+    if not len(regions) or not finite:
+        raise DataError(f"{name}: regions must be at least one, and finite in float32")
+    for tag in record.tags:
+        check_text(tag, f"a tag of {name}")
+
+
+class Splits(Mapping[str, Split]):
+    """The splits of a data set by name, each opened when it is asked for."""
+
+    def __init__(self, dataset: Dataset):
+        self._dataset = dataset
+
+    def __getitem__(self, name: str) -> Split:
+        """Opens a split; its records are read one by one.
+
+        Raises:
+            DataError: there is no such split, or its files are damaged.
+        """
+        return Split(self._dataset, name)
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._dataset.splits
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._dataset.splits)
+
+    def __len__(self) -> int:
+        return len(self._dataset.splits)
+
+
+def open_splits(path: str | Path) -> Splits:
+    """Opens a prepared data set, for reading.
+
+    Example:
+        split = aladin_jax.open_dataset("data/coco")["test"]
+        record = split.read(0)  # .id, .regions [r, f], .tags, .captions
+
+    Args:
+        path: `--output` of ``python -m convert.coco_ir``, ``convert.features`` or ``demo``.
+
+    Raises:
+        DataError: there is none, or several, or it is damaged.
+    """
+    return Splits(open_dataset(path))
+
+
+def read_image_keys(path: str | os.PathLike[str]) -> list[str]:
+    """Reads `*_img_keys*.tsv`: the image ids of an evaluation, one a line.
+
+    The original evaluates images in this file's order, whatever the order of the captions: the `test` examples of
+    golden/e2e/examples.npz follow test_img_keys_1k.tsv. Without a keys file the order is that of the captions.
+
+    Raises:
+        DataError: a line is not an image id, an id comes twice, or there is none.
+    """
+    path = Path(path)
+    rows: dict[str, int] = {}
+    for row, line in enumerate(read_lines(path)):
+        image = check_image_id(line, path=path, row=row)
+        if image in rows:
+            raise DataError(f"row {rows[image]} is this image too", "keep one of them", path=path, row=row, image=image)
+        rows[image] = row
+    if not rows:
+        raise DataError("no image id in it", "write one a line", path=path)
+    return list(rows)
 
 
 def open_dataset(data_dir: str | Path) -> Dataset:

@@ -1,6 +1,6 @@
 """Captions and tags to token ids: BERT's uncased WordPiece on a checkpoint's own ``vocab.txt``.
 
-Masks and token types follow from the lengths (DESIGN.md section 1) and are not made here.
+Masks and token types follow from the lengths and are not made here.
 
 Text that spells a special token, such as a caption with a literal ``[SEP]``, becomes that token, as it did in the
 original: its BertTokenizer cut such text out before anything else and looked it up whole. The match is exact

@@ -12,10 +12,11 @@ import os
 import sys
 
 from aladin_jax.files import check_local_options
+from aladin_jax.search.flags import FLAGS, check
+from aladin_jax.signals import exit_on_interrupt
 
-# Before the imports: TensorFlow, for TFDS, speaks of the CPU it finds; and threads of NumPy's OpenBLAS wait spinning,
-# so that XLA's get no core: re-ranking took ten times as long, and encoding twice.
-os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+# Before NumPy is imported: waiting threads of its OpenBLAS spin, so that XLA's get no core: re-ranking took ten times
+# as long, and encoding twice.
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
 COMMANDS = {
@@ -33,23 +34,23 @@ COMMANDS = {
 
 def main(arguments: list[str] | None = None) -> int:
     """Runs the command; returns its exit status."""
-    # Imported here, after the setting above.
-    keeping, asking = (importlib.import_module(f"aladin_jax.search.{name}") for name in ("commands", "query_commands"))
-    flags, run = keeping.FLAGS | asking.FLAGS, keeping.RUN | asking.RUN
     parser = argparse.ArgumentParser(
         prog="python -m aladin_jax.search", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     chosen = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     for name, about in COMMANDS.items():
-        flags[name](chosen.add_parser(name, help=about, description=about.capitalize() + "."))
+        FLAGS[name](chosen.add_parser(name, help=about, description=about.capitalize() + "."))
     options = parser.parse_args(arguments)
     try:
         check_local_options(options)
-        return run[options.command](options)
+        check(options)
+        module = "query_commands" if options.command in ("query", "tradeoff", "serve") else "commands"
+        return importlib.import_module(f"aladin_jax.search.{module}").RUN[options.command](options)
     except (ValueError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
 
 
 if __name__ == "__main__":
+    exit_on_interrupt("the same command goes on where it was, or starts again")
     sys.exit(main())

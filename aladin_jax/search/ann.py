@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import functools
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 from jaxtyping import Bool, Float, Int
@@ -19,11 +19,10 @@ from aladin_jax.files import write_whole
 from aladin_jax.scores.similarity import Measure
 from aladin_jax.search import segment
 from aladin_jax.search.index import Index
+from aladin_jax.search.inputs import Kind
 from aladin_jax.search.manifest import writer_lock
 from aladin_jax.search.ranking import Candidates, ExactFinder
 
-Kind = Literal["hnsw", "ivf"]
-KINDS: tuple[Kind, ...] = ("hnsw", "ivf")
 # Nodes that a search of the graph keeps in sight; lists that it reads.
 EFFORT: dict[Kind, int] = {"hnsw": 128, "ivf": 32}
 _LINKS, _BUILD_EFFORT = 32, 128

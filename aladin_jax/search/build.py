@@ -1,4 +1,4 @@
-"""Builds an index, or adds to one: in parts that survive a kill, which become one segment at the end."""
+"""Builds an index or adds to one, part by part: a build that was killed goes on after its last part."""
 
 from __future__ import annotations
 
@@ -18,7 +18,8 @@ from aladin_jax import model_folder
 from aladin_jax.data.records import Split, open_dataset
 from aladin_jax.encoding import Encoded
 from aladin_jax.errors import DataError
-from aladin_jax.files import write_whole
+from aladin_jax.files import read_json, write_whole
+from aladin_jax.pretrained import PretrainedModel
 from aladin_jax.scores.ragged import Packed, offsets_of
 from aladin_jax.search import manifest as manifests
 from aladin_jax.search import segment as segments
@@ -26,7 +27,6 @@ from aladin_jax.search.index import Index
 from aladin_jax.search.manifest import Manifest, SegmentEntry
 from aladin_jax.search.pictures import Pictures
 from aladin_jax.search.segment import Segment
-from aladin_jax.search.settings import SearchModel
 from aladin_jax.untrusted import check_image_id
 
 PART_IMAGES = 512  # a multiple of the encoding batch
@@ -49,7 +49,7 @@ class Source:
 
 
 def create_index(
-    path: Path, model: SearchModel, source: Source, *, parts_dtype: str = "float32", part_images: int = PART_IMAGES
+    path: Path, model: PretrainedModel, source: Source, *, parts_dtype: str = "float32", part_images: int = PART_IMAGES
 ) -> Manifest:
     """Makes an index; called again after it was killed, goes on after the last finished part.
 
@@ -97,7 +97,7 @@ def create_index(
     return manifest
 
 
-def add_to_index(path: Path, model: SearchModel, source: Source, *, part_images: int = PART_IMAGES) -> Manifest:
+def add_to_index(path: Path, model: PretrainedModel, source: Source, *, part_images: int = PART_IMAGES) -> Manifest:
     """Appends a split to an index: readers see all of it or nothing.
 
     Raises:
@@ -123,7 +123,7 @@ def add_to_index(path: Path, model: SearchModel, source: Source, *, part_images:
 
 
 def _build(
-    path: Path, model: SearchModel, source: Source, manifest: Manifest, part_images: int, taken: Any
+    path: Path, model: PretrainedModel, source: Source, manifest: Manifest, part_images: int, taken: Any
 ) -> SegmentEntry:
     """Encodes a split part by part and writes its segment; the caller's manifest makes it count."""
     dataset = open_dataset(source.data)
@@ -134,7 +134,7 @@ def _build(
     _start_or_go_on(folder, manifest, source, split, part_images)
     starts = range(0, split.num_images, part_images)
     parts = [folder / f"part-{number:06d}" for number in range(len(starts))]
-    encoder, params = model.encoder()
+    encoder, params = model.encoder, model.device_params
     with tqdm(total=split.num_images, desc=f"indexing {split.name}", unit="image", disable=None) as progress:
         for part, start in zip(parts, starts, strict=True):
             rows = np.arange(start, min(start + part_images, split.num_images))
@@ -184,7 +184,7 @@ def _start_or_go_on(folder: Path, manifest: Manifest, source: Source, split: Spl
         "captions": hashlib.sha256(split.caption_counts.tobytes()).hexdigest(),
         "images": None if source.images is None else str(source.images.absolute()),
     }
-    if (folder / _JOB).exists() and model_folder.read_json(folder / _JOB) == job:
+    if (folder / _JOB).exists() and read_json(folder / _JOB) == job:
         done = sum(1 for _ in folder.glob("part-*"))
         logging.info("Going on after %d finished parts", done)
         return

@@ -11,10 +11,10 @@ import numpy as np
 from jaxtyping import Bool, Float, Int
 
 from aladin_jax.encoding import Encoded
+from aladin_jax.pretrained import PretrainedModel
 from aladin_jax.scores.ragged import Packed, concatenate
 from aladin_jax.search.manifest import MODEL, SegmentEntry, read_manifest
 from aladin_jax.search.segment import Segment, read_segment
-from aladin_jax.search.settings import SearchModel
 
 _ATTEMPTS = 5
 
@@ -27,7 +27,6 @@ class Side:
     """
 
     def __init__(self, pieces: list[Encoded], alive: Bool[np.ndarray, " n"]):
-        """Takes one piece a segment."""
         self.alive = alive
         self._pieces = pieces
         self._starts = np.cumsum([0, *(len(piece.vectors) for piece in pieces)])
@@ -131,13 +130,13 @@ class Index:
         ).astype(np.int64)
         self.captions = Side([s.captions for s in self._segments], live[self.caption_image])
 
-    def model(self) -> SearchModel:
+    def model(self) -> PretrainedModel:
         """Loads the model that the index was made with.
 
         Raises:
             ValueError: it is damaged, or another one than the index's vectors are of.
         """
-        model = SearchModel(self.path / MODEL, self.manifest.settings)
+        model = PretrainedModel(self.path / MODEL, self.manifest.settings)
         if model.fingerprint != self.manifest.fingerprint:
             raise ValueError(
                 f"{self.path}: holds vectors of model {self.manifest.fingerprint}, but {MODEL}/ is model "

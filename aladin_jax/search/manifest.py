@@ -1,4 +1,4 @@
-"""The manifest of an index: what is in it, and whose vectors they are. Whoever replaces it commits a change.
+"""The manifest of an index: its segments and its model. Replacing the file commits a change.
 
 INDEX/manifest.json      written last, under a temporary name and renamed
 INDEX/model/             the model's folder, so that an index is all that a query needs
@@ -20,14 +20,13 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from aladin_jax import model_folder
-from aladin_jax.files import write_whole
+from aladin_jax.config import Settings
+from aladin_jax.files import read_json, write_whole
 from aladin_jax.search import segment
-from aladin_jax.search.settings import Settings
+from aladin_jax.search.inputs import PARTS_DTYPES
 
 SCHEMA = 1
 MANIFEST, MODEL, UNFINISHED, LOCK = "manifest.json", "model", ".unfinished", "lock"
-PARTS_DTYPES = ("float32", "float16")
 _SEGMENT_NAME = re.compile(r"segment-\d{6,}")
 _DELETED_NAME = re.compile(r"deleted-\d{6,}\.npy")
 
@@ -65,7 +64,7 @@ class Manifest:
 
     Attributes:
         generation: counts the changes.
-        fingerprint: of the model; see `settings.fingerprint_of`.
+        fingerprint: of the model; see `PretrainedModel.fingerprint`.
         model_source: a few words on where the model was from.
         settings: how inputs are cut and scores made.
         width: of all vectors.
@@ -107,7 +106,7 @@ def read_manifest(index: Path) -> Manifest:
         if (index / UNFINISHED).is_dir():
             raise ValueError(f"{index}: unfinished; run the same `index` command again, it goes on where it stopped")
         raise ValueError(f"{index}: no index there; python -m aladin_jax.search index makes one")
-    values = model_folder.read_json(path)
+    values = read_json(path)
     if values.get("schema") != SCHEMA:
         raise ValueError(f"{path}: schema {values.get('schema')!r}, this program reads {SCHEMA}; index the data again")
     try:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import warnings
+import zipfile
 from pathlib import Path
 from typing import Any, NamedTuple, cast
 
@@ -12,14 +13,15 @@ import tensorflow_datasets as tfds
 from jaxtyping import Float
 from PIL import Image
 
+from aladin_jax.data.box_encoding import BOX_DIM, HEIGHT_WIDTH, explains
 from aladin_jax.data.dataset import Dataset
-from aladin_jax.data.records import open_version
+from aladin_jax.data.records import Record, open_version
 from aladin_jax.errors import DataError
 from aladin_jax.image_names import NameIndex, find_pictures
-from convert.raw.box_encoding import BOX_DIM, HEIGHT_WIDTH, explains
 
 MAX_SIDE = 640  # of the pictures that an index keeps
 _MAX_FILE_BYTES = 64 << 20
+_MAX_RECORD_BYTES = 64 << 20  # unpacked
 _SUFFIXES = (".jpg", ".jpeg", ".png", ".webp")
 _FORMATS = ("JPEG", "PNG", "WEBP")
 
@@ -133,3 +135,32 @@ def boxes_of_regions(regions: Float[np.ndarray, "r f"]) -> Float[np.ndarray, "r 
 
 def _scaled(boxes: np.ndarray, width: int, height: int) -> np.ndarray:
     return np.clip(boxes / np.array([width, height, width, height], np.float32), 0, 1)
+
+
+def read_record(path: Path, feature_dim: int) -> Record:
+    """Reads a picture's regions from a NumPy file: `regions` [n, feature_dim], and `tags` [m] texts, optional.
+
+    Raises:
+        ValueError: naming the file and what is wrong with it.
+    """
+    if not path.is_file():
+        raise ValueError(f"{path}: no such file")
+    try:
+        content = io.BytesIO(read_bounded(path))
+        with zipfile.ZipFile(content) as archive:
+            if sum(member.file_size for member in archive.infolist()) > _MAX_RECORD_BYTES:
+                raise ValueError(f"more than {_MAX_RECORD_BYTES:,} bytes unpacked")
+        with np.load(content, allow_pickle=False) as arrays:
+            found = {name: arrays[name] for name in arrays.files if name in ("regions", "tags")}
+    except (ValueError, OSError, EOFError, zipfile.BadZipFile, AttributeError, TypeError) as error:
+        raise ValueError(f"{path}: not a .npz file that can be read ({str(error)[:100]})") from error
+    regions = found.get("regions")
+    if regions is None or regions.ndim != 2 or regions.shape[1] != feature_dim or regions.dtype.kind != "f":
+        shape = "missing" if regions is None else f"{regions.dtype}{list(regions.shape)}"
+        raise ValueError(f"{path}: regions is {shape}; expected float32[n, {feature_dim}]")
+    if not len(regions) or not np.isfinite(regions).all():
+        raise ValueError(f"{path}: regions must be at least one, and finite")
+    tags = found.get("tags", np.zeros(0, "U1"))
+    if tags.ndim != 1 or tags.dtype.kind != "U":
+        raise ValueError(f"{path}: tags is {tags.dtype}{list(tags.shape)}; expected texts [m]")
+    return Record(path.stem, regions.astype(np.float32), [str(tag) for tag in tags], [])

@@ -6,17 +6,19 @@ import dataclasses
 import math
 import threading
 import time
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from aladin_jax.data.records import Record
+from aladin_jax.pretrained import PretrainedModel
 from aladin_jax.search import ranking, why
 from aladin_jax.search.index import Index, Region, describe_regions
 from aladin_jax.search.inputs import ALL, MAX_K, Depth, check_depth, check_query
 from aladin_jax.search.pictures import boxes_of_regions
+from aladin_jax.search.query_encoder import QueryEncoder
 from aladin_jax.search.ranking import Engine, ExactFinder, Finder, Ranked
-from aladin_jax.search.settings import SearchModel
 
 
 class Subject(NamedTuple):
@@ -94,7 +96,7 @@ class Searcher:
     def __init__(
         self,
         index: Index,
-        model: SearchModel | None = None,
+        model: PretrainedModel | None = None,
         images: Finder | None = None,
         engine: Engine | None = None,
     ):
@@ -107,7 +109,7 @@ class Searcher:
             engine: runs both stages of text queries elsewhere; None runs them here.
         """
         self.index = index
-        self.model = index.model() if model is None else model
+        self.queries = QueryEncoder(index.model() if model is None else model)
         self._settings = index.manifest.settings
         self._engine = engine
         self._images = images
@@ -174,7 +176,7 @@ class Searcher:
             text = index.caption(int(row))
             answers = []
             if explain:
-                words = self.model.words(text)
+                words = self.queries.words(text)
                 answers = why.explain(words, captions.parts(int(row)), subject.names, subject.parts)
             image_id = index.ids[int(index.caption_image[row])]
             hits.append(Hit(image_id, *_scores(matching, alignment), text, [], answers, int(row)))
@@ -207,8 +209,8 @@ class Searcher:
             ValueError: an empty or overlong text.
         """
         text = check_query(text)
-        encoded = self.model.query_encoder.caption(text)
-        return Subject(encoded.vectors[0], encoded.parts.vectors, self.model.words(text))
+        encoded = self.queries.caption(text)
+        return Subject(encoded.vectors[0], encoded.parts.vectors, self.queries.words(text))
 
     def subject_of_image(self, row: int) -> Subject:
         """A picture of the index, as a query."""
@@ -221,12 +223,29 @@ class Searcher:
         Raises:
             ValueError: its regions are not of the width that the model takes.
         """
-        encoded = self.model.query_encoder.image(record)
+        encoded = self.queries.image(record)
         boxes = boxes_of_regions(record.regions)
         regions: list[Region] = describe_regions(
             len(encoded.parts.vectors), np.zeros((0, 4)) if boxes is None else boxes, record.tags
         )
         return Subject(encoded.vectors[0], encoded.parts.vectors, regions)
+
+
+def open_index(path: str | Path) -> Searcher:
+    """Opens an index and loads its model, to ask it.
+
+    Example:
+        results = aladin_jax.open_index("index").find_images("two dogs on a red sofa", k=10, rerank=100)
+        for hit in results.hits:
+            print(hit.id, hit.matching, hit.alignment)
+
+    Args:
+        path: `--output` of ``python -m aladin_jax.search index``.
+
+    Raises:
+        ValueError: there is no index, it is unfinished, or damaged.
+    """
+    return Searcher(Index(path))
 
 
 class _Clock:

@@ -1,4 +1,4 @@
-"""The commands that ask an index: what flags each takes, and what it prints."""
+"""The commands that ask an index; each prints what it found and returns its exit status."""
 
 from __future__ import annotations
 
@@ -7,38 +7,18 @@ import json
 from pathlib import Path
 from typing import Any
 
-from aladin_jax import configuration
-from aladin_jax.search.ann import KINDS, AnnFinder
-from aladin_jax.search.commands import backend_flags, engine_of, index_flag
+from aladin_jax.pretrained import enable_compilation_cache
+from aladin_jax.search.ann import AnnFinder
+from aladin_jax.search.commands import engine_of
 from aladin_jax.search.index import Index
-from aladin_jax.search.inputs import check_depth, read_record
+from aladin_jax.search.pictures import read_record
 from aladin_jax.search.query import Results, Searcher, Subject
-
-
-def query_flags(parser: argparse.ArgumentParser) -> None:
-    """Flags of `query`."""
-    index_flag(parser)
-    backend_flags(parser)
-    ann_flags(parser)
-    parser.add_argument("text", nargs="?", help="what the picture shows")
-    parser.add_argument("--image", metavar="ID|FILE.npz", help="captions for a picture: an id of the index, or a file")
-    parser.add_argument("--k", type=int, default=10, help="how many results")
-    parser.add_argument(
-        "--rerank", type=_depth, default=100, metavar="N|all", help="candidates that the alignment head re-ranks"
-    )
-    parser.add_argument("--why", action="store_true", help="also print which region answered each word")
-    parser.add_argument("--json", action="store_true", help="as JSON, with the reasons")
-    parser.add_argument("--plot", type=Path, metavar="FILE.png", help="draw the results")
 
 
 def run_query(options: argparse.Namespace) -> int:
     """Asks an index."""
-    if (options.text is None) == (options.image is None):
-        raise ValueError("give either words or --image")
-    configuration.enable_compilation_cache("")
+    enable_compilation_cache()
     index = Index(options.index)
-    if options.ann and options.backend != "local":
-        raise ValueError(f"--ann is for --backend local; {options.backend} has its own")
     searcher = Searcher(index, images=_finder(options, index), engine=engine_of(options, index))
     if options.text is not None:
         results = searcher.find_images(options.text, k=options.k, rerank=options.rerank)
@@ -61,24 +41,14 @@ def run_query(options: argparse.Namespace) -> int:
     return 0
 
 
-def ann_flags(parser: argparse.ArgumentParser) -> None:
-    """The flags that choose how candidates are found."""
-    parser.add_argument("--ann", choices=KINDS, help="find candidates approximately, by FAISS (default: exactly)")
-    parser.add_argument("--effort", type=int, metavar="N", help="of --ann: nodes in sight (hnsw), lists read (ivf)")
-
-
 def _finder(options: argparse.Namespace, index: Index) -> AnnFinder | None:
-    if options.ann:
-        return AnnFinder(index, options.ann, options.effort)
-    if options.effort is not None:
-        raise ValueError("--effort is for --ann; name hnsw or ivf")
-    return None
+    return AnnFinder(index, options.ann, options.effort) if options.ann else None
 
 
 def _subject(searcher: Searcher, image: str) -> tuple[Subject, bytes]:
     """A picture to ask with: a file if it is named like one, else an id of the index."""
     if image.endswith(".npz"):
-        return searcher.encode_record(read_record(Path(image), searcher.model.feature_dim)), b""
+        return searcher.encode_record(read_record(Path(image), searcher.queries.feature_dim)), b""
     row = searcher.index.row(image)
     return searcher.subject_of_image(row), searcher.index.picture(row)
 
@@ -100,27 +70,11 @@ def _print_results(results: Results, *, why: bool) -> None:
         print(results.note)
 
 
-def _depth(text: str) -> int | str:
-    try:
-        return check_depth(text)
-    except ValueError as error:
-        raise argparse.ArgumentTypeError(str(error)) from None
-
-
-def tradeoff_flags(parser: argparse.ArgumentParser) -> None:
-    """Flags of `tradeoff`."""
-    index_flag(parser)
-    ann_flags(parser)
-    parser.add_argument("--queries", type=int, metavar="N", help="captions to ask with, spread evenly (default: all)")
-    parser.add_argument("--json", action="store_true", help="as JSON")
-    parser.add_argument("--plot", type=Path, metavar="FILE.png", help="draw efficiency against effectiveness")
-
-
 def run_tradeoff(options: argparse.Namespace) -> int:
     """Measures recall and latency."""
     from aladin_jax.search import tradeoff  # Matplotlib, only where it is used
 
-    configuration.enable_compilation_cache("")
+    enable_compilation_cache()
     index = Index(options.index)
     finder = _finder(options, index)
     rows = tradeoff.measure(Searcher(index, images=finder), queries=options.queries, finder=finder)
@@ -130,23 +84,11 @@ def run_tradeoff(options: argparse.Namespace) -> int:
     return 0
 
 
-def serve_flags(parser: argparse.ArgumentParser) -> None:
-    """Flags of `serve`."""
-    index_flag(parser)
-    ann_flags(parser)
-    parser.add_argument("--host", default="127.0.0.1", help="address to listen on (default: this machine only)")
-    parser.add_argument("--port", type=int, default=8000)
-    parser.add_argument("--max_depth", type=int, default=1000, metavar="N", help="candidates re-ranked at most")
-    parser.add_argument("--in_flight", type=int, default=16, metavar="N", help="searches at once, beyond is 503")
-
-
 def run_serve(options: argparse.Namespace) -> int:
     """Serves an index until SIGTERM."""
     from aladin_jax.search import serve  # the web server, only where it is used
 
-    if not 0 <= options.port < 65536 or options.in_flight < 1 or options.max_depth < 0:
-        raise ValueError("--port must be 0 to 65535, --in_flight at least 1, --max_depth at least 0")
-    configuration.enable_compilation_cache("")
+    enable_compilation_cache()
     index = Index(options.index)
     searcher = Searcher(index, images=_finder(options, index))
     limits = serve.Limits(max_depth=options.max_depth, in_flight=options.in_flight)
@@ -155,5 +97,4 @@ def run_serve(options: argparse.Namespace) -> int:
     return 0
 
 
-FLAGS = {"query": query_flags, "tradeoff": tradeoff_flags, "serve": serve_flags}
 RUN = {"query": run_query, "tradeoff": run_tradeoff, "serve": run_serve}

@@ -13,9 +13,10 @@ import numpy as np
 
 from aladin_jax.data.pipeline import image_arrays
 from aladin_jax.data.records import Record
-from aladin_jax.data.tokenization import CaptionTokenizer
+from aladin_jax.data.tokenization import read_vocabulary
 from aladin_jax.encoding import Encoded
 from aladin_jax.models.aladin import Aladin, Batch, CaptionEmbeddings, ImageEmbeddings, Params
+from aladin_jax.pretrained import PretrainedModel
 from aladin_jax.scores.ragged import pack_regions, pack_words
 
 # A text is padded to the first of these that holds it, or else to the longest: each is a compiled program.
@@ -29,25 +30,19 @@ class QueryEncoder:
     program for nearly every length of text.
     """
 
-    def __init__(
-        self, model: Callable[[Params], Aladin], params: Params, tokenizer: CaptionTokenizer, max_regions: int
-    ):
-        """Takes parameters on the device.
-
-        Args:
-            model: from `models.aladin.bind`.
-            params: its parameters.
-            tokenizer: of its vocabulary.
-            max_regions: regions kept of an image.
-        """
-        self._params, self._tokenizer, self._max_regions = _take_layers_apart(params), tokenizer, max_regions
+    def __init__(self, model: PretrainedModel):
+        """Puts the model's parameters on the first device."""
+        self._params = _take_layers_apart(jax.device_put(model.params, jax.devices()[0]))
+        self._tokenizer, self._max_regions = model.tokenizer, model.settings.max_regions
+        self._tokens, self.feature_dim = list(read_vocabulary(model.vocabulary)), model.feature_dim
+        bound = model.bound
         self._lock = threading.Lock()  # tracing a model, in `bind`, is for one thread at a time
 
         def encode_captions(params: Params, batch: Batch) -> CaptionEmbeddings:
-            return _encode_captions(model, params, batch)
+            return _encode_captions(bound, params, batch)
 
         def encode_images(params: Params, batch: Batch) -> ImageEmbeddings:
-            return model(_put_layers_together(params)).encode_images(batch)
+            return bound(_put_layers_together(params)).encode_images(batch)
 
         self._encode_captions, self._encode_images = jax.jit(encode_captions), jax.jit(encode_images)
 
@@ -63,6 +58,11 @@ class QueryEncoder:
         with self._lock:
             out = self._encode_captions(self._params, {"caption_ids": ids[:, :width], "caption_len": length})
         return Encoded(np.asarray(out.vector), pack_words(out.tokens, out.caption_len))
+
+    def words(self, text: str) -> list[str]:
+        """The word pieces of a text that take part in alignment (`similarity.word_side`)."""
+        ids, lengths = self._tokenizer.captions([text])
+        return [self._tokens[token] for token in ids[0, 1 : max(int(lengths[0]) - 2, 1)]]
 
     def image(self, record: Record) -> Encoded:
         """One picture, as an `Encoded` of one."""

@@ -70,7 +70,7 @@ class SearchServer:
         self._slots = BoundedSemaphore(limits.in_flight)
         self._pool = ThreadPoolExecutor(limits.workers, thread_name_prefix="search")
         self._live_ids = list(self._index.row_of_id)
-        searcher.model.query_encoder.warm_up()
+        searcher.queries.warm_up()
         for depth in (0, 10, 30, 100, 300):
             searcher.find_images("a picture of a thing", rerank=min(depth, limits.max_depth))
         self.registry = CollectorRegistry()
@@ -194,7 +194,6 @@ class SafeHeaders:
     """Adds the headers that keep a browser from doing what the page does not."""
 
     def __init__(self, app: ASGIApp):
-        """Wraps an application."""
         self._app = app
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:

@@ -10,26 +10,22 @@ Orbax writes in the background to a temporary name and renames: a run that is ki
 
 from __future__ import annotations
 
-import contextlib
 import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import jax
-import numpy as np
 import orbax.checkpoint as ocp
 from absl import logging
-from etils import epath
 
-from aladin_jax import model_folder, sharding
-from aladin_jax.files import write_whole
-from aladin_jax.models.aladin import MODEL_GROUPS, Params
+from aladin_jax import sharding
+from aladin_jax.config import CONFIG_JSON
+from aladin_jax.files import read_json, write_whole
+from aladin_jax.models.aladin import Params
+from aladin_jax.pretrained import BEST, LATEST, is_trained, newest_step
 from aladin_jax.training.resume import SCHEDULE_FIELDS
 from aladin_jax.training.step import TrainState
-
-CONFIG_JSON = "config.json"
-LATEST, BEST = "checkpoints", "best"
 
 # Fields that change no number of a run, or only how long it is: they may differ when it goes on.
 FREE_FIELDS = (
@@ -40,6 +36,7 @@ FREE_FIELDS = (
     "checkpoint_every",
     "profile_steps",
     "compilation_cache",
+    "model.kernels",
     "data.num_threads",
     "data.num_workers",
     "data.prefetch",
@@ -116,56 +113,6 @@ class RunCheckpoints:
         self._best.close()
 
 
-def load_initial(path: str | Path) -> tuple[Params, model_folder.ModelConfig, Path | None, str]:
-    """Reads what a run starts from: a converted checkpoint, or the best (or else the latest) one of a workdir.
-
-    Returns:
-        The groups "backbone" and "matching_head" as NumPy arrays, the model's configuration, its vocab.txt if it has
-        one, and a few words on what was read.
-
-    Raises:
-        ValueError: there is nothing to start from, or it is damaged.
-    """
-    path = Path(path).absolute()
-    if (path / model_folder.PARAMS).is_dir():
-        params, config, vocabulary = model_folder.load_model_folder(path)
-        return params, config, vocabulary, f"converted checkpoint {path}"
-    config, vocabulary = model_folder.read_description(path)
-    for folder, item in ((BEST, "default"), (LATEST, "state")):
-        step = newest_step(path / folder)
-        if step is not None:
-            restored = _restore_host(path / folder / str(step) / item)
-            params = restored["params"] if folder == LATEST else restored
-            params = {group: params[group] for group in MODEL_GROUPS}
-            model_folder.check_params(params, config, str(path / folder / str(step)))
-            return (
-                params,
-                config,
-                vocabulary,
-                f"{'best' if folder == BEST else 'latest'} checkpoint of {path}, step {step}",
-            )
-    if (path / "model.safetensors").is_file():
-        raise ValueError(f"{path}: an export; convert it first: python -m convert.checkpoint --checkpoint {path}")
-    raise ValueError(f"{path}: no checkpoint in it; train there first, or name another folder")
-
-
-def newest_step(folder: Path) -> int | None:
-    """The largest step that a folder has a whole checkpoint of."""
-    return max(ocp.utils.checkpoint_steps(folder), default=None) if folder.is_dir() else None
-
-
-def _restore_host(item: Path) -> Any:
-    """Restores arrays as NumPy, whatever devices they were saved from."""
-    try:
-        # The handler alone: a Checkpointer would look for metadata that lie with the step, and warn.
-        with contextlib.closing(ocp.PyTreeCheckpointHandler()) as handler:
-            tree = handler.metadata(epath.Path(item)).tree
-            restore_args = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), tree)
-            return handler.restore(epath.Path(item), args=ocp.args.PyTreeRestore(restore_args=restore_args))
-    except Exception as error:  # Orbax and TensorStore raise all kinds for damaged files
-        raise ValueError(f"{item}: damaged, or not a checkpoint ({str(error).partition(chr(10))[0][:200]})") from error
-
-
 def check_config(workdir: Path, config: Mapping[str, Any]) -> int:
     """Compares with the configuration that a workdir was started with, and keeps it there.
 
@@ -181,8 +128,8 @@ def check_config(workdir: Path, config: Mapping[str, Any]) -> int:
     """
     file = workdir / CONFIG_JSON
     now = json.loads(json.dumps(config))
-    started = file.exists() and any(newest_step(workdir / kind) is not None for kind in (LATEST, BEST))
-    kept = model_folder.read_json(file) if started else {}
+    started = file.exists() and is_trained(workdir)
+    kept = read_json(file) if started else {}
     sharding.wait_for_processes("looked for config.json")
     start = kept.get(SCHEDULE_START, 0)
     before, after = _flatten(kept), _flatten(now)
@@ -212,7 +159,7 @@ def check_config(workdir: Path, config: Mapping[str, Any]) -> int:
 def keep_schedule_start(workdir: Path, start: int) -> None:
     """Keeps the step at which a schedule starts anew, beside the configuration."""
     logging.info("The schedule starts anew at step %d", start)
-    _keep_config(workdir / CONFIG_JSON, model_folder.read_json(workdir / CONFIG_JSON), start)
+    _keep_config(workdir / CONFIG_JSON, read_json(workdir / CONFIG_JSON), start)
 
 
 def _keep_config(file: Path, config: Mapping[str, Any], schedule_start: int) -> None:

@@ -1,74 +1,89 @@
-"""Training scalars averaged over a log interval on the device, and the rate of examples."""
+"""The scalars of training steps: kept on the device until they are looked at, checked, averaged, and timed."""
 
 import contextlib
+import math
 import time
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 
 import jax
-from clu import metrics
+import numpy as np
+
+WATCHED = ("loss", "grad_norm")
 
 
 class TrainMetrics:
-    """A CLU collection of the scalars that a training step returns, from one log line to the next.
+    """What the steps since the last log line gave.
 
-    `update` only dispatches a small computation, so training does not wait for the host; `flush` waits once.
+    Adding a step waits for nothing; `check` and `flush` wait for the device.
     """
 
-    def __init__(self, names: Collection[str], clock: Callable[[], float] = time.perf_counter):
+    def __init__(self, clock: Callable[[], float] = time.perf_counter):
         """Starts the first interval.
 
         Args:
-            names: the scalars of a step: `loss`, the components that the regime has (`loss_alignment`, ...),
-                `grad_norm`, `learning_rate`.
             clock: seconds, for the rate of examples.
         """
-        self._names = frozenset(names)
-        averages = {name: metrics.Average.from_output(name) for name in names}
-        collection = metrics.Collection.create(**averages)
-        self._empty = collection.empty()
-        self._add = jax.jit(lambda total, values: total.merge(collection.single_from_model_output(**values)))
-        self._average = jax.jit(lambda total: total.compute())
         self._clock = clock
+        self._on_device: list[tuple[int, dict[str, jax.Array]]] = []
         self._restart()
 
-    @property
-    def names(self) -> frozenset[str]:
-        """The scalars that every step gives."""
-        return self._names
-
-    def update(self, values: Mapping[str, jax.Array], num_examples: int) -> None:
-        """Adds one step.
+    def add(self, step: int, values: Mapping[str, jax.Array], num_pairs: int) -> None:
+        """Adds a step.
 
         Args:
-            values: name -> scalar on the device; exactly the names given at the start.
-            num_examples: training pairs of the step's global batch.
+            step: its number.
+            values: `loss`, `loss_<name>` of the losses that act, `grad_norm`, `learning_rate`: scalars on the device.
+            num_pairs: of its global batch.
+        """
+        self._on_device.append((step, dict(values)))
+        self._num_pairs += num_pairs
+
+    def check(self, last_good: int | None) -> None:
+        """Looks at the steps added since it last did.
+
+        Args:
+            last_good: step of the newest checkpoint, for the message.
 
         Raises:
-            ValueError: a name is missing or unknown.
+            FloatingPointError: naming the first step whose loss or gradient is not finite.
         """
-        if values.keys() != self._names:
-            raise ValueError(f"step metrics: got {sorted(values)}, expected {sorted(self._names)}")
-        self._total = self._add(self._total, dict(values))
-        self._num_examples += num_examples
+        steps, self._on_device = jax.device_get(self._on_device), []
+        for step, values in steps:
+            for name in WATCHED:
+                if not math.isfinite(values[name]):
+                    kept = "there is no checkpoint yet" if last_good is None else f"checkpoint {last_good} is kept"
+                    raise FloatingPointError(
+                        f"step {step}: {name} is {values[name]}; {kept}; try a lower learning_rate or grad_clip, or "
+                        "float32"
+                    )
+            for name, value in values.items():
+                self._values.setdefault(name, []).append(float(value))
 
-    def flush(self) -> dict[str, float]:
+    def flush(self, last_good: int | None = None) -> dict[str, float]:
         """Ends the interval and starts the next.
 
+        Args:
+            last_good: as `check` takes it.
+
         Returns:
-            `train/NAME`: mean over the interval's steps; `train/examples_per_second`: training pairs per second of wall
-            time. Empty when no step was added.
+            `train/NAME`: mean over the steps of the interval that have it; `train/examples_per_second`: training pairs
+            per second of wall time, pauses left out. Empty when no step was added.
+
+        Raises:
+            FloatingPointError: as `check`.
         """
-        if not self._num_examples:
+        self.check(last_good)
+        if not self._num_pairs:
             return {}
-        averages = jax.device_get(self._average(self._total))
-        rate = self._num_examples / (self._clock() - self._started)
+        rate = self._num_pairs / (self._clock() - self._started)
+        scalars = {f"train/{name}": float(np.mean(values)) for name, values in self._values.items()}
         self._restart()
-        return {f"train/{name}": float(value) for name, value in averages.items()} | {"train/examples_per_second": rate}
+        return scalars | {"train/examples_per_second": rate}
 
     @contextlib.contextmanager
     def paused(self) -> Iterator[None]:
-        """Leaves the time of a validation or a checkpoint out of the rate of examples."""
-        jax.block_until_ready(self._total)  # steps still under way are training time
+        """Leaves the time of a compilation, a validation or a checkpoint out of the rate of examples."""
+        jax.block_until_ready(self._on_device[-1:])  # steps still under way are training time
         paused_at = self._clock()
         try:
             yield
@@ -76,6 +91,6 @@ class TrainMetrics:
             self._started += self._clock() - paused_at
 
     def _restart(self) -> None:
-        self._total = self._empty
-        self._num_examples = 0
+        self._values: dict[str, list[float]] = {}
+        self._num_pairs = 0
         self._started = self._clock()

@@ -17,7 +17,6 @@ from aladin_jax.models.aladin import CaptionEmbeddings, ImageEmbeddings, Params
 from aladin_jax.scores import similarity
 
 RankingLoss = Literal["hinge", "info_nce"]
-RANKING_LOSSES: tuple[RankingLoss, ...] = ("hinge", "info_nce")
 LOSS_NAMES = ("alignment", "matching", "distillation")
 INITIAL_LOG_VARIANCE = -2.3
 
@@ -38,6 +37,7 @@ class Objective:
         pooling: of alignment scores, see `similarity.alignment_scores`.
         measure: of matching scores, see `similarity.matching_scores`.
         distillation_mode: see `losses.distillation`.
+        activate_distillation_after: epochs before the distillation loss joins in.
     """
 
     alignment: float = 0.0
@@ -50,32 +50,17 @@ class Objective:
     pooling: similarity.Pooling = "MrSw"
     measure: similarity.Measure = "dot"
     distillation_mode: losses.DistillationMode = "listnet"
-
-    def __post_init__(self):
-        """Checks the choices.
-
-        Raises:
-            ValueError: an unknown choice, a negative weight, or no loss at all.
-        """
-        choices = {
-            "ranking_loss": RANKING_LOSSES,
-            "pooling": similarity.POOLINGS,
-            "measure": similarity.MEASURES,
-            "distillation_mode": losses.DISTILLATION_MODES,
-        }
-        for field, allowed in choices.items():
-            if getattr(self, field) not in allowed:
-                raise ValueError(f"{field} is {getattr(self, field)!r}; choose one of {', '.join(allowed)}")
-        for name in LOSS_NAMES:
-            if getattr(self, name) < 0:
-                raise ValueError(f"loss_weights.{name} is {getattr(self, name)}; it must not be negative")
-        if not self.losses:
-            raise ValueError("all loss weights are 0; give at least one of " + ", ".join(LOSS_NAMES))
+    activate_distillation_after: int = 0
 
     @property
     def losses(self) -> tuple[str, ...]:
         """Names of the losses with a weight."""
         return tuple(name for name in LOSS_NAMES if getattr(self, name) > 0)
+
+    def active_in(self, epoch: int) -> tuple[str, ...]:
+        """Names of the losses that act in an epoch, counted from 0."""
+        waits = epoch < self.activate_distillation_after
+        return tuple(name for name in self.losses if not (waits and name == "distillation"))
 
     def init_params(self) -> Params:
         """The losses' own learnable scalars, a group per loss that has any: {"alignment_loss": {...}, ...}."""

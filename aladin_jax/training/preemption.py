@@ -1,9 +1,8 @@
-"""What stops a run before its end: a signal, the loss of another process, or a loss that is not finite."""
+"""What stops a run before its end: a signal, or the loss of another process."""
 
 from __future__ import annotations
 
 import contextlib
-import math
 import os
 import signal
 import sys
@@ -20,8 +19,7 @@ class Interruption:
     """Whether SIGTERM or SIGINT came; the loop looks at it between steps, so that it can save first."""
 
     def __init__(self):
-        """Not yet."""
-        self.signal = 0
+        self.signal = 0  # the number of the one that came
 
     def agreed(self) -> int:
         """The signal's number, if it came to any of the processes; 0 if not."""
@@ -67,33 +65,3 @@ def ends_at_once() -> Iterator[None]:
             flush=True,
         )
         os._exit(1)
-
-
-class FiniteWatch:
-    """Remembers losses on the device and looks at them only now and then: looking waits for the device."""
-
-    def __init__(self):
-        """Nothing seen yet."""
-        self._unseen: list[tuple[int, dict[str, jax.Array]]] = []
-
-    def add(self, step: int, metrics: dict[str, jax.Array]) -> None:
-        """Notes a step's loss and gradient norm."""
-        self._unseen.append((step, {name: metrics[name] for name in ("loss", "grad_norm")}))
-
-    def check(self, last_good: int | None) -> None:
-        """Looks at all steps noted since the last check.
-
-        Args:
-            last_good: step of the newest checkpoint, for the message.
-
-        Raises:
-            FloatingPointError: naming the first step whose loss or gradient is not finite.
-        """
-        unseen, self._unseen = jax.device_get(self._unseen), []
-        for step, values in unseen:
-            for name, value in values.items():
-                if not math.isfinite(value):
-                    kept = "there is no checkpoint yet" if last_good is None else f"checkpoint {last_good} is kept"
-                    raise FloatingPointError(
-                        f"step {step}: {name} is {value}; {kept}; try a lower learning_rate or grad_clip, or float32"
-                    )

@@ -2,84 +2,116 @@
 
 from __future__ import annotations
 
+import dataclasses
 import time
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import numpy as np
 from absl import logging
 from jax.sharding import Mesh
 
-from aladin_jax import configuration, sharding
-from aladin_jax.configuration import Config
+from aladin_jax import sharding
+from aladin_jax.config import Config
 from aladin_jax.data import pipeline
 from aladin_jax.data.records import Split, open_dataset
 from aladin_jax.data.tokenization import CaptionTokenizer
-from aladin_jax.evaluation.report import make_encoder, report_split
+from aladin_jax.encoding import Encoder
+from aladin_jax.evaluation.report import report_split
 from aladin_jax.evaluation.table import Reports
-from aladin_jax.model_folder import ModelConfig, load_run_state, read_description, write_description
+from aladin_jax.model_folder import read_description, write_description
 from aladin_jax.models import aladin
 from aladin_jax.models.aladin import Params
 from aladin_jax.models.packing import tokens_per_group
+from aladin_jax.pretrained import DTYPES, kernels_for, make_tokenizer
 from aladin_jax.training import checkpoint, optim
-from aladin_jax.training.resume import check_schedule, resume
+from aladin_jax.training.initial import initial_weights, resumed
+from aladin_jax.training.objective import Objective
 from aladin_jax.training.step import StepShape, TrainState, init_state, jit_train_step, make_train_step
 from aladin_jax.training.writers import log_parameters
 
 
-class Run(NamedTuple):
-    """All that the loop needs, built from a configuration and a workdir.
+@dataclasses.dataclass(frozen=True)
+class Run:
+    """All that the loop needs.
 
     Attributes:
         state: where training starts, on the devices.
         step: state -> state, for a batch on the devices and its shape.
         batches: prefetched to the devices, from where `state` is.
-        shape_of: what to compile for: the shape of a batch in an epoch.
+        objective: says which losses act in an epoch.
         validate: parameters -> reports; None where the run validates nothing.
         steps_per_epoch: the last, smaller batch included.
         num_steps: when to stop.
+        packed_groups: groups of each process within which tokens are packed; 0 to compute on padding too.
+        slots: padded tokens, tags and regions of a pair.
     """
 
     state: TrainState
     step: CompiledSteps
     batches: Iterator[pipeline.Batch]
-    shape_of: Callable[[pipeline.Batch, int], StepShape]
+    objective: Objective
     validate: Callable[[Params], Reports] | None
     steps_per_epoch: int
     num_steps: int
+    packed_groups: int
+    slots: int
+
+    def shape_of(self, batch: pipeline.Batch, active: tuple[str, ...]) -> StepShape:
+        """What to compile for: a batch while the losses `active` act."""
+        if not self.packed_groups:
+            return StepShape(active, batch.num_pairs)
+        tokens = np.asarray(tokens_per_group(batch.tokens, slots=self.slots, groups=self.packed_groups))
+        return StepShape(active, batch.num_pairs, int(sharding.largest_of_processes(tokens)))
 
 
-def prepare(config: Config, workdir: Path, checkpoints: checkpoint.RunCheckpoints, schedule_start: int) -> Run:
+def prepare(
+    config: Config,
+    objective: Objective,
+    workdir: Path,
+    checkpoints: checkpoint.RunCheckpoints,
+    schedule_start: int,
+) -> Run:
     """Builds model, data, step and state.
 
     The state is that of the newest checkpoint, or else made of `resume_from`, of the weights of `init_from`, or of
     random ones. `schedule_start` is from `checkpoint.check_config`.
     """
-    mesh = sharding.make_mesh(config.fsdp)
-    objective, optimizer = configuration.objective(config), optim.adam()
-    frozen = tuple(config.frozen)
-
+    mesh, optimizer = sharding.make_mesh(config.fsdp), optim.adam()
     dataset = open_dataset(config.data.dir)
-    split = Split(dataset, "train")
-    split.require_captions(use="trained on")
-    params, model_config, tokenizer = _load_model(config, workdir, checkpoints, split.feature_dim)
+    Split(dataset, "train").require_captions(use="trained on")
+    params = None
+    if checkpoints.latest_step is None:
+        params = _first_start(config, workdir, Split(dataset, "train").feature_dim)
+    model_config, vocabulary = read_description(workdir)
+    tokenizer = make_tokenizer(model_config, vocabulary, workdir, config.settings)
     split = Split(dataset, "train", model_config.backbone.img_feature_dim)
-    model = aladin.bind(*model_config, dtype=configuration.dtype(config), remat=config.remat)
+    kernels = kernels_for(config.model.kernels, config.model.dtype)
+    dtype = DTYPES[config.model.dtype]
+    model = aladin.bind(*model_config, dtype=dtype, remat=config.remat, kernels=kernels, mesh=mesh)
     batches = _train_batches(config, split, tokenizer, mesh)
     steps_per_epoch = pipeline.steps_per_epoch(split.num_pairs, config.batch_size)
     num_steps = config.num_steps or config.num_epochs * steps_per_epoch
 
     validate = None
     if config.eval_every:
+        encoder = Encoder(
+            model,
+            tokenizer,
+            max_regions=config.data.max_regions,
+            batch_size=config.eval.batch_size,
+            mesh=mesh,
+            dtype=dtype,
+        )
         validation = Split(dataset, config.eval.validation_split, split.feature_dim)
         validation.require_captions(use="validated on; set eval_every to 0")
-        validate = partial(report_split, make_encoder(config, model, tokenizer, mesh), validation, objective)
+        validate = partial(report_split, encoder, validation, config.pooling, config.measure)
 
     def fresh(params: Params) -> TrainState:
-        return init_state(params, objective, optimizer, frozen, config.seed)
+        return init_state(params, objective, optimizer, config.frozen, config.seed)
 
     abstract = jax.eval_shape(lambda: fresh(aladin.init_params(*model_config, seed=0)))
     shardings = sharding.state_sharding(abstract, mesh)
@@ -92,61 +124,52 @@ def prepare(config: Config, workdir: Path, checkpoints: checkpoint.RunCheckpoint
     else:
         state = fresh(params)
         if config.resume_from:
-            run = load_run_state(config.resume_from)
-            if not config.reinitialize_scheduler:
-                check_schedule(config.to_dict(), run.progress, config.resume_from)
-            state = resume(state, run, steps_per_epoch=steps_per_epoch, num_steps=num_steps, source=config.resume_from)
+            state = resumed(config, state, steps_per_epoch=steps_per_epoch, num_steps=num_steps)
             batches.set_state({**batches.get_state(), "next_batch": int(state.step)})
             if config.reinitialize_scheduler:
                 schedule_start = int(state.step)
                 checkpoint.keep_schedule_start(workdir, schedule_start)
         state = jax.device_put(state, shardings)
-    log_parameters(state.params)
+        log_parameters(state.params)
 
     step = make_train_step(
         model,
         objective,
         optimizer,
-        configuration.schedule(config, steps_per_epoch, schedule_start),
-        frozen=frozen,
+        optim.step_decay(
+            config.learning_rate,
+            steps_per_epoch=steps_per_epoch,
+            lr_step_epochs=config.lr_step_epochs,
+            lr_gamma=config.lr_gamma,
+            warmup_steps=config.warmup_steps,
+            start=schedule_start,
+        ),
+        frozen=config.frozen,
         grad_clip=config.grad_clip,
         groups=mesh.size,
         micro_batches=config.micro_batches,
     )
-    slots = config.data.max_caption_len + config.data.max_labels_len + config.data.max_regions
-
-    def shape_of(batch: pipeline.Batch, epoch: int) -> StepShape:
-        waiting = ("distillation",) if epoch < config.activate_distillation_after else ()
-        active = tuple(name for name in objective.losses if name not in waiting)
-        if not config.pack_tokens:
-            return StepShape(active, batch.num_pairs)
-        own_groups = mesh.size // jax.process_count() * config.micro_batches
-        tokens = np.asarray(tokens_per_group(batch.tokens, slots=slots, groups=own_groups))
-        return StepShape(active, batch.num_pairs, int(sharding.largest_of_processes(tokens)))
-
     return Run(
-        state,
-        CompiledSteps(jit_train_step(step, abstract, mesh)),
-        pipeline.prefetch_to_device(batches, sharding.batch_sharding(mesh)),
-        shape_of,
-        validate,
-        steps_per_epoch,
-        num_steps,
+        state=state,
+        step=CompiledSteps(jit_train_step(step, abstract, mesh)),
+        batches=pipeline.prefetch_to_device(batches, sharding.batch_sharding(mesh)),
+        objective=objective,
+        validate=validate,
+        steps_per_epoch=steps_per_epoch,
+        num_steps=num_steps,
+        packed_groups=mesh.size // jax.process_count() * config.micro_batches if config.pack_tokens else 0,
+        slots=config.data.max_caption_len + config.data.max_labels_len + config.data.max_regions,
     )
 
 
-def _load_model(
-    config: Config, workdir: Path, checkpoints: checkpoint.RunCheckpoints, feature_dim: int
-) -> tuple[Params | None, ModelConfig, CaptionTokenizer]:
-    """The model a workdir trains; at its first start also the parameters, and the model's description is put there."""
-    params = None
-    if checkpoints.latest_step is None:
-        params, model_config, vocabulary = configuration.initial_model(config, feature_dim)
-        if jax.process_index() == 0:
-            write_description(workdir, model_config, vocabulary)
-        sharding.wait_for_processes("model.json")
-    model_config, vocabulary = read_description(workdir)
-    return params, model_config, configuration.tokenizer(config, model_config, vocabulary, workdir)
+def _first_start(config: Config, workdir: Path, feature_dim: int) -> Params:
+    """The parameters that a run starts from; what model they are of is written into the workdir."""
+    weights = initial_weights(config, feature_dim)
+    logging.info("Weights: %s", weights.described)
+    if jax.process_index() == 0:
+        write_description(workdir, weights.config, weights.vocabulary)
+    sharding.wait_for_processes("model.json")
+    return weights.params
 
 
 def _train_batches(config: Config, split: Split, tokenizer: CaptionTokenizer, mesh: Mesh) -> pipeline.TrainBatches:
@@ -155,7 +178,7 @@ def _train_batches(config: Config, split: Split, tokenizer: CaptionTokenizer, me
         tokenizer,
         batch_size=config.batch_size,
         max_regions=config.data.max_regions,
-        region_dtype=configuration.dtype(config),
+        region_dtype=DTYPES[config.model.dtype],
         seed=config.seed,
         shuffle=config.data.shuffle,
         pad_to=mesh.size * config.micro_batches,
@@ -167,23 +190,50 @@ def _train_batches(config: Config, split: Split, tokenizer: CaptionTokenizer, me
     )
 
 
+def make_objective(config: Config) -> Objective:
+    """The regime's losses.
+
+    Raises:
+        ValueError: what is frozen leaves nothing that they could train.
+    """
+    objective = Objective(
+        alignment=config.loss_weights.alignment,
+        matching=config.loss_weights.matching,
+        distillation=config.loss_weights.distillation,
+        learned_weights=config.learned_loss_weights,
+        ranking_loss=config.ranking_loss,
+        margin=config.margin,
+        hardest=config.hardest,
+        pooling=config.pooling,
+        measure=config.measure,
+        distillation_mode=config.distillation_mode,
+        activate_distillation_after=config.activate_distillation_after,
+    )
+    if not objective.trained_groups(objective.losses, config.frozen):
+        raise ValueError(
+            f"frozen is {config.frozen}, which leaves nothing that {' or '.join(objective.losses)} could train"
+        )
+    return objective
+
+
 class CompiledSteps:
-    """The step's executables by shape; each is compiled ahead of its first use, and the log says how long it took."""
+    """The step's executables by shape, each compiled ahead of its first use."""
 
     def __init__(self, jitted: Any):
-        """Compiles nothing yet."""
         self._jitted = jitted
         self._executables: dict[StepShape, jax.stages.Compiled] = {}
 
     def __contains__(self, shape: StepShape) -> bool:
-        """Whether a shape is compiled."""
         return shape in self._executables
 
     def compile(self, state: TrainState, arrays: pipeline.Arrays, shape: StepShape) -> None:
-        """Compiles for a shape."""
+        """Compiles for a shape; the log says which, and how long it took."""
+        packed = "" if shape.tokens_per_group is None else f", room for {shape.tokens_per_group:,} tokens a device"
+        what = f"{shape.num_pairs} pairs{packed}, losses {', '.join(shape.active)}"
+        logging.info("Compiling step shape %d: %s", len(self._executables) + 1, what)
         started = time.perf_counter()
         self._executables[shape] = self._jitted.lower(state, arrays, shape).compile()
-        logging.info("Compiled %s in %.1f s", shape, time.perf_counter() - started)
+        logging.info("Compiled in %.1f s", time.perf_counter() - started)
 
     def __call__(self, state: TrainState, arrays: pipeline.Arrays, shape: StepShape):
         """Runs the step; `state` is given up."""

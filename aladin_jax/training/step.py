@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -62,11 +62,6 @@ def init_state(
         opt_state=optim.init_optimizer(optimizer, params, frozen),
         rng=jax.random.key_data(jax.random.key(seed)),
     )
-
-
-def metric_names(active: Iterable[str]) -> set[str]:
-    """The scalars of a step with these losses."""
-    return {"loss", "grad_norm", "learning_rate", *(f"loss_{name}" for name in active)}
 
 
 def make_train_step(

@@ -7,13 +7,14 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
+from aladin_jax.data.records import read_image_keys
 from aladin_jax.errors import DataError
 from convert.importing.caption_files import CaptionFiles
 from convert.importing.captions import Images
 from convert.inspection.tallies import Problems
 from convert.inspection.texts import TextTally, Tokens
 from convert.raw.split_captions import SPLITS, captions_file
-from convert.raw.vinvl_files import read_captions, read_image_keys
+from convert.raw.vinvl_files import read_captions
 
 KINDS = {
     "coco_ir": "captions",

@@ -13,8 +13,8 @@ from typing import Any
 
 import numpy as np
 
-from aladin_jax import model_folder
-from aladin_jax.training import checkpoint
+from aladin_jax import model_folder, pretrained
+from aladin_jax.pretrained import BEST, LATEST, newest_step
 from convert.conversion import convert
 from convert.hugging_face import read_bert
 from convert.inspection.tallies import Problems
@@ -115,10 +115,10 @@ def inspect_model_folder(folder: Path) -> dict[str, Any]:
     Raises:
         ValueError: there is none, or it is damaged.
     """
-    params, config, vocabulary, source = checkpoint.load_initial(folder)
+    params, config, vocabulary, source = pretrained.read_weights(folder)
     problems = Problems()
     flat = model_folder.flatten(params)
-    steps = {name: checkpoint.newest_step(folder.absolute() / name) for name in (checkpoint.BEST, checkpoint.LATEST)}
+    steps = {name: newest_step(folder.absolute() / name) for name in (BEST, LATEST)}
     workdir = any(step is not None for step in steps.values())
     if vocabulary is None:
         problems.add("files that are missing", "vocab.txt: training and search need it")

@@ -11,6 +11,7 @@ import numpy as np
 from jaxtyping import Float, Int64
 from tqdm import tqdm
 
+from aladin_jax.data.box_encoding import LayoutTally, num_columns
 from aladin_jax.data.records import Split, open_dataset
 from aladin_jax.errors import DataError
 from aladin_jax.image_names import NameIndex
@@ -18,7 +19,6 @@ from convert.importing.captions import CaptionedImage
 from convert.importing.source import FeatureFiles
 from convert.inspection.kinds import DATA_SET, Thing
 from convert.inspection.tallies import EXAMPLES, Columns, Problems
-from convert.raw.box_encoding import LayoutTally, num_columns
 from convert.raw.detections import Detections
 from convert.raw.vinvl_files import VinvlFiles
 

@@ -8,11 +8,11 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float
 
+from aladin_jax.data.box_encoding import BOX_DIM, HEIGHT_WIDTH
 from aladin_jax.errors import DataError, shown
 from aladin_jax.untrusted import COPY_AGAIN, parse_json, read_text
 from convert.inspection.tallies import Problems, RegionTally
 from convert.inspection.texts import TextTally, Tokens
-from convert.raw.box_encoding import BOX_DIM, HEIGHT_WIDTH
 from convert.raw.detections import (
     MAX_DETECTIONS_BYTES,
     MAX_FEATURE_DIM,

@@ -14,6 +14,7 @@ import numpy as np
 from jaxtyping import Float
 from numpy.typing import DTypeLike
 
+from aladin_jax.data.records import read_image_keys
 from aladin_jax.errors import DataError, shown
 from aladin_jax.untrusted import (
     COPY_AGAIN,
@@ -22,7 +23,6 @@ from aladin_jax.untrusted import (
     check_name,
     check_text,
     parse_json,
-    read_lines,
     read_text,
     require_file,
 )
@@ -202,27 +202,6 @@ def read_captions(path: str | os.PathLike[str]) -> dict[str, list[str]]:
             raise DataError("the id stands there as a number and as text", "keep one of them", path=path, image=image)
         captions[image] = _check_captions(value, path=path, image=image)
     return captions
-
-
-def read_image_keys(path: str | os.PathLike[str]) -> list[str]:
-    """Reads `*_img_keys*.tsv`: the image ids of an evaluation, one a line.
-
-    The original evaluates images in this file's order, whatever the order of the captions: the `test` examples of
-    golden/e2e/examples.npz follow test_img_keys_1k.tsv. Without a keys file the order is that of the captions.
-
-    Raises:
-        DataError: a line is not an image id, an id comes twice, or there is none.
-    """
-    path = Path(path)
-    rows: dict[str, int] = {}
-    for row, line in enumerate(read_lines(path)):
-        image = check_image_id(line, path=path, row=row)
-        if image in rows:
-            raise DataError(f"row {rows[image]} is this image too", "keep one of them", path=path, row=row, image=image)
-        rows[image] = row
-    if not rows:
-        raise DataError("no image id in it", "write one a line", path=path)
-    return list(rows)
 
 
 def check_image_keys(path: str | os.PathLike[str], known: Container[str]) -> None:

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 
+from aladin_jax.data.box_encoding import encode_boxes
 from aladin_jax.errors import DataError
 from aladin_jax.image_names import image_id
 from convert.importing.arrays import NpyFiles, NpzFiles
@@ -21,7 +22,6 @@ from convert.importing.oscar import OscarPt, OscarTsv
 from convert.importing.predictions import DetectorTsv
 from convert.importing.source import ImportedSource
 from convert.inspection.features_folder import inspect_features
-from convert.raw.box_encoding import encode_boxes
 from convert.raw.vinvl_files import VinvlFiles
 from tests.convert import own_features as own
 from tests.corruption import Outcomes, damages

@@ -9,9 +9,10 @@ import torch
 from safetensors.torch import load_file
 from transformers import BertConfig, BertModel
 
-from aladin_jax.configuration import objective
+from aladin_jax.config import Config
 from aladin_jax.model_folder import flatten, load_model_folder, save_model_folder, write_description
 from aladin_jax.training import checkpoint, optim
+from aladin_jax.training.setup import make_objective
 from aladin_jax.training.step import init_state
 from configs import alignment_and_matching_triplet_distill
 from convert import export
@@ -61,7 +62,7 @@ def write_run(workdir, converted, config, best, latest):
     write_description(workdir, model_config, vocabulary)
     checkpoints = checkpoint.RunCheckpoints(workdir)
     checkpoints.save_if_best(20, best, rsum=1.0)
-    state = init_state(latest, objective(config), optim.adam(), (), seed=0)
+    state = init_state(latest, make_objective(Config.from_dict(config.to_dict())), optim.adam(), (), seed=0)
     state = state._replace(step=np.int32(23), params={**state.params, **latest})
     order = {"num_pairs": 50, "batch_size": 8, "seed": 88, "shuffle": True}
     checkpoints.save(jax.device_put(state), {"next_batch": 23, **order})
@@ -143,7 +144,7 @@ def test_learned_scales_of_info_nce_are_exported_where_the_original_has_them(
 ):
     config = alignment_and_matching_triplet_distill.get_config()
     config.update(ranking_loss="info_nce", learned_loss_weights=True, distillation_mode="mse")
-    params = load_model_folder(converted)[0] | objective(config).init_params()
+    params = load_model_folder(converted)[0] | make_objective(Config.from_dict(config.to_dict())).init_params()
     params["alignment_loss"]["log_scale"], params["matching_loss"]["log_scale"] = np.float32(2.75), np.float32(1.5)
     workdir = write_run(tmp_path / "run", converted, config, params, params)
     if kept == "latest":

@@ -9,11 +9,10 @@ import pytest
 from absl import flags
 
 from aladin_jax.data import pipeline
-from aladin_jax.data.records import Split, open_dataset
+from aladin_jax.data.records import Split, open_dataset, read_image_keys
 from aladin_jax.data.tokenization import CaptionTokenizer
 from aladin_jax.errors import DataError
 from convert.dataset import coco_ir
-from convert.raw.vinvl_files import read_image_keys
 
 E2E = Path(__file__).parent.parent / "golden" / "e2e"
 CAPTIONS_OF_IMAGE = (1, 3, 0, 7, 2, 5, 1)  # of the `numbered` data set

@@ -1,5 +1,6 @@
 """Runs `python -m aladin_jax.main` in a process of its own."""
 
+import functools
 import os
 import subprocess
 import sys
@@ -18,16 +19,10 @@ def command(config_name, workdir, config, *flags):
     fields += ("activate_distillation_after", "lr_step_epochs", "pack_tokens", "log_every", "eval_every")
     fields += ("checkpoint_every", "compilation_cache", "eval.image_keys", "resume_from", "reinitialize_scheduler")
     fields += ("data.max_caption_len", "data.max_labels_len", "data.max_regions", "model.backbone_dropout")
-    values = {field: _get(config, field) for field in fields}
+    values = {field: functools.reduce(getattr, field.split("."), config) for field in fields}
     overrides = [f"--config.{field}={value}" for field, value in values.items() if value is not None]
     main = [sys.executable, "-m", "aladin_jax.main", "--config", f"configs/{config_name}.py"]
     return [*main, "--workdir", str(workdir), *overrides, *flags]
-
-
-def _get(config, field):
-    for part in field.split("."):
-        config = config[part]
-    return config
 
 
 def start(arguments, log):

@@ -1,6 +1,5 @@
 """The golden files as a user meets them: converted and prepared once, through the command lines' own functions."""
 
-import functools
 import importlib
 
 import numpy as np
@@ -8,20 +7,14 @@ import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tensorboard.util import tensor_util
 
-from convert import checkpoint, coco_ir
+from aladin_jax.config import Config
 from tests.conftest import compilation_cache
-from tests.golden_data import E2E
 
 
 @pytest.fixture(scope="session")
-def golden_inputs(tmp_path_factory):
+def golden_inputs(golden_folder):
     """Overrides that name the converted checkpoint and the prepared data set of tests/golden/e2e."""
-    folder = tmp_path_factory.mktemp("golden")
-    weights = ["--vinvl", str(E2E / "vinvl"), "--checkpoint", str(E2E / "checkpoint.pth.tar")]
-    assert checkpoint.main([*weights, "--output", str(folder / "weights")]) == 0
-    files = ["--data_dir", str(E2E / "coco_ir"), "--img_feat_file", str(E2E / "model_0060000" / "features.tsv")]
-    assert coco_ir.main([*files, "--output", str(folder / "data")]) == 0
-    return {"init_from": str(folder / "weights"), "data.dir": str(folder / "data")}
+    return {"init_from": str(golden_folder / "model"), "data.dir": str(golden_folder / "data")}
 
 
 @pytest.fixture(scope="session")
@@ -43,10 +36,8 @@ def small_run(golden_inputs, request):
             "eval_every": 0,
             "compilation_cache": cache,
         }
-        for field, value in {**settings, **overrides}.items():
-            *parents, leaf = field.split(".")
-            functools.reduce(getattr, parents, config)[leaf] = value
-        return config
+        config.update_from_flattened_dict({**settings, **overrides})
+        return Config.from_dict(config.to_dict())
 
     return build
 

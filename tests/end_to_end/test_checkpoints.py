@@ -11,7 +11,7 @@ import pytest
 
 from aladin_jax.evaluation.report import evaluate
 from aladin_jax.model_folder import flatten
-from aladin_jax.training import checkpoint
+from aladin_jax.pretrained import BEST, LATEST, newest_step, restore_host
 from aladin_jax.training.loop import train
 from tests.end_to_end.command_line import LITTLE_TO_COMPUTE, command, run
 
@@ -32,11 +32,11 @@ def small(small_run):
     return lambda **changes: small_run(REGIME, **SMALL | changes)
 
 
-def saved(workdir, kind=checkpoint.LATEST):
+def saved(workdir, kind=LATEST):
     """The newest checkpoint of a kind: its step, and all its arrays by path."""
-    step = checkpoint.newest_step(workdir / kind)
-    item = "state" if kind == checkpoint.LATEST else "default"
-    tree = checkpoint._restore_host(workdir / kind / str(step) / item)
+    step = newest_step(workdir / kind)
+    item = "state" if kind == LATEST else "default"
+    tree = restore_host(workdir / kind / str(step) / item)
     return step, {name: np.asarray(leaf) for name, leaf in flatten(tree).items()}
 
 
@@ -103,15 +103,17 @@ def test_a_run_killed_amid_saving_goes_on_to_the_bits_of_an_uninterrupted_one(
 def test_a_first_start_that_failed_over_a_wrong_path_can_be_put_right(small, tmp_path):
     with pytest.raises(ValueError, match="no such folder"):
         train(small(num_steps=1, **{"data.dir": str(tmp_path / "nowhere")}), tmp_path / "run")
+    assert not list((tmp_path / "run").glob("events.*"))  # TensorBoard would show a run that never was
     train(small(num_steps=1), tmp_path / "run")
     with pytest.raises(ValueError, match=r"data\.dir was .*, is '.*nowhere'"):
         train(small(num_steps=2, **{"data.dir": str(tmp_path / "nowhere")}), tmp_path / "run")
 
 
 def test_a_run_that_is_done_stays_as_it_is(small, uninterrupted):
-    before = {path: path.stat().st_mtime_ns for path in (uninterrupted / "checkpoints").rglob("*")}
+    kept = lambda: [*(uninterrupted / "checkpoints").rglob("*"), *uninterrupted.glob("events.*")]  # noqa: E731
+    before = {path: path.stat().st_mtime_ns for path in kept()}
     train(small(num_steps=8, checkpoint_every=1, eval_every=1), uninterrupted)
-    assert {path: path.stat().st_mtime_ns for path in (uninterrupted / "checkpoints").rglob("*")} == before
+    assert {path: path.stat().st_mtime_ns for path in kept()} == before
 
 
 @pytest.fixture(scope="module")
@@ -120,7 +122,7 @@ def trained_on(small, uninterrupted, tmp_path_factory):
     workdir = tmp_path_factory.mktemp("trained_on") / "run"
     shutil.copytree(uninterrupted, workdir)
     train(small(num_steps=10), workdir)
-    assert checkpoint.newest_step(workdir / "checkpoints") == 10 > checkpoint.newest_step(workdir / "best")
+    assert newest_step(workdir / "checkpoints") == 10 > newest_step(workdir / "best")
     return workdir
 
 
@@ -138,7 +140,7 @@ def test_a_run_starts_from_the_best_checkpoint_of_another_workdir(small_run, uni
     changes = {"init_from": str(uninterrupted), "num_steps": 1, "learning_rate": 0.0, "activate_distillation_after": 0}
     train(small_run("matching_distill_finetune", **SMALL | changes), tmp_path)
     _, started = saved(tmp_path)
-    _, best = saved(uninterrupted, checkpoint.BEST)
+    _, best = saved(uninterrupted, BEST)
     assert_same({name.removeprefix("params/"): a for name, a in started.items() if name.startswith("params/")}, best)
     assert (tmp_path / "vocab.txt").read_bytes() == (uninterrupted / "vocab.txt").read_bytes()
 

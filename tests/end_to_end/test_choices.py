@@ -1,12 +1,14 @@
 """Choices that no regime makes by itself, through training, a restart, validation and evaluation."""
 
+import dataclasses
 import math
 
 import numpy as np
 import pytest
 
+from aladin_jax.config import Config
 from aladin_jax.evaluation.report import evaluate
-from aladin_jax.training import checkpoint
+from aladin_jax.pretrained import newest_step, restore_host
 from aladin_jax.training.loop import train
 from tests.end_to_end.command_line import LITTLE_TO_COMPUTE
 from tests.golden_data import E2E
@@ -22,8 +24,8 @@ LEARNABLE = {
 
 
 def saved(workdir):
-    step = checkpoint.newest_step(workdir / "checkpoints")
-    return checkpoint._restore_host(workdir / "checkpoints" / str(step) / "state")
+    step = newest_step(workdir / "checkpoints")
+    return restore_host(workdir / "checkpoints" / str(step) / "state")
 
 
 def test_learned_losses_in_bfloat16_train_go_on_and_are_evaluated(small_run, scalars, tmp_path):
@@ -49,7 +51,33 @@ def test_learned_losses_in_bfloat16_train_go_on_and_are_evaluated(small_run, sca
     assert report["minival"]["matching"]["rsum"] == pytest.approx(expected)
 
 
-def test_the_demos_configuration_trains_random_weights_by_the_seed(small_run, scalars, tmp_path):
+class Reading:
+    """A configuration that notes which of its fields are read."""
+
+    def __init__(self, section, read, prefix=""):
+        self._section, self._read, self._prefix = section, read, prefix
+
+    def __getattr__(self, name):
+        if name == "settings":
+            return Config.settings.fget(self)
+        value = getattr(self._section, name)
+        if name == "to_dict":
+            return value
+        if dataclasses.is_dataclass(value):
+            return Reading(value, self._read, f"{self._prefix}{name}.")
+        self._read.add(f"{self._prefix}{name}")
+        return value
+
+
+def fields(section, prefix=""):
+    for field in dataclasses.fields(section):
+        value = getattr(section, field.name)
+        yield from fields(value, f"{field.name}.") if dataclasses.is_dataclass(value) else [f"{prefix}{field.name}"]
+
+
+def test_the_demos_configuration_trains_random_weights_by_the_seed_and_every_field_is_read(
+    small_run, scalars, tmp_path, unchecked
+):
     backbone = {
         "vocab_size": 2090,
         "hidden_size": 32,
@@ -58,17 +86,21 @@ def test_the_demos_configuration_trains_random_weights_by_the_seed(small_run, sc
         "intermediate_size": 48,
         "max_position_embeddings": 24,
     }
-    settings = SMALL | {"init_from": "", "model.vocabulary": str(E2E / "vinvl" / "vocab.txt"), "num_steps": 2}
+    settings = SMALL | {f"model.backbone.{name}": value for name, value in backbone.items()}
+    settings |= {"init_from": "", "model.vocabulary": str(E2E / "vinvl" / "vocab.txt")}
+    settings |= {"batch_size": 25, "num_epochs": 1}  # two steps
+    read = set()
 
     def first_losses(name, **changes):
         config = small_run("demo", **settings, **changes)
-        config.model.backbone = backbone
-        train(config, tmp_path / name)
+        train(Reading(config, read), tmp_path / name)
         return scalars(tmp_path / name)["train/loss"]
 
     losses = first_losses("one", eval_every=2)
+    assert sorted(losses) == [1, 2]
     assert losses == first_losses("again")
     assert losses[1] != first_losses("other", seed=7)[1]
-    assert losses[1] > 10  # all violations of ten pairs that are alike
-    config = small_run("demo", **settings | {"init_from": ""})
-    assert evaluate(config, tmp_path / "one")["test"]["matching"]["rsum"] > 0
+    assert losses[1] > 10  # all violations of pairs that are alike
+    config = small_run("demo", **settings)
+    assert evaluate(Reading(config, read), tmp_path / "one")["test"]["matching"]["rsum"] > 0
+    assert read == set(fields(config))

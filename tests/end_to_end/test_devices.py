@@ -2,7 +2,7 @@
 
 import os
 
-from aladin_jax.training.checkpoint import newest_step
+from aladin_jax.pretrained import newest_step
 from tests.end_to_end.command_line import command, run
 from tests.golden_data import e2e_expected
 
@@ -18,7 +18,8 @@ def test_eight_devices_and_then_two_train_as_the_original_did(small_run, scalars
         config = small_run(REGIME, num_steps=steps, **settings)
         assert run(command(REGIME, workdir, config, "--config.fsdp=2"), tmp_path / f"{devices}.log") == 0
         log = (tmp_path / f"{devices}.log").read_text()
-        assert "'fsdp'" in log  # the table of parameters shows how they are shared out
+        # The table of parameters, once, at the first start, shows how they are shared out.
+        assert ("'fsdp'" in log) == ("Total: " in log) == (devices == 8)
         assert newest_step(workdir / "checkpoints") == steps
     assert "Going on from step 7" in log
     found = scalars(workdir)

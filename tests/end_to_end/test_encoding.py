@@ -1,33 +1,31 @@
 """What is encoded from the golden files for evaluation and search."""
 
-from pathlib import Path
-
 import jax
 import numpy as np
 import pytest
 
-from aladin_jax import configuration, sharding
+from aladin_jax import sharding
+from aladin_jax.config import Settings
 from aladin_jax.data.records import Split, open_dataset
-from aladin_jax.evaluation.report import make_encoder
+from aladin_jax.encoding import Encoder
 from aladin_jax.models.aladin import bind
+from aladin_jax.pretrained import make_tokenizer
 from tests.golden_data import E2E, arrays, converted
 
 ATOL = 2e-5
 
 
 @pytest.fixture(scope="module")
-def encode(small_run):
+def encode(golden_inputs):
     """Encodes images of `test` and all their captions, so many at once."""
-    config = small_run("alignment_triplet")
     params, model_config = converted("e2e")
     params = jax.tree.map(jax.numpy.asarray, params)
-    tokenizer = configuration.tokenizer(config, model_config, E2E / "vinvl" / "vocab.txt", Path("vinvl"))
-    split = Split(open_dataset(config.data.dir), "test", model_config.backbone.img_feature_dim)
+    tokenizer = make_tokenizer(model_config, E2E / "vinvl" / "vocab.txt", "vinvl", Settings())
+    split = Split(open_dataset(golden_inputs["data.dir"]), "test", model_config.backbone.img_feature_dim)
     mesh = sharding.make_mesh(devices=jax.devices()[:1])
 
     def encode(images, batch_size):
-        config.eval.batch_size = batch_size
-        encoder = make_encoder(config, bind(*model_config), tokenizer, mesh)
+        encoder = Encoder(bind(*model_config), tokenizer, max_regions=34, batch_size=batch_size, mesh=mesh)
         images = np.asarray(images)
         return encoder.encode_images(params, split, images), *encoder.encode_captions(params, split, images)
 

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from aladin_jax.model_folder import load_run_state
+from aladin_jax.pretrained import read_weights
 from aladin_jax.training import loop
-from aladin_jax.training.checkpoint import load_initial
 from convert import checkpoint, export
 from convert.original import original_tensors
 from tests.end_to_end.command_line import LITTLE_TO_COMPUTE, command, run
@@ -39,7 +39,7 @@ def train(small_run, scalars, tmp_path):
         )
         log = tmp_path / "log"
         assert run(command(REGIME, workdir, config), log) == 0, log.read_text()
-        params, model_config, *_ = load_initial(workdir)
+        params, model_config, *_ = read_weights(workdir)
         return scalars(workdir), original_tensors(params, model_config), log.read_text()
 
     return train

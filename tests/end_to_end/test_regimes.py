@@ -3,7 +3,8 @@
 import numpy as np
 import pytest
 
-from aladin_jax.training.checkpoint import load_initial
+from aladin_jax.pretrained import read_weights
+from aladin_jax.training.initial import initial_weights
 from aladin_jax.training.loop import train
 from tests.golden_data import REGIMES, converted, e2e_expected
 
@@ -21,7 +22,7 @@ def test_a_regime_s_first_steps_are_the_original_s(name, small_run, scalars, dif
 
 
 def test_two_epochs_with_a_late_distillation_and_a_learning_rate_drop_are_the_original_s(
-    small_run, scalars, differences, tmp_path
+    small_run, scalars, differences, tmp_path, capsys
 ):
     config = small_run(
         "alignment_and_matching_distill", num_epochs=2, activate_distillation_after=1, lr_step_epochs=1, eval_every=7
@@ -37,11 +38,14 @@ def test_two_epochs_with_a_late_distillation_and_a_learning_rate_drop_are_the_or
         rate = found["train/learning_rate"][step]
         differences.check("two epochs, learning rate", rate, expected["learning_rate"], rtol=1e-6)
     assert sorted(found["minival/matching/rsum"]) == [7, 14]
+    printed = capsys.readouterr().out  # the table that evaluation prints
+    assert [f"{found['minival/matching/rsum'][step]:.1f}" in printed for step in (7, 14)] == [True, True]
+    assert printed.count("image to text") == 4
 
     # The workdir is what another run can start from: its best checkpoint, of the larger rsum of both heads.
     sums = {step: found["minival/matching/rsum"][step] + found["minival/alignment/rsum"][step] for step in (7, 14)}
     best = max(sums, key=lambda step: (sums[step], -step))
-    params, model_config, vocabulary, described = load_initial(tmp_path)
+    params, model_config, vocabulary, described = read_weights(tmp_path)
     assert described == f"best checkpoint of {tmp_path}, step {best}"
     assert model_config.backbone.hidden_size == 64
     assert vocabulary is not None
@@ -50,7 +54,7 @@ def test_two_epochs_with_a_late_distillation_and_a_learning_rate_drop_are_the_or
 
 def test_a_frozen_backbone_does_not_move(small_run, tmp_path):
     train(small_run("matching_distill_finetune", num_steps=2), tmp_path)
-    trained = load_initial(tmp_path)[0]
+    trained = read_weights(tmp_path)[0]
     before = converted("e2e").params
     np.testing.assert_array_equal(
         trained["backbone"]["layers"]["qkv"]["kernel"], before["backbone"]["layers"]["qkv"]["kernel"]
@@ -68,9 +72,7 @@ def test_a_frozen_backbone_needs_weights_to_start_from(small_run, tmp_path):
 
 
 def test_regions_of_another_width_get_a_projection_of_their_own(small_run):
-    from aladin_jax import configuration
-
-    params, model, _ = configuration.initial_model(small_run("alignment_triplet"), feature_dim=2048)
+    params, model, *_ = initial_weights(small_run("alignment_triplet"), feature_dim=2048)
     assert params["backbone"]["region_projection"]["kernel"].shape == (2048, 64)
     assert model.backbone.img_feature_dim == 2048
     word = params["backbone"]["embeddings"]["word"]

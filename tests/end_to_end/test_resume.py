@@ -6,7 +6,7 @@ import jax
 import numpy as np
 import pytest
 
-from aladin_jax.training.checkpoint import _restore_host, newest_step
+from aladin_jax.pretrained import newest_step, restore_host
 from aladin_jax.training.loop import train
 from tests.end_to_end.command_line import LITTLE_TO_COMPUTE, command, run, start, wait_for
 
@@ -16,7 +16,7 @@ STEPS = 160
 
 def state_of(workdir, step):
     """Everything that a checkpoint holds, as NumPy arrays."""
-    return _restore_host(workdir / "checkpoints" / str(step) / "state")
+    return restore_host(workdir / "checkpoints" / str(step) / "state")
 
 
 def test_a_run_killed_and_stopped_again_and_again_ends_with_the_bits_of_an_uninterrupted_one(small_run, tmp_path):

@@ -1,37 +1,22 @@
 """An index of the golden end-to-end data, and one of drawn scenes; both with a small model."""
 
 import shutil
-from pathlib import Path
 
 import pytest
 
 from aladin_jax import model_folder
+from aladin_jax.config import Settings
 from aladin_jax.models.aladin import init_params
 from aladin_jax.models.backbone import BackboneConfig
 from aladin_jax.models.matching_head import MatchingHeadConfig
+from aladin_jax.pretrained import load
 from aladin_jax.search.build import Source, create_index
-from aladin_jax.search.settings import SearchModel, Settings
-from convert import checkpoint, coco_ir
 from demo import builder
-
-GOLDEN = Path(__file__).parents[1] / "golden" / "e2e"
-
-
-@pytest.fixture(scope="session")
-def golden_folder(tmp_path_factory):
-    """`model` and `data`, converted from the golden files."""
-    folder = tmp_path_factory.mktemp("golden")
-    model = ["--vinvl", GOLDEN / "vinvl", "--checkpoint", GOLDEN / "checkpoint.pth.tar", "--output", folder / "model"]
-    assert checkpoint.main([str(argument) for argument in model]) == 0
-    features = GOLDEN / "model_0060000" / "features.tsv"
-    data = ["--data_dir", GOLDEN / "coco_ir", "--img_feat_file", features, "--output", folder / "data"]
-    assert coco_ir.main([str(argument) for argument in data]) == 0
-    return folder
 
 
 @pytest.fixture(scope="session")
 def golden_model(golden_folder):
-    return SearchModel(golden_folder / "model", Settings())
+    return load(golden_folder / "model", Settings())
 
 
 @pytest.fixture(scope="session")
@@ -73,6 +58,6 @@ SCENES_SETTINGS = Settings(max_caption_len=24, max_labels_len=16, max_regions=10
 @pytest.fixture(scope="session")
 def scenes_index(scenes_folder):
     path = scenes_folder / "index"
-    model = SearchModel(scenes_folder / "model", SCENES_SETTINGS)
+    model = load(scenes_folder / "model", SCENES_SETTINGS)
     create_index(path, model, Source(scenes_folder / "data", "test"))
     return path

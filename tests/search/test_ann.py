@@ -7,9 +7,10 @@ import pytest
 
 from aladin_jax.search import maintain
 from aladin_jax.search.__main__ import main
-from aladin_jax.search.ann import KINDS, AnnFinder
+from aladin_jax.search.ann import AnnFinder
 from aladin_jax.search.build import Source, add_to_index
 from aladin_jax.search.index import Index
+from aladin_jax.search.inputs import KINDS
 from aladin_jax.search.query import Searcher
 from aladin_jax.search.ranking import ExactFinder
 from benchmarks.generated_collection import write_collection

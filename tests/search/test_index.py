@@ -6,14 +6,15 @@ import pytest
 from PIL import Image
 
 from aladin_jax import model_folder
+from aladin_jax.config import Settings
 from aladin_jax.data.records import Split, open_dataset
 from aladin_jax.models.aladin import init_params
+from aladin_jax.pretrained import load
 from aladin_jax.search import maintain
 from aladin_jax.search.build import Source, add_to_index, create_index
 from aladin_jax.search.index import Index
 from aladin_jax.search.manifest import read_manifest, writer_lock
 from aladin_jax.search.query import Searcher
-from aladin_jax.search.settings import SearchModel, Settings
 
 QUERY = "a man riding a wave on top of a surfboard"
 
@@ -53,7 +54,7 @@ def test_a_build_that_was_cut_off_goes_on_after_its_last_part(scenes_folder, tmp
     damaged = pictures / "test-00020.png"
     whole = damaged.read_bytes()
     damaged.write_bytes(whole[:30])
-    model = SearchModel(scenes_folder / "model", Settings(24, 16, 10))
+    model = load(scenes_folder / "model", Settings(max_caption_len=24, max_labels_len=16, max_regions=10))
     source = Source(scenes_folder / "data", "test", pictures)
     with pytest.raises(ValueError, match=r"test-00020\.png: not a picture"):
         create_index(path, model, source, part_images=8)
@@ -88,15 +89,15 @@ def test_vectors_of_another_model_are_refused_with_both_fingerprints(golden_fold
     other = tmp_path / "other"
     params = init_params(*golden_model.config, seed=5)
     model_folder.save_model_folder(other, params, golden_model.config, golden_model.vocabulary, {})
-    model = SearchModel(other, Settings())
+    model = load(other, Settings())
     with pytest.raises(ValueError, match=f"{golden_model.fingerprint}.*{model.fingerprint}"):
         add_to_index(changing, model, Source(golden_folder / "data", "minival"))
 
 
 def test_the_fingerprint_follows_lengths_but_not_the_folder(golden_folder, golden_model, tmp_path):
     copy = shutil.copytree(golden_folder / "model", tmp_path / "copy")
-    assert SearchModel(copy, Settings()).fingerprint == golden_model.fingerprint
-    assert SearchModel(copy, Settings(max_regions=20)).fingerprint != golden_model.fingerprint
+    assert load(copy, Settings()).fingerprint == golden_model.fingerprint
+    assert load(copy, Settings(max_regions=20)).fingerprint != golden_model.fingerprint
 
 
 def test_deleted_images_and_their_captions_are_in_no_result_until_added_again(golden_folder, golden_model, changing):

@@ -11,7 +11,8 @@ from aladin_jax.search import ranking
 from aladin_jax.search.__main__ import main
 from aladin_jax.search.build import Source, create_index
 from aladin_jax.search.index import Index
-from aladin_jax.search.inputs import check_depth, check_query, read_record
+from aladin_jax.search.inputs import check_depth, check_query
+from aladin_jax.search.pictures import read_record
 from aladin_jax.search.query import Searcher, Subject
 from aladin_jax.search.ranking import Candidates, best
 
@@ -56,7 +57,7 @@ def test_a_depth_reranks_that_many_candidates_and_leaves_the_rest_as_they_were(s
 
 
 def test_a_text_without_a_word_that_takes_part_keeps_the_matching_heads_order_at_any_depth_but_all(searcher):
-    assert searcher.model.words("train") == []
+    assert searcher.queries.words("train") == []
     matched, asked = (searcher.find_images("train", k=56, rerank=rerank) for rerank in (0, 20))
     assert [hit.id for hit in asked.hits] == [hit.id for hit in matched.hits]
     assert (asked.rerank, matched.note) == (0, "")
@@ -84,7 +85,7 @@ def test_the_words_of_an_explanation_add_up_to_the_alignment_score(searcher):
     hits = searcher.find_captions(searcher.subject_of_image(3), k=20, rerank="all").hits
     for hit in hits:
         assert sum(answer.score for answer in hit.why) == pytest.approx(hit.alignment, abs=1e-5)
-        assert [answer.word for answer in hit.why] == searcher.model.words(hit.caption)
+        assert [answer.word for answer in hit.why] == searcher.queries.words(hit.caption)
 
 
 def test_an_explanation_names_the_region_most_like_the_word_with_its_box_and_tag(scenes_folder, scenes_index):
@@ -115,7 +116,7 @@ def test_a_text_asked_with_has_the_embeddings_that_the_index_has_of_it(searcher)
 def test_a_picture_from_a_file_gets_the_captions_that_it_gets_from_the_index(golden_folder, searcher, tmp_path):
     record = Split(open_dataset(golden_folder / "data"), "test").read(5)
     np.savez(tmp_path / "record.npz", regions=record.regions, tags=np.array(record.tags))
-    read = read_record(tmp_path / "record.npz", searcher.model.feature_dim)
+    read = read_record(tmp_path / "record.npz", searcher.queries.feature_dim)
     from_file = searcher.find_captions(searcher.encode_record(read), k=50, rerank="all").hits
     from_index = searcher.find_captions(searcher.subject_of_image(5), k=50, rerank="all").hits
     assert [hit.row for hit in from_file] == [hit.row for hit in from_index]

@@ -1,6 +1,5 @@
 """What a regime adds up, and which parameter groups it moves."""
 
-import dataclasses
 import functools
 
 import jax
@@ -180,17 +179,8 @@ def test_a_loss_that_waits_keeps_its_own_numbers_still():
     assert set(objective.trained_groups(ALL, ("backbone",))) == {"matching_head", "alignment_loss", "distillation_loss"}
 
 
-@pytest.mark.parametrize(
-    ("change", "message"),
-    [
-        ({"ranking_loss": "triplet"}, "ranking_loss is 'triplet'; choose one of hinge, info_nce"),
-        ({"pooling": "max"}, "pooling is 'max'; choose one of MrSw"),
-        ({"measure": "l2"}, "measure is 'l2'; choose one of dot, cosine, order"),
-        ({"distillation_mode": "kl"}, "distillation_mode is 'kl'; choose one of listnet"),
-        ({"matching": -1.0}, r"loss_weights.matching is -1.0; it must not be negative"),
-        ({"alignment": 0.0}, "all loss weights are 0; give at least one of alignment, matching, distillation"),
-    ],
-)
-def test_impossible_objectives_are_refused_with_the_field(change, message, unchecked):
-    with pytest.raises(ValueError, match=message):
-        dataclasses.replace(Objective(alignment=1.0), **change)
+def test_distillation_joins_in_with_the_epoch_that_is_named():
+    objective = Objective(alignment=1.0, distillation=1.0, activate_distillation_after=2)
+    assert [objective.active_in(epoch) for epoch in range(4)] == [("alignment",)] * 2 + [
+        ("alignment", "distillation")
+    ] * 2

@@ -7,10 +7,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from aladin_jax import configuration, sharding
+from aladin_jax import sharding
+from aladin_jax.config import Config
 from aladin_jax.model_folder import flatten
 from aladin_jax.models.aladin import bind
 from aladin_jax.training import optim
+from aladin_jax.training.setup import make_objective
 from aladin_jax.training.step import StepShape, init_state, jit_train_step, make_train_step
 from convert.names import entries, num_layers, to_tensors
 from tests.golden_data import REGIMES, arrays, converted, unit_batch
@@ -35,9 +37,9 @@ def pytorch_tensors(params, model_config):
 def trained(request):
     """The original's numbers of a regime, and this project's after the same three steps."""
     regime, tokens_per_group = request.param.partition(",")[0], RUNS[request.param]
-    config = importlib.import_module(f"configs.{regime}").get_config()
+    config = Config.from_dict(importlib.import_module(f"configs.{regime}").get_config().to_dict())
     params, model_config = converted("unit")
-    objective, optimizer, frozen = configuration.objective(config), optim.adam(), tuple(config.frozen)
+    objective, optimizer, frozen = make_objective(config), optim.adam(), config.frozen
     mesh = sharding.make_mesh(devices=jax.devices()[:1])
     step = make_train_step(
         bind(*model_config),

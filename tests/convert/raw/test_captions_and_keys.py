@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 import torch
 
+from aladin_jax.data.records import read_image_keys
 from aladin_jax.errors import DataError
-from convert.raw.vinvl_files import check_image_keys, read_captions, read_image_keys
+from convert.raw.vinvl_files import check_image_keys, read_captions
 from tests.convert.raw.raw_vinvl import E2E
 
 

@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 import torch
 
-from aladin_jax.data.records import Split, open_dataset
+from aladin_jax.data.records import Split, open_dataset, read_image_keys
 from aladin_jax.errors import DataError
 from convert.dataset.coco_ir import prepare
-from convert.raw.vinvl_files import VinvlFiles, read_captions, read_image_keys
+from convert.raw.vinvl_files import VinvlFiles, read_captions
 from tests.convert.raw.raw_vinvl import E2E, Raw
 from tests.corruption import Outcomes, damages
 

@@ -155,7 +155,6 @@ class LayoutTally:
     """Finds the layout of the last columns from regions that pass by, one image at a time."""
 
     def __init__(self):
-        """Nothing has been seen."""
         self._evidence = {layout: _Evidence() for layout in LAYOUTS}
         self._within = dict.fromkeys(LAYOUTS, 0)  # fitting regions with all corners in [0, 1]
 

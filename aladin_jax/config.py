@@ -1,0 +1,285 @@
+"""A run's configuration: from the ConfigDict of a file to frozen dataclasses, each field checked once.
+
+configs/common.py has the defaults and says what each field means; here stand the types, the choices and the bounds.
+Nothing of this imports JAX, so a fault on the command line is answered before anything is loaded.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from types import UnionType
+from typing import Annotated, Any, Literal, NamedTuple, TypeVar, Union, get_args, get_origin, get_type_hints
+
+from aladin_jax.files import read_json
+
+CONFIG_JSON = "config.json"  # of a workdir: the configuration that it was started with
+
+# The names that `scores.similarity`, `losses` and `training.objective` give them (held together by test_config.py).
+Pooling = Literal["MrSw", "MrAVGw", "MwSr", "symm", "sum", "mean", "scan-sentences"]
+Measure = Literal["dot", "cosine", "order"]
+DistillationMode = Literal["listnet", "mse", "ordinal", "contrastive"]
+RankingLoss = Literal["hinge", "info_nce"]
+Group = Literal["backbone", "matching_head"]
+DType = Literal["float32", "bfloat16"]
+Kernels = Literal["auto", "xla", "pallas"]
+
+
+class Within(NamedTuple):
+    """Bounds of a number: from `least`, to below `below`."""
+
+    least: float
+    below: float = math.inf
+
+
+Natural = Annotated[int, Within(0)]
+Count = Annotated[int, Within(1)]
+Length = Annotated[int, Within(3, below=4097)]  # of a row of tokens: two are special
+Regions = Annotated[int, Within(1, below=4097)]
+Rate = Annotated[float, Within(0)]
+Probability = Annotated[float, Within(0, below=1)]
+
+
+@dataclasses.dataclass(frozen=True)
+class Settings:
+    """How a model's inputs are cut and its scores made; the defaults are the original's.
+
+    Attributes:
+        max_caption_len: tokens kept of a caption, `[CLS]` and `[SEP]` included.
+        max_labels_len: tokens kept of an image's tags, first and last included.
+        max_regions: regions kept of an image.
+        dtype: number format of the dense layers.
+        pooling: of alignment scores, see `similarity.alignment_scores`.
+        measure: of matching scores, see `similarity.matching_scores`.
+    """
+
+    max_caption_len: Length = 50
+    max_labels_len: Length = 50
+    max_regions: Regions = 34
+    dtype: DType = "float32"
+    pooling: Pooling = "MrSw"
+    measure: Measure = "dot"
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any], source: str) -> Settings:
+        """Builds settings from the fields given; the others keep their defaults.
+
+        Raises:
+            ValueError: a field is unknown or impossible.
+        """
+        return checked(cls, {**dataclasses.asdict(cls()), **values}, source)
+
+    @classmethod
+    def of_model(cls, path: str | Path) -> Settings:
+        """What a workdir was trained with; for a converted checkpoint, which does not say, the original's.
+
+        Raises:
+            ValueError: the workdir's config.json is damaged.
+        """
+        file = Path(path) / CONFIG_JSON
+        if not file.is_file():
+            return cls()
+        config = read_json(file)
+        values: dict[str, Any] = {}
+        for name in (field.name for field in dataclasses.fields(cls)):
+            section = {"dtype": "model", "pooling": "", "measure": ""}.get(name, "data")
+            fields = config.get(section) if section else config
+            if not isinstance(fields, dict) or name not in fields:
+                raise ValueError(f"{file}: there is no field {f'{section}.{name}' if section else name}")
+            values[name] = fields[name]
+        return cls.from_dict(values, str(file))
+
+
+@dataclasses.dataclass(frozen=True)
+class Data:
+    """Section `data`."""
+
+    dir: str
+    shuffle: bool
+    max_caption_len: Length
+    max_labels_len: Length
+    max_regions: Regions
+    num_threads: Natural
+    num_workers: Natural
+    prefetch: Natural
+
+
+@dataclasses.dataclass(frozen=True)
+class Model:
+    """Section `model`."""
+
+    dtype: DType
+    kernels: Kernels
+    dropout: Probability
+    backbone_dropout: Probability | None
+    num_layers: Count
+    num_heads: Count
+    backbone: Mapping[str, Any]
+    vocabulary: str
+
+
+@dataclasses.dataclass(frozen=True)
+class LossWeights:
+    """Section `loss_weights`."""
+
+    alignment: Rate
+    matching: Rate
+    distillation: Rate
+
+
+@dataclasses.dataclass(frozen=True)
+class Eval:
+    """Section `eval`."""
+
+    split: str
+    validation_split: str
+    image_keys: str
+    num_folds: Natural
+    fold_size: Count
+    batch_size: Count | None
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    """All fields of configs/common.py."""
+
+    init_from: str
+    resume_from: str
+    data: Data
+    model: Model
+    loss_weights: LossWeights
+    learned_loss_weights: bool
+    ranking_loss: RankingLoss
+    margin: Rate
+    hardest: bool
+    pooling: Pooling
+    measure: Measure
+    distillation_mode: DistillationMode
+    activate_distillation_after: Natural
+    frozen: tuple[Group, ...]
+    batch_size: Count
+    micro_batches: Count
+    num_epochs: Count
+    num_steps: Count | None
+    learning_rate: Rate
+    lr_step_epochs: Natural
+    lr_gamma: Rate
+    warmup_steps: Natural
+    reinitialize_scheduler: bool
+    grad_clip: float
+    seed: Natural
+    fsdp: Count
+    remat: bool
+    pack_tokens: bool
+    log_every: Count
+    eval_every: Natural
+    checkpoint_every: Count
+    profile_steps: Natural
+    compilation_cache: str
+    eval: Eval
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Config:
+        """Takes the fields of a configuration file, with the command line's changes: `ConfigDict.to_dict()`.
+
+        Raises:
+            ValueError: naming the field that is missing, unknown, of another type or impossible, or the fields that do
+                not go together.
+        """
+        config = checked(cls, values)
+        if config.init_from and config.resume_from:
+            raise ValueError(
+                "init_from and resume_from are both set; the first starts a run, the second goes on with one"
+            )
+        weights = dataclasses.asdict(config.loss_weights)
+        losses = [name for name, weight in weights.items() if weight > 0]
+        if not losses:
+            raise ValueError(f"all loss weights are 0; give at least one of {', '.join(weights)}")
+        if config.activate_distillation_after > 0 and losses == ["distillation"]:
+            raise ValueError(
+                f"activate_distillation_after is {config.activate_distillation_after}, but there is no other loss to "
+                "train with until then; set it to 0"
+            )
+        return config
+
+    def to_dict(self) -> dict[str, Any]:
+        """The fields as JSON holds them."""
+        return dataclasses.asdict(self)
+
+    @property
+    def settings(self) -> Settings:
+        """How the run's model is given its inputs."""
+        return Settings(
+            max_caption_len=self.data.max_caption_len,
+            max_labels_len=self.data.max_labels_len,
+            max_regions=self.data.max_regions,
+            dtype=self.model.dtype,
+            pooling=self.pooling,
+            measure=self.measure,
+        )
+
+
+T = TypeVar("T")
+
+
+def checked(kind: type[T], values: Mapping[str, Any], source: str = "", section: str = "") -> T:
+    """Builds a dataclass of checked values, sections within it too.
+
+    Args:
+        kind: the dataclass; its annotations say what the values may be.
+        values: one for every field.
+        source: where they are from, for messages: a file; nothing on the command line.
+        section: what stands before a field's name in messages.
+
+    Raises:
+        ValueError: naming the field that is missing, unknown, of another type or impossible.
+    """
+    where, hints = f"{source}: " if source else "", get_type_hints(kind, include_extras=True)
+    for name in values.keys() - hints.keys():
+        raise ValueError(f"{where}unknown field {f'{section}{name}'!r}")
+    for name in [name for name in hints if name not in values]:
+        raise ValueError(f"{where}there is no field {section}{name}")
+    return kind(**{name: _value(values[name], hint, f"{section}{name}", source) for name, hint in hints.items()})
+
+
+def _value(value: Any, hint: Any, name: str, source: str) -> Any:
+    """A field's value, if it is what the annotation says."""
+    found = f"{source}: {name} is {value!r:.200}" if source else f"{name} is {value!r:.200}"
+    if dataclasses.is_dataclass(hint):
+        if not isinstance(value, Mapping):
+            raise ValueError(f"{found}; expected a section")
+        return checked(hint, value, source, f"{name}.")  # pyright: ignore[reportArgumentType]
+    origin, arguments = get_origin(hint), get_args(hint)
+    if origin in (Union, UnionType):  # a kind or None
+        return None if value is None else _value(value, arguments[0], name, source)
+    if origin is Literal:
+        if value not in arguments:
+            raise ValueError(f"{found}; choose one of {', '.join(arguments)}")
+        return value
+    if origin is tuple:
+        if not isinstance(value, list | tuple):
+            raise ValueError(f"{found}; expected a tuple")
+        allowed = get_args(arguments[0])
+        for item in value:
+            if item not in allowed:
+                raise ValueError(f"{name} has {item!r:.60}; choose among {', '.join(allowed)}")
+        return tuple(value)
+    if origin is Annotated:
+        kind, bounds = arguments
+    else:
+        kind, bounds = origin or hint, Within(-math.inf)
+    if kind is Mapping:
+        if not isinstance(value, Mapping):
+            raise ValueError(f"{found}; expected fields")
+        return dict(value)
+    if kind is float and type(value) is int:
+        value = float(value)
+    if type(value) is not kind or (kind is float and not math.isfinite(value)):
+        expected = {int: "a whole number", float: "a finite number", bool: "True or False", str: "a text"}[kind]
+        raise ValueError(f"{found}; expected {expected}")
+    if kind in (int, float) and not bounds.least <= value < bounds.below:
+        limit = "" if bounds.below == math.inf else f" and below {bounds.below}"
+        raise ValueError(f"{found}; it must be at least {bounds.least}{limit}")
+    return value

@@ -1,0 +1,307 @@
+"""A trained model ready to use: weights out of a converted checkpoint or a workdir, tokenizer, encoding, scores.
+
+    WORKDIR/checkpoints/STEP/      the latest states of a run
+    WORKDIR/best/STEP/             the parameters of the validation with the largest rsum
+
+Training starts from what this reads, and evaluation, search and `aladin_jax.load` use it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import functools
+import hashlib
+import json
+import os
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import orbax.checkpoint as ocp
+from absl import logging
+from etils import epath
+
+from aladin_jax import config, model_folder, sharding
+from aladin_jax.config import Settings
+from aladin_jax.data.records import GivenRecords, Record, Split
+from aladin_jax.data.tokenization import CaptionTokenizer, check_vocabulary
+from aladin_jax.encoding import Encoded, Encoder, Scores, score_pairs
+from aladin_jax.model_folder import ModelConfig
+from aladin_jax.models import aladin, bert
+from aladin_jax.models.aladin import MODEL_GROUPS, Params
+from aladin_jax.untrusted import check_text
+
+LATEST, BEST = "checkpoints", "best"
+DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
+
+
+class Weights(NamedTuple):
+    """Parameters and what belongs to them.
+
+    Attributes:
+        params: the groups "backbone" and "matching_head", float32 NumPy arrays.
+        config: the model they are of.
+        vocabulary: its vocab.txt, if there is one.
+        described: a few words on where they are from.
+    """
+
+    params: Params
+    config: ModelConfig
+    vocabulary: Path | None
+    described: str
+
+
+def read_weights(path: str | Path) -> Weights:
+    """Reads a converted checkpoint, or the best (or else the latest) checkpoint of a workdir.
+
+    Raises:
+        ValueError: there is neither, or it is damaged.
+    """
+    path = Path(path).absolute()
+    if (path / model_folder.PARAMS).is_dir():
+        return Weights(*model_folder.load_model_folder(path), f"converted checkpoint {path}")
+    model_config, vocabulary = model_folder.read_description(path)
+    for folder, item, word in ((BEST, "default", "best"), (LATEST, "state", "latest")):
+        step = newest_step(path / folder)
+        if step is not None:
+            restored = restore_host(path / folder / str(step) / item)
+            params = restored["params"] if folder == LATEST else restored
+            params = {group: params[group] for group in MODEL_GROUPS}
+            model_folder.check_params(params, model_config, str(path / folder / str(step)))
+            return Weights(params, model_config, vocabulary, f"{word} checkpoint of {path}, step {step}")
+    if (path / "model.safetensors").is_file():
+        raise ValueError(f"{path}: an export; convert it first: python -m convert.checkpoint --checkpoint {path}")
+    raise ValueError(f"{path}: no checkpoint in it; train there first, or name another folder")
+
+
+def newest_step(folder: Path) -> int | None:
+    """The largest step that a folder has a whole checkpoint of."""
+    return max(ocp.utils.checkpoint_steps(folder), default=None) if folder.is_dir() else None
+
+
+def is_trained(workdir: Path) -> bool:
+    """Whether a workdir has a checkpoint."""
+    return any(newest_step(workdir / kind) is not None for kind in (BEST, LATEST))
+
+
+def restore_host(item: Path) -> Any:
+    """Restores a checkpoint's arrays as NumPy, whatever devices they were saved from.
+
+    Raises:
+        ValueError: it is damaged.
+    """
+    try:
+        # The handler alone: a Checkpointer would look for metadata that lie with the step, and warn.
+        with contextlib.closing(ocp.PyTreeCheckpointHandler()) as handler:
+            tree = handler.metadata(epath.Path(item)).tree
+            restore_args = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), tree)
+            return handler.restore(epath.Path(item), args=ocp.args.PyTreeRestore(restore_args=restore_args))
+    except Exception as error:  # Orbax and TensorStore raise all kinds for damaged files
+        raise ValueError(f"{item}: damaged, or not a checkpoint ({str(error).partition(chr(10))[0][:200]})") from error
+
+
+def require_vocabulary(vocabulary: Path | None, source: str | Path) -> Path:
+    """Checks that a model came with its vocabulary.
+
+    Raises:
+        ValueError: it did not.
+    """
+    if vocabulary is None:
+        raise ValueError(f"{source}: no vocab.txt in it; put the vocabulary of the model there")
+    return vocabulary
+
+
+def make_tokenizer(
+    model_config: ModelConfig, vocabulary: Path | None, source: str | Path, settings: Settings
+) -> CaptionTokenizer:
+    """The tokenizer of a model's vocabulary, with the lengths of `settings`.
+
+    Raises:
+        ValueError: there is no vocabulary, it is not the model's, or the lengths are beyond the model's positions.
+    """
+    vocabulary = require_vocabulary(vocabulary, source)
+    positions = model_config.backbone.max_position_embeddings
+    lengths = {name: getattr(settings, name) for name in ("max_caption_len", "max_labels_len")}
+    for name, length in lengths.items():
+        if length > positions:
+            raise ValueError(f"{name} is {length}; the model of {source} has {positions} positions")
+    tokenizer = CaptionTokenizer(vocabulary, **lengths)
+    check_vocabulary(tokenizer, model_config.backbone.vocab_size)
+    return tokenizer
+
+
+def enable_compilation_cache(folder: str = "") -> None:
+    """Keeps compiled programs on disk, so that the next start is quick; in ~/.cache/aladin_jax unless named."""
+    cache = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "aladin_jax"
+    jax.config.update("jax_compilation_cache_dir", folder or str(cache))
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
+
+
+def kernels_for(choice: config.Kernels, dtype: config.DType) -> bert.Kernels:
+    """What runs the Transformer's layers here: `auto` takes the fused kernels on GPUs in bfloat16, XLA elsewhere.
+
+    Raises:
+        ValueError: the fused kernels are asked for where there is no GPU.
+    """
+    on_gpu = jax.default_backend() == "gpu"
+    if choice == "auto":
+        return "pallas" if on_gpu and dtype == "bfloat16" else "xla"
+    if choice == "pallas" and not on_gpu:
+        raise ValueError(f"model.kernels is 'pallas', for GPUs, but JAX runs on {jax.default_backend()}; take 'auto'")
+    return choice
+
+
+class PretrainedModel:
+    """Encodes images and texts, each once, and scores all pairs with both heads.
+
+    Attributes:
+        settings: how inputs are cut and scores made.
+        params: float32, as read (NumPy).
+        config: of the model.
+        vocabulary: its vocab.txt.
+        described: a few words on where the weights are from.
+        tokenizer: of the vocabulary.
+        bound: a function from parameters to the Flax module, see `models.aladin.bind`.
+        feature_dim: width of region vectors that the model takes.
+    """
+
+    def __init__(self, path: str | Path, settings: Settings | None = None):
+        """Loads a converted checkpoint or a workdir; see `load`."""
+        self.settings = Settings.of_model(path) if settings is None else settings
+        self.params, self.config, vocabulary, self.described = read_weights(path)
+        self.vocabulary = require_vocabulary(vocabulary, path)
+        self.tokenizer = make_tokenizer(self.config, vocabulary, path, self.settings)
+        self.feature_dim = self.config.backbone.img_feature_dim
+        self._mesh = sharding.make_mesh()
+        self.bound = aladin.bind(
+            *self.config,
+            dtype=DTYPES[self.settings.dtype],
+            kernels=kernels_for("auto", self.settings.dtype),
+            mesh=self._mesh,
+        )
+
+    def encode_images(self, images: Split | Iterable[Record]) -> Encoded:
+        """Encodes images, batch by batch.
+
+        Args:
+            images: a split of a data set, or records: regions [r, f] float32, of which `settings.max_regions` are
+                kept, and tags.
+
+        Returns:
+            `.vectors` [i, d] of the matching head, and `.parts`: unit vectors of all regions, end to end.
+
+        Raises:
+            ValueError: there is no image, or a record is not of the model's kind; the message names it.
+        """
+        if isinstance(images, Split):
+            if images.feature_dim != self.feature_dim:
+                raise ValueError(
+                    f"{images.name}: regions have {images.feature_dim} features, the model takes {self.feature_dim}"
+                )
+            split = images
+        else:
+            split = GivenRecords(images, self.feature_dim)
+        if not split.num_images:
+            raise ValueError("there is no image to encode; give at least one")
+        return self.encoder.encode_images(self.device_params, split, np.arange(split.num_images))
+
+    def encode_texts(self, texts: Iterable[str]) -> Encoded:
+        """Encodes texts, any number of them.
+
+        Args:
+            texts: such as captions; beyond `settings.max_caption_len` tokens they are cut, which a warning says.
+
+        Returns:
+            `.vectors` [c, d] of the matching head, and `.parts`: unit vectors of all words, end to end.
+
+        Raises:
+            ValueError: there is no text, one is empty or none at all; the message names it.
+        """
+        if isinstance(texts, str):
+            raise ValueError("texts is one str; give a list: encode_texts([text])")
+        texts = list(texts)
+        if not texts:
+            raise ValueError("there is no text to encode; give at least one")
+        for number, text in enumerate(texts):
+            if not check_text(text, f"text {number}").strip():
+                raise ValueError(f"text {number} is empty; leave it out")
+        ids, lengths = self.tokenizer.captions(texts)
+        full = int(np.count_nonzero(lengths == ids.shape[1]))
+        if full:
+            logging.warning(
+                "%d of %d texts have %d tokens or more; what is beyond is cut", full, len(texts), len(ids[0])
+            )
+        return self.encoder.encode_tokens(self.device_params, {"caption_ids": ids, "caption_len": lengths}, "texts")
+
+    def score(self, images: Encoded, texts: Encoded) -> Scores:
+        """Scores all pairs with both heads.
+
+        Args:
+            images: from `encode_images`.
+            texts: from `encode_texts`.
+
+        Returns:
+            `.matching` and `.alignment`, [i, c] float32.
+        """
+        settings = self.settings
+        return score_pairs(
+            images, texts, pooling=settings.pooling, measure=settings.measure, dtype=DTYPES[settings.dtype]
+        )
+
+    @functools.cached_property
+    def device_params(self) -> Params:
+        """The parameters on all devices, as `encoder` takes them."""
+        return jax.device_put(self.params, sharding.state_sharding(self.params, self._mesh))
+
+    @functools.cached_property
+    def encoder(self) -> Encoder:
+        """Of batches, on all devices; kept, since it compiles what it runs."""
+        return Encoder(
+            self.bound,
+            self.tokenizer,
+            max_regions=self.settings.max_regions,
+            mesh=self._mesh,  # batches as evaluation's, so recalls are equal to the last rank
+        )
+
+    @functools.cached_property
+    def fingerprint(self) -> str:
+        """SHA-256 of all that determines an image's and a text's vectors.
+
+        Parameters, sizes, vocabulary and the lengths that inputs are cut to; not dropout, which encoding does not use,
+        and not how scores are made of vectors.
+        """
+        sizes = {name: dataclasses.asdict(part) for name, part in self.config._asdict().items()}
+        sizes = {
+            name: {field: value for field, value in part.items() if "dropout" not in field}
+            for name, part in sizes.items()
+        }
+        cut = {k: v for k, v in dataclasses.asdict(self.settings).items() if k not in ("pooling", "measure")}
+        digest = hashlib.sha256(json.dumps([sizes, cut], sort_keys=True).encode())
+        digest.update(self.vocabulary.read_bytes())
+        for name, leaf in sorted(model_folder.flatten(self.params).items()):
+            array = np.ascontiguousarray(leaf, np.float32)
+            digest.update(f"{name}{array.shape}".encode())
+            digest.update(array.data)
+        return digest.hexdigest()
+
+
+def load(path: str | Path, settings: Settings | None = None) -> PretrainedModel:
+    """Loads a model that is ready to encode and to score.
+
+    Example:
+        model = aladin_jax.load("weights/aladin")
+        images = model.encode_images(aladin_jax.open_dataset("data/coco")["test"])
+        scores = model.score(images, model.encode_texts(["Two dogs on a red sofa."])).matching  # [i, 1]
+
+    Args:
+        path: a folder of `convert.checkpoint`, or the workdir of a run (its best checkpoint).
+        settings: how inputs are cut and scores made; left out, as the workdir was trained, or the original's.
+
+    Raises:
+        ValueError: there is no such model, it has no vocabulary or is damaged; or the settings do not fit it.
+    """
+    return PretrainedModel(path, settings)

@@ -1,0 +1,155 @@
+"""The flags of each command, and what can be said against them before anything is loaded."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable
+from pathlib import Path
+from typing import get_args
+
+from aladin_jax.config import Measure, Pooling
+from aladin_jax.search.inputs import KINDS, PARTS_DTYPES, check_depth
+
+LENGTHS = ("max_caption_len", "max_labels_len", "max_regions")
+
+Parser = argparse.ArgumentParser
+
+
+def index_flags(parser: Parser) -> None:
+    """Flags of `index`."""
+    _source_flags(parser)
+    parser.add_argument("--checkpoint", required=True, metavar="W", help="a converted checkpoint, or a workdir")
+    parser.add_argument("--output", type=Path, required=True, metavar="INDEX", help="the folder to make")
+    parser.add_argument(
+        "--dtype", choices=PARTS_DTYPES, default="float32", help="of regions and words; float16 halves the index"
+    )
+    for name in LENGTHS:
+        parser.add_argument(f"--{name}", type=int, metavar="N", help="instead of the checkpoint's, or the original's")
+    parser.add_argument("--pooling", choices=get_args(Pooling), help="of alignment scores")
+    parser.add_argument("--measure", choices=get_args(Measure), help="of matching scores")
+
+
+def add_flags(parser: Parser) -> None:
+    """Flags of `add`."""
+    index_flag(parser)
+    _source_flags(parser)
+    parser.add_argument("--checkpoint", metavar="W", help="refuse unless it is the index's model (default: use that)")
+
+
+def delete_flags(parser: Parser) -> None:
+    """Flags of `delete`."""
+    index_flag(parser)
+    parser.add_argument("ids", nargs="*", metavar="ID", help="images to delete")
+    parser.add_argument("--ids_file", type=Path, metavar="FILE", help="one id a line")
+
+
+def info_flags(parser: Parser) -> None:
+    """Flags of `info`."""
+    index_flag(parser)
+    parser.add_argument("--json", action="store_true", help="as JSON")
+
+
+def query_flags(parser: Parser) -> None:
+    """Flags of `query`."""
+    index_flag(parser)
+    _backend_flags(parser)
+    _ann_flags(parser)
+    parser.add_argument("text", nargs="?", help="what the picture shows")
+    parser.add_argument("--image", metavar="ID|FILE.npz", help="captions for a picture: an id of the index, or a file")
+    parser.add_argument("--k", type=int, default=10, help="how many results")
+    parser.add_argument(
+        "--rerank", type=_depth, default=100, metavar="N|all", help="candidates that the alignment head re-ranks"
+    )
+    parser.add_argument("--why", action="store_true", help="also print which region answered each word")
+    parser.add_argument("--json", action="store_true", help="as JSON, with the reasons")
+    parser.add_argument("--plot", type=Path, metavar="FILE.png", help="draw the results")
+
+
+def tradeoff_flags(parser: Parser) -> None:
+    """Flags of `tradeoff`."""
+    index_flag(parser)
+    _ann_flags(parser)
+    parser.add_argument("--queries", type=int, metavar="N", help="captions to ask with, spread evenly (default: all)")
+    parser.add_argument("--json", action="store_true", help="as JSON")
+    parser.add_argument("--plot", type=Path, metavar="FILE.png", help="draw efficiency against effectiveness")
+
+
+def serve_flags(parser: Parser) -> None:
+    """Flags of `serve`."""
+    index_flag(parser)
+    _ann_flags(parser)
+    parser.add_argument("--host", default="127.0.0.1", help="address to listen on (default: this machine only)")
+    parser.add_argument("--port", type=int, default=8000)
+    parser.add_argument("--max_depth", type=int, default=1000, metavar="N", help="candidates re-ranked at most")
+    parser.add_argument("--in_flight", type=int, default=16, metavar="N", help="searches at once, beyond is 503")
+
+
+def index_flag(parser: Parser) -> None:
+    """The flag that names an index."""
+    parser.add_argument("--index", type=Path, required=True, metavar="INDEX", help="folder of the index")
+
+
+def _source_flags(parser: Parser) -> None:
+    _backend_flags(parser)
+    parser.add_argument("--data", type=Path, required=True, metavar="DIR", help="a prepared data set")
+    parser.add_argument("--split", default="test", help="of it (default: test)")
+    parser.add_argument("--images", type=Path, metavar="DIR", help="picture files ID.jpg, .png or .webp")
+
+
+def _backend_flags(parser: Parser) -> None:
+    parser.add_argument("--backend", choices=("local", "qdrant"), default="local", help="where both stages run")
+    parser.add_argument("--url", help="of Qdrant")
+    parser.add_argument("--shards", type=int, default=1, metavar="N", help="of a new collection")
+    parser.add_argument("--replicas", type=int, default=1, metavar="N", help="of each shard")
+
+
+def _ann_flags(parser: Parser) -> None:
+    parser.add_argument("--ann", choices=KINDS, help="find candidates approximately, by FAISS (default: exactly)")
+    parser.add_argument("--effort", type=int, metavar="N", help="of --ann: nodes in sight (hnsw), lists read (ivf)")
+
+
+def _depth(text: str) -> int | str:
+    try:
+        return check_depth(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
+
+
+def check(options: argparse.Namespace) -> None:
+    """Checks what does not need an index, a model or a data set to be opened.
+
+    Raises:
+        ValueError: flags do not go together, or a folder is not there.
+    """
+    given = vars(options)
+    if "text" in given and (options.text is None) == (options.image is None):
+        raise ValueError("give either words or --image")
+    if "ids" in given and not options.ids and not options.ids_file:
+        raise ValueError("nothing to delete: name ids, or give --ids_file")
+    if "port" in given and (not 0 <= options.port < 65536 or options.in_flight < 1 or options.max_depth < 0):
+        raise ValueError("--port must be 0 to 65535, --in_flight at least 1, --max_depth at least 0")
+    if given.get("backend", "local") != "local":
+        if not options.url:
+            raise ValueError("--backend qdrant needs --url")
+        if given.get("ann"):
+            raise ValueError(f"--ann is for --backend local; {options.backend} has its own")
+    if given.get("effort") is not None and not options.ann:
+        raise ValueError("--effort is for --ann; name hnsw or ivf")
+    if "index" in given and not options.index.is_dir():
+        raise ValueError(f"{options.index}: no index there; python -m aladin_jax.search index makes one")
+    for name in ("checkpoint", "data", "images"):
+        if given.get(name) and not Path(given[name]).is_dir():
+            raise ValueError(f"--{name} {given[name]}: no such folder")
+
+
+FLAGS: dict[str, Callable[[Parser], None]] = {
+    "index": index_flags,
+    "query": query_flags,
+    "add": add_flags,
+    "delete": delete_flags,
+    "merge": index_flag,
+    "verify": index_flag,
+    "info": info_flags,
+    "tradeoff": tradeoff_flags,
+    "serve": serve_flags,
+}
