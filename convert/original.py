@@ -12,6 +12,7 @@ import orbax.checkpoint as ocp
 import torch
 
 from aladin_jax.config import CONFIG_JSON
+from aladin_jax.errors import first_line
 from aladin_jax.model_folder import ModelConfig, flatten, read_json, read_provenance
 from aladin_jax.models.aladin import Params
 from aladin_jax.pretrained import BEST, LATEST, newest_step
@@ -156,8 +157,7 @@ def learned_scales(run: Run) -> dict[str, torch.Tensor]:
         found = found["params"] if is_state else found
         scales = {name: found[f"{name}_loss"]["log_scale"] for name in names}
     except Exception as error:  # Orbax and TensorStore raise all kinds for damaged files
-        cause = (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
-        raise ValueError(f"{run.parameters}: its InfoNCE scales cannot be read ({cause})") from error
+        raise ValueError(f"{run.parameters}: its InfoNCE scales cannot be read ({first_line(error)})") from error
     return {f"{name}_criterion.logit_scale": torch.tensor(float(scale)) for name, scale in scales.items()}
 
 

@@ -156,11 +156,6 @@ def _with_checkpoint(
     )
 
 
-def is_export(folder: str | Path) -> bool:
-    """Whether a folder is one that `convert.export --format safetensors` wrote."""
-    return (Path(folder) / MODEL_JSON).is_file() and (Path(folder) / EXPORTED).is_file()
-
-
 def read_export(folder: str | Path) -> Source:
     """Reads a folder that `convert.export --format safetensors` wrote; it says itself what model it is.
 

@@ -10,10 +10,12 @@ from typing import Any
 
 import numpy as np
 
+from aladin_jax.errors import DataError
+
 _PLAIN = "biuf"  # kinds of NumPy's types that are numbers
 
 
-class RefusedError(ValueError):
+class RefusedError(DataError):
     """A pickle that names or holds something else than numbers, texts, lists and dicts."""
 
 
