@@ -17,10 +17,12 @@ from aladin_jax.models.backbone import Backbone, BackboneConfig, positions_withi
 from aladin_jax.models.bert import Kernels, Stream, split_layer_keys
 from aladin_jax.models.matching_head import MatchingHead, MatchingHeadConfig
 
+# Nested dicts of float32 arrays, by parameter group: those of the model are MODEL_GROUPS, and each loss that learns has
+# its own, as {"alignment_loss": {"log_scale": ...}} (see `training.objective.Objective.init_params`).
 Params = dict[str, Any]
 Batch = Mapping[str, Array]
 
-MODEL_GROUPS = ("backbone", "matching_head")  # of the parameters; losses have others
+MODEL_GROUPS = ("backbone", "matching_head")
 
 
 class ImageEmbeddings(NamedTuple):

@@ -34,8 +34,9 @@ class LayerKeys(NamedTuple):
     attention: Array
 
 
+# Attention over flat tokens: queries, keys and values side by side [t, 3d] -> contexts [t, d], in the same order. The
+# function knows which token attends to which. At padding the result is arbitrary but finite. Keys turn dropout on.
 Attend = Callable[[Array, LayerKeys | None], Array]
-
 
 Initializers = tuple[nnx.Initializer, nnx.Initializer]
 
@@ -184,10 +185,10 @@ def encode_streams(
         to_flat = lambda padded: pack(padded, packing)  # noqa: E731
         to_padded = lambda flat: unpack(flat, packing, examples)  # noqa: E731
 
-    def split(padded):
+    def split(padded: Float[Array, "b s d"]) -> list[Float[Array, "b _ d"]]:
         return [padded[:, start : start + length] for start, length in zip(starts, lengths, strict=True)]
 
-    def attend(qkv, keys):
+    def attend(qkv: Float[Array, "t e"], keys: LayerKeys | None) -> Float[Array, "t d"]:
         contexts = [
             attention(
                 part,
@@ -222,7 +223,7 @@ def fused_form(
 
 
 def attention(
-    qkv: Float[Array, "b s 3d"],
+    qkv: Float[Array, "b s e"],
     mask: Bool[Array, "b s"],
     *,
     num_heads: int,
@@ -230,7 +231,16 @@ def attention(
     key: Array | None,
     num_queries: int | None = None,
 ) -> Float[Array, "b q d"]:
-    """Multi-head attention of every position (or the first `num_queries`) over the real ones; softmax in float32."""
+    """Multi-head attention of every position over the real ones; softmax in float32.
+
+    Args:
+        qkv: queries, keys and values side by side, so that e = 3d.
+        mask: True at real positions.
+        num_heads: divides d.
+        dropout_rate: of the attention weights.
+        key: of the dropout mask; None turns dropout off.
+        num_queries: q, the first positions that ask; None for all, q = s.
+    """
     examples, slots, width = qkv.shape
     q, k, v = (jnp.swapaxes(part.reshape(examples, slots, num_heads, -1), 1, 2) for part in jnp.split(qkv, 3, axis=-1))
     q = q[:, :, :num_queries]

@@ -102,12 +102,12 @@ def _zero_unless(keep: Bool[Array, "g n"], rows: Float[Array, "g n ..."]) -> Flo
 
 
 @jax.custom_vjp
-def _pack(padded, packing):
+def _pack(padded: Float[Array, "g s ..."], packing: Packing) -> Float[Array, "g t ..."]:
     return _gather(padded, packing.slot_of_token)
 
 
 @jax.custom_vjp
-def _unpack(flat, packing):
+def _unpack(flat: Shaped[Array, "g t ..."], packing: Packing) -> Shaped[Array, "g s ..."]:
     return _gather(flat, packing.token_of_slot)
 
 
