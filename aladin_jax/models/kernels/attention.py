@@ -35,9 +35,9 @@ class Segments(NamedTuple):
         tokens: [t] number of each flat token in the batch, which its dropout follows.
     """
 
-    start: Int[Array, " n"]
-    length: Int[Array, " n"]
-    tokens: UInt32[Array, " t"]
+    start: Int[Array, " segments"]
+    length: Int[Array, " segments"]
+    tokens: UInt32[Array, " flat"]
 
 
 class AttentionForm(NamedTuple):
@@ -56,8 +56,8 @@ class AttentionForm(NamedTuple):
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(4,))
 def packed_attention(
-    product: Float[Array, "t 3d"],
-    bias: Float[Array, " 3d"],
+    product: Float[Array, "t e"],
+    bias: Float[Array, " e"],
     segments: Segments,
     key: UInt32[Array, " 2"],
     form: AttentionForm,
@@ -65,7 +65,7 @@ def packed_attention(
     """Attention of every token over its own segment.
 
     Args:
-        product: queries, keys and values of the flat tokens, their bias not yet added.
+        product: queries, keys and values of the flat tokens side by side (e = 3 d), their bias not yet added.
         bias: added to them; its gradient comes out of the same pass.
         segments: who attends to whom.
         key: words of the random key of the attention weights' dropout.

@@ -51,7 +51,7 @@ class FusedForm(NamedTuple):
         )
 
 
-def segments_of(masks: Sequence[Bool[Array, "b s"]], packing: Packing) -> Segments:
+def segments_of(masks: Sequence[Bool[Array, "b _"]], packing: Packing) -> Segments:
     """Where each stream's tokens of each example stand in their group's flat array.
 
     Args:
