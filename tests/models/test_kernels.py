@@ -12,9 +12,10 @@ from aladin_jax.model_folder import ModelConfig
 from aladin_jax.models.aladin import bind
 from aladin_jax.models.kernels import counter_dropout
 from aladin_jax.models.kernels.add_norm import NormForm, add_norm
-from aladin_jax.models.kernels.attention import AttentionForm, Segments, packed_attention
+from aladin_jax.models.kernels.attention import Segments, packed_attention
 from aladin_jax.models.kernels.bias_gelu import bias_gelu
 from aladin_jax.models.kernels.counter_dropout import kept, mix, row_seeds
+from aladin_jax.models.kernels.head_tiles import AttentionForm
 from aladin_jax.models.kernels.layer import unstack
 from tests.golden_data import arrays, converted, unit_batch
 from tests.models.test_forward import check_golden

@@ -12,9 +12,10 @@ from jax.sharding import Mesh, PartitionSpec
 from jaxtyping import Array, Bool, Float
 
 from aladin_jax.models.kernels.add_norm import NormForm, add_norm
-from aladin_jax.models.kernels.attention import AttentionForm, Segments, packed_attention
+from aladin_jax.models.kernels.attention import Segments, packed_attention
 from aladin_jax.models.kernels.bias_gelu import bias_gelu
 from aladin_jax.models.kernels.counter_dropout import key_words
+from aladin_jax.models.kernels.head_tiles import AttentionForm
 from aladin_jax.models.packing import Packing
 from aladin_jax.sharding import BATCH_AXES
 
