@@ -149,8 +149,8 @@ def encode_streams(
     num_heads: int,
     attention_dropout: float,
     keys: LayerKeys | None,
-    tokens_per_group: int | None = None,
-    groups: int = 1,
+    tokens_per_shard: int | None = None,
+    shards: int = 1,
     remat: bool = False,
     kernels: Kernels = "xla",
     mesh: Mesh | None = None,
@@ -163,11 +163,11 @@ def encode_streams(
         num_heads: attention heads; divides d.
         attention_dropout: rate on attention weights.
         keys: of the dropout masks; None turns dropout off.
-        tokens_per_group: length of a group's flat array (see `packing.plan_packing`); None keeps padding in it.
-        groups: groups of examples that are packed apart, one per device on the batch axis.
+        tokens_per_shard: length of a shard's flat array (see `packing.plan_packing`); None keeps padding in it.
+        shards: parts of the examples that are packed apart, one per device on the batch axis.
         remat: keep only the layers' inputs for the backward pass.
         kernels: `pallas` runs packed tokens through the fused layers of `models/kernels`.
-        mesh: of the devices that `groups` stand for; only the fused layers need it.
+        mesh: of the devices that `shards` stand for; only the fused layers need it.
 
     Returns:
         The streams' outputs, padded as they came; values at padding are arbitrary.
@@ -177,11 +177,11 @@ def encode_streams(
     x = jnp.concatenate([stream.x for stream in streams], axis=1)
     examples = x.shape[0]
 
-    if tokens_per_group is None:
+    if tokens_per_shard is None:
         to_flat = lambda padded: padded.reshape(-1, padded.shape[-1])  # noqa: E731
         to_padded = lambda flat: flat.reshape(examples, -1, flat.shape[-1])  # noqa: E731
     else:
-        packing = pack_streams(streams, tokens_per_group, groups)
+        packing = pack_streams(streams, tokens_per_shard, shards)
         to_flat = lambda padded: pack(padded, packing)  # noqa: E731
         to_padded = lambda flat: unpack(flat, packing, examples)  # noqa: E731
 
@@ -201,16 +201,16 @@ def encode_streams(
         ]
         return to_flat(jnp.concatenate(contexts, axis=1))
 
-    if kernels == "pallas" and tokens_per_group is not None:
+    if kernels == "pallas" and tokens_per_shard is not None:
         form = fused_form(layers, num_heads, max(lengths), attention_dropout, mesh)
         segments = fused.segments_of([stream.mask for stream in streams], packing)
         return split(to_padded(fused.run_layers(layers, to_flat(x), segments, keys, form, remat)))
     return split(to_padded(run_layers(layers, to_flat(x), attend, keys, remat)))
 
 
-def pack_streams(streams: Sequence[Stream], tokens_per_group: int, groups: int) -> Packing:
+def pack_streams(streams: Sequence[Stream], tokens_per_shard: int, shards: int) -> Packing:
     """Plans the flat array of several streams of the same examples."""
-    return plan_packing(jnp.concatenate([stream.mask for stream in streams], axis=1), tokens_per_group, groups)
+    return plan_packing(jnp.concatenate([stream.mask for stream in streams], axis=1), tokens_per_shard, shards)
 
 
 def fused_form(
