@@ -82,7 +82,7 @@ def tokens_per_shard(lengths: np.ndarray, *, slots: int, shards: int, buckets: i
         lengths: [b] real tokens of each example, all streams together.
         slots: padded slots of an example.
         shards: as in `plan_packing`.
-        buckets: lengths differ by no more than 1/buckets of the padded size.
+        buckets: lengths differ by no more than 1/buckets of the padded size, but for that rounding.
     """
     per_shard = lengths.reshape(shards, -1)
     examples = per_shard.shape[1]
