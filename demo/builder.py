@@ -14,6 +14,7 @@ from PIL import Image
 
 from aladin_jax.data.records import open_version
 from aladin_jax.files import write_whole
+from convert.dataset.record_writer import record_features
 from demo.captions import CAPTIONS, describe
 from demo.detections import detect
 from demo.drawing import draw
@@ -62,12 +63,7 @@ class Scenes(tfds.core.GeneratorBasedBuilder):
             description=__doc__,
             features=tfds.features.FeaturesDict(
                 {
-                    "id": tfds.features.Text(),
-                    "regions": tfds.features.Tensor(
-                        shape=(None, REGION_DIM), dtype=np.float32, encoding=tfds.features.Encoding.BYTES
-                    ),
-                    "tags": tfds.features.Sequence(tfds.features.Text()),
-                    "captions": tfds.features.Sequence(tfds.features.Text()),
+                    **record_features(REGION_DIM, np.dtype(np.float32)),
                     "image": tfds.features.Image(shape=(SIDE, SIDE, 3), encoding_format="png"),
                     "boxes": tfds.features.Tensor(shape=(None, 4), dtype=np.float32),
                 }
