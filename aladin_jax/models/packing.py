@@ -87,7 +87,7 @@ def tokens_per_shard(lengths: np.ndarray, *, slots: int, shards: int, buckets: i
     per_shard = lengths.reshape(shards, -1)
     examples = per_shard.shape[1]
     bucket = max(math.ceil(min(slots * examples**0.5 / 4, slots * examples / buckets)), 1)
-    bucket = -(-bucket // 64) * 64 if bucket >= 64 else bucket
+    bucket = -(-bucket // 64) * 64 if bucket >= 128 else bucket
     fullest = int(per_shard.sum(axis=1).max())
     return min(-(-fullest // bucket) * bucket, slots * examples)
 

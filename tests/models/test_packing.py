@@ -48,9 +48,9 @@ def test_flat_arrays_have_room_for_the_fullest_shard_and_come_in_few_lengths():
         lengths = rng.integers(0, 135, 32)
         room = tokens_per_shard(lengths, slots=134, shards=4)
         fullest = lengths.reshape(4, 8).sum(1).max()
-        assert fullest <= room < fullest + 128  # a sixteenth of 8 * 134, as a multiple of 64
+        assert fullest <= room <= fullest + 8 * 134 / 16
         found.add(room)
-    assert len(found) <= 9
+    assert len(found) <= 16
     assert tokens_per_shard(np.full(32, 134), slots=134, shards=4) == 8 * 134
 
 
