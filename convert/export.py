@@ -12,6 +12,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from aladin_jax.errors import DataError
 from convert.command import run
 
 _WEIGHTS = "model.safetensors"
@@ -66,10 +67,10 @@ def _check_output(path: Path, as_folder: bool, overwrite: bool) -> None:
     if not path.exists() and not path.is_symlink():
         return
     if not overwrite:
-        raise ValueError(f"{path}: already exists; choose another name, or pass --overwrite to replace it")
+        raise DataError(f"{path}: already exists; choose another name, or pass --overwrite to replace it")
     replaceable = (path / _WEIGHTS).is_file() if as_folder else path.is_file()
     if path.is_symlink() or not replaceable:
-        raise ValueError(f"{path}: is no earlier export, so --overwrite does not replace it; choose another name")
+        raise DataError(f"{path}: is no earlier export, so --overwrite does not replace it; choose another name")
 
 
 if __name__ == "__main__":
