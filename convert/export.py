@@ -55,7 +55,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _export(options: argparse.Namespace) -> None:
     as_folder = options.format == "safetensors"
     _check_output(options.output, as_folder, options.overwrite)
-    params, model_config, vocabulary, source = read_weights(options.workdir)
+    params, model_config, vocabulary, source, *_ = read_weights(options.workdir)
     run = read_run(options.workdir, model_config)
     tensors = original_tensors(params, model_config) | learned_scales(run)
     numbers = sum(tensor.numel() for tensor in tensors.values())
