@@ -59,18 +59,21 @@ def print_all_reports(kept: Iterable[tuple[Mapping[str, Any], Reports]], console
     console = console or Console()
     table = Table(title=Text("all reports of this workdir", "bold"), title_justify="left", box=box.SIMPLE_HEAD)
     for column in ("report", "head"):
-        table.add_column(column)
-    for column in ("images", "step", *(f"{d} {k}" for d in DIRECTIONS for k in COLUMNS[:3]), "rsum"):
-        table.add_column(column.removeprefix("t2i ").removeprefix("i2t "), justify="right", no_wrap=True)
+        table.add_column(column, overflow="fold")
+    for direction in ("i2t", "t2i"):
+        for column in COLUMNS[:3]:
+            table.add_column(f"{direction}\n{column}", justify="right", no_wrap=True)
+    table.add_column("rsum", justify="right", no_wrap=True)
     for of, reports in kept:
+        step = "" if of["step"] is None else f", step {of['step']}"
         for name, heads in reports.items():
-            shown = of["name"] if name == of["split"] else name
+            about = iter([of["name"] if name == of["split"] else name, f"{of['images']:,} images{step}"])
             for head, metrics in heads.items():
                 values = [f"{metrics[f'{d}/{k}']:.1f}" for d in DIRECTIONS for k in COLUMNS[:3]]
-                mark = " (untrained)" if head in of["untrained_heads"] else ""
-                step = "" if of["step"] is None else str(of["step"])
-                cells = [shown, f"{head}{mark}", str(of["images"]), step, *values, f"{metrics['rsum']:.1f}"]
-                table.add_row(*map(Text, cells))
+                mark = "*" if head in of["untrained_heads"] else ""
+                table.caption = table.caption or ("* never trained" if mark else None)
+                table.add_row(*map(Text, [next(about, ""), f"{head}{mark}", *values, f"{metrics['rsum']:.1f}"]))
+            table.add_section()
     console.print(table)
 
 
