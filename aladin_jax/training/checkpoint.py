@@ -122,8 +122,9 @@ def check_config(workdir: Path, config: Mapping[str, Any]) -> int:
     """Compares with the configuration that a workdir was started with, and keeps it there.
 
     Before the first checkpoint there is nothing that another configuration could contradict: a first start that failed
-    over a wrong path can be put right. The same data set may lie elsewhere. With `reinitialize_scheduler` the schedule's fields may differ: it then starts
-    anew at the newest checkpoint's step, which is kept too, so that a start with the same configuration goes on.
+    over a wrong path can be put right. The same data set may lie elsewhere. With `reinitialize_scheduler` the
+    schedule's fields may differ: it then starts anew at the newest checkpoint's step, which is kept too, so that a
+    start with the same configuration goes on.
 
     Returns:
         The step at which the learning rate's schedule begins.
@@ -182,7 +183,7 @@ def _keep_config(file: Path, config: Mapping[str, Any], schedule_start: int) -> 
 
 
 def _sha256_of_data(config: Mapping[str, Any]) -> str:
-    """Of what describes the data set: ids, numbers of captions, sizes; "" where there is none, as preparing will say."""
+    """Of what describes the data set: ids, numbers of captions, sizes; "" where there is none."""
     try:
         folder = open_dataset(config["data"]["dir"]).folder
     except (DataError, KeyError):
