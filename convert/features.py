@@ -120,7 +120,7 @@ def describe_sources(args: argparse.Namespace, sources: Mapping[str, Sequence[Pa
     lists = [_with_split(text) for text in args.split_list]
     told = {"captions": captions, "split_list": lists}
     options |= {kind: [[split, path.name] for split, path in pairs] for kind, pairs in told.items()}
-    options |= {name: getattr(args, name) for name in ("split", "restval", "skip_missing", "float16")}
+    options |= {name: getattr(args, name) for name in ("split", "restval", "skip_missing")}
     files = {kind: [path for _, path in pairs] for kind, pairs in told.items()}
     return made_from.describe({**sources, **files}, options)
 

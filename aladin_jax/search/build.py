@@ -131,6 +131,7 @@ def _build(
     split = Split(dataset, source.split, model.feature_dim)
     _check_ids(split, taken, path)
     pictures = Pictures(dataset, source.split, source.images)
+    pictures.require_any(split.ids)
     folder = path / manifests.UNFINISHED
     _start_or_go_on(folder, manifest, source, split, part_images)
     starts = range(0, split.num_images, part_images)

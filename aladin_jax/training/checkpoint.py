@@ -163,9 +163,8 @@ def check_config(workdir: Path, config: Mapping[str, Any]) -> int:
     if started and anew and (of_schedule or not was_anew):
         start = newest_step(workdir / LATEST) or 0
         logging.info("The schedule starts anew at step %d%s", start, "".join(f"; {told}" for told in of_schedule))
-    _keep_config(
-        file, now | ({DATA_SHA256: data} if data else {}), start
-    )  # what may differ is kept too: a longer num_steps, another log_every
+    # What may differ is kept too: a longer num_steps, another log_every.
+    _keep_config(file, now | ({DATA_SHA256: data} if data else {}), start)
     return start
 
 

@@ -134,5 +134,5 @@ def prepare(
 
     captions = [captions_file(Path(coco_ir_dir), split) for split in SPLITS]
     sources = {"captions": captions, "features": made_from.with_companions(Path(img_feat_file))}
-    made_of = made_from.describe(sources, {"feature_dim": feature_dim, "float16": float16})
+    made_of = made_from.describe(sources, {})  # its width and type are told by the data set itself
     return prepare_records(make_builder, output, made_of=made_of, overwrite=overwrite, beam_options=beam_options)
