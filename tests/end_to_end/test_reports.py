@@ -57,7 +57,7 @@ def test_a_run_goes_on_with_the_same_data_elsewhere_and_keeps_its_new_length(run
     train(small_run("alignment_triplet", num_steps=3, **settings), run)
     kept = json.loads((run / "config.json").read_text())
     assert (kept["num_steps"], kept["data"]["dir"]) == (3, str(tmp_path / "scratch"))
-    [metadata] = (tmp_path / "scratch").rglob("metadata.json")
+    [metadata] = (tmp_path / "scratch").rglob("1.0.0/metadata.json")
     metadata.write_text(metadata.read_text().replace("473681", "473682"))
     with pytest.raises(ValueError, match=r"data\.dir held other data"):
         train(small_run("alignment_triplet", num_steps=4, **settings), run)
