@@ -77,6 +77,7 @@ def main(argv: list[str]) -> None:
         for path in (
             str(workdir),
             config.init_from,
+            config.resume_from,
             config.data.dir,
             config.eval.image_keys,
             config.model.vocabulary,
