@@ -62,7 +62,7 @@ def _detect(args: argparse.Namespace) -> None:
     # Before anything is written: a detector that cannot be loaded leaves no folder that a mended one would not fit.
     detector = _load_detector(args.detector, args.device)
     settings = Settings(checksum(args.detector), args.score_threshold, args.max_regions)
-    made_of = describe_sources(args, {"pictures": [args.images]}, **settings._asdict())
+    made_of = describe_sources(args, {"pictures": [args.images]})  # the settings are told by the files
     if not args.overwrite and data_set_folder(args.output).exists():
         made_from.check(data_set_folder(args.output), made_of)
     files.begin(settings, overwrite=args.overwrite)

@@ -204,8 +204,8 @@ class Prepared:
         """A table of the splits, then where they are."""
         lines = [f"{'split':8} {'images':>8} {'captions':>9} {'skipped (no detections)':>24}"]
         lines += [f"{name:8} {i:8,} {c:9,} {s:24,}" for name, (i, c, s) in self.splits.items()]
-        of = "made from the same" if self.same else "it does not say from what"
-        state = f"is there already, {of} (--overwrite makes it anew)" if self.was_there else "is ready"
+        unknown = "" if self.same else ", and does not say what it was made from"
+        state = f"is there already{unknown} (--overwrite makes it anew)" if self.was_there else "is ready"
         return "\n".join([*lines, f"{self.num_bytes:,} bytes; the data set {state}: {self.folder}"])
 
 
