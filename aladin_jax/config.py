@@ -25,6 +25,7 @@ RankingLoss = Literal["hinge", "info_nce"]
 Group = Literal["backbone", "matching_head"]
 DType = Literal["float32", "bfloat16"]
 Kernels = Literal["auto", "xla", "pallas"]
+MetricName = Literal["recall", "eccv"]
 
 
 class Within(NamedTuple):
@@ -136,6 +137,11 @@ class Eval:
     split: str
     validation_split: str
     image_keys: str
+    metrics: tuple[MetricName, ...]
+    rankings: str
+    ranking_length: Count
+    caption_ids: str
+    pmrp_dir: str
     num_folds: Natural
     fold_size: Count
     batch_size: Count | None

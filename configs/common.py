@@ -115,6 +115,17 @@ def get_config() -> config_dict.ConfigDict:
     config.eval.validation_split = "minival"
     # File with one image id a line: report on these images only, in this order. Empty: on the whole split.
     config.eval.image_keys = ""
+    # What to report: "recall" (R@K, ranks, rsum, with 95 % intervals), "eccv" (ECCV Caption, CxC and PMRP, on COCO's
+    # 5,000 test images; needs the extra `eccv`).
+    config.eval.metrics = ("recall",)
+    # File for the rankings: of every query, by both heads, the ids and scores of the best `ranking_length` items.
+    # Parquet if it ends in .parquet, else JSON lines. Empty: none.
+    config.eval.rankings = ""
+    config.eval.ranking_length = 100
+    # COCO's captions_val2014.json, for data sets whose captions have no ids: these are found by the captions' texts.
+    config.eval.caption_ids = ""
+    # Folder of PMRP's ground truth, for "eccv" (see docs/evaluation.md). Empty: no PMRP.
+    config.eval.pmrp_dir = ""
     # Also report the average over this many folds of this many images, where the split is large enough.
     config.eval.num_folds = 5
     config.eval.fold_size = 1000

@@ -12,6 +12,10 @@ from aladin_jax.config import Config, Measure, Pooling
 from aladin_jax.data.records import Split, open_dataset, read_image_keys
 from aladin_jax.encoding import Encoder
 from aladin_jax.evaluation import recall, table
+from aladin_jax.evaluation.caption_ids import match_caption_ids
+from aladin_jax.evaluation.metrics import make_metrics, measure_all
+from aladin_jax.evaluation.rankings import check_rankings_path, write_rankings
+from aladin_jax.evaluation.retrieval import Retrieval, read_collection
 from aladin_jax.evaluation.scores import score_split
 from aladin_jax.files import make_folder
 from aladin_jax.models import aladin
@@ -58,22 +62,34 @@ def evaluate(config: Config, workdir: Path) -> dict[str, dict[str, dict[str, flo
     split.require_captions(images)
     params = jax.device_put(weights.params, sharding.state_sharding(weights.params, mesh))
 
+    metrics = make_metrics(config.eval.metrics, pmrp_dir=config.eval.pmrp_dir)
+    if config.eval.rankings:
+        check_rankings_path(config.eval.rankings)
+
     scores, image_of_caption = score_split(
         encoder, params, split, images, pooling=config.pooling, measure=config.measure
     )
     heads = scores._asdict()
-    reports = {split.name: {head: recall.retrieval_report(s, image_of_caption) for head, s in heads.items()}}
+    collection = read_collection(split, images, image_of_caption)
+    if config.eval.caption_ids:
+        collection = match_caption_ids(collection, Path(config.eval.caption_ids))
+    retrievals = {head: Retrieval(s, collection) for head, s in heads.items()}
+    reports = {split.name: {head: measure_all(metrics, retrieval) for head, retrieval in retrievals.items()}}
     folds, size = config.eval.num_folds, config.eval.fold_size
-    if folds > 0 and len(scores.matching) >= folds * size:
+    if "recall" in metrics and folds > 0 and len(scores.matching) >= folds * size:
         reports[f"{split.name}, {folds} folds of {size}"] = {
             head: recall.fold_reports(s, image_of_caption, folds, size) for head, s in heads.items()
         }
     if jax.process_index() > 0:
         return reports
-    from aladin_jax.evaluation import figure  # Matplotlib
-
+    if config.eval.rankings:
+        write_rankings(retrievals, config.eval.rankings, config.eval.ranking_length)
+        logging.info("Rankings: %s", config.eval.rankings)
     table.write_report(reports, workdir / "report.json")
-    figure.save_recall_figure(reports, workdir / "report.png")
+    if "recall" in metrics:
+        from aladin_jax.evaluation import figure  # Matplotlib
+
+        figure.save_recall_figure(reports, workdir / "report.png")
     table.print_reports(reports)
     return reports
 
