@@ -14,6 +14,7 @@ from aladin_jax.encoding import Encoder
 from aladin_jax.evaluation import recall, table
 from aladin_jax.evaluation.caption_ids import match_caption_ids
 from aladin_jax.evaluation.metrics import make_metrics, measure_all
+from aladin_jax.evaluation.query_ranks import write_query_ranks
 from aladin_jax.evaluation.rankings import check_rankings_path, write_rankings
 from aladin_jax.evaluation.retrieval import Retrieval, read_collection
 from aladin_jax.evaluation.scores import score_split
@@ -86,6 +87,7 @@ def evaluate(config: Config, workdir: Path) -> dict[str, dict[str, dict[str, flo
         write_rankings(retrievals, config.eval.rankings, config.eval.ranking_length)
         logging.info("Rankings: %s", config.eval.rankings)
     table.write_report(reports, workdir / "report.json")
+    write_query_ranks(retrievals, workdir / "report.json")
     if "recall" in metrics:
         from aladin_jax.evaluation import figure  # Matplotlib
 
