@@ -160,6 +160,8 @@ class Config:
     ranking_loss: RankingLoss
     margin: Rate
     hardest: bool
+    hardest_after: Natural
+    mask_same_image: bool
     pooling: Pooling
     measure: Measure
     distillation_mode: DistillationMode
@@ -207,6 +209,11 @@ class Config:
             raise ValueError(
                 f"activate_distillation_after is {config.activate_distillation_after}, but there is no other loss to "
                 "train with until then; set it to 0"
+            )
+        if config.hardest_after and not (config.hardest and config.ranking_loss == "hinge"):
+            raise ValueError(
+                f"hardest_after is {config.hardest_after}, but there are no hardest negatives to turn to: it needs "
+                "hardest=True and ranking_loss=hinge"
             )
         return config
 

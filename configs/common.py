@@ -59,6 +59,11 @@ def get_config() -> config_dict.ConfigDict:
     config.margin = 0.2
     # Hinge on the hardest negative of each row and column only, not on all negatives.
     config.hardest = True
+    # Steps with all negatives before `hardest` begins (0: none): to random weights the hardest teach nothing at first.
+    config.hardest_after = 0
+    # Where an image comes twice in a batch, with two of its captions: do not count one pair's caption as a negative of
+    # the other's image (the original does).
+    config.mask_same_image = False
     # How region-word similarities become a score: MrSw, MrAVGw, MwSr, symm, sum, mean or scan-sentences.
     config.pooling = "MrSw"
     # Score of two matching vectors: "dot", "cosine" or "order".

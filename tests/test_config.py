@@ -100,6 +100,7 @@ OURS = {
     *("data.prefetch", "model.vocabulary", "micro_batches", "fsdp", "remat", "pack_tokens", "checkpoint_every"),
     *("profile_steps", "compilation_cache", "eval.batch_size", "model.kernels"),
     *("eval.metrics", "eval.rankings", "eval.ranking_length", "eval.caption_ids", "eval.pmrp_dir"),
+    *("hardest_after", "mask_same_image"),
 }
 
 
