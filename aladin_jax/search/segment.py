@@ -10,7 +10,6 @@ pictures.bin, picture_offsets.npy      JPEG files end to end (an image without p
 
 from __future__ import annotations
 
-import hashlib
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -21,6 +20,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from aladin_jax.encoding import Encoded
+from aladin_jax.files import sha256
 from aladin_jax.scores.ragged import Packed, offsets_of
 
 IMAGE_SCHEMA = pa.schema([("id", pa.string()), ("tags", pa.list_(pa.string())), ("boxes", pa.list_(pa.float32()))])
@@ -157,12 +157,6 @@ def write_segment(folder: Path, pieces: Sequence[tuple[Segment, np.ndarray]], pa
         "words": words,
         "files": files,
     }
-
-
-def sha256(path: Path) -> str:
-    """SHA-256 of a file, in hexadecimal."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def sync(path: Path) -> None:

@@ -9,7 +9,7 @@ from aladin_jax.errors import DataError, first_line
 from aladin_jax.image_names import PICTURE_ENDINGS, find_pictures, image_ids
 
 
-class UnreadableError(ValueError):
+class UnreadableError(DataError):
     """A file that is no picture, or a damaged or gigantic one."""
 
 
