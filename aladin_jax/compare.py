@@ -69,7 +69,8 @@ def compare(first: QueryRanks, second: QueryRanks, seed: int = 0) -> list[Differ
                 other = of_second[metric][direction]
                 samples += resampled_means(other - one, rng)
                 values += one.mean(), other.mean()
-            differences.append(Difference(head, metric, *values.tolist(), *interval(samples)))
+            low, high = interval(samples)
+            differences.append(Difference(head, metric, float(values[0]), float(values[1]), low, high))
     return differences
 
 
@@ -86,7 +87,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         check_local_options(options)
         runs = _read(options.reports)
-        table = _seeds_table(runs) if options.seeds else _difference_table(compare(*runs))
+        table = _seeds_table(runs) if options.seeds else _difference_table(compare(runs[0], runs[1]))
     except (ValueError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1

@@ -57,7 +57,7 @@ class EccvCaption:
             except ImportError as error:
                 remedy = "pip install 'aladin-jax[eccv]'"
                 raise DataError("the metric eccv needs the package eccv-caption", remedy) from error
-        self._metrics: Any = Metrics(pmrp_dir or None)
+        self._metrics: Any = Metrics(pmrp_dir)
         truths = [self._metrics.eccv_gts, self._metrics.cxc_gts, *([self._metrics.pm_gts] if pmrp_dir else [])]
         # Precision at R looks at as many items as a query has positives.
         self._depth: dict[Direction, int] = {

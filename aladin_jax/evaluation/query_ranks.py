@@ -42,7 +42,7 @@ def ranks_file(report: Path) -> Path:
 def write_query_ranks(retrievals: Mapping[str, Retrieval], report: Path) -> None:
     """Writes the ranks of all heads beside their report, whole or not at all."""
     collection = next(iter(retrievals.values())).collection
-    arrays = {
+    arrays: dict[str, np.ndarray] = {
         f"{head}/{direction}": ranks.astype(np.int32)
         for head, retrieval in retrievals.items()
         for direction, ranks in retrieval.ranks.items()

@@ -44,7 +44,7 @@ class Retrieval:
     collection: Collection
 
     @functools.cached_property
-    def ranks(self) -> dict[Direction, Int[np.ndarray, " q"]]:
+    def ranks(self) -> dict[str, Int[np.ndarray, " q"]]:
         """Of every query the rank, from 0, of the best placed item that belongs to it; see `recall.retrieval_ranks`."""
         i2t, t2i = retrieval_ranks(self.scores, self.collection.image_of_caption)
         return {"i2t": i2t, "t2i": t2i}
