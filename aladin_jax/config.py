@@ -84,13 +84,24 @@ class Settings:
             return cls()
         config = read_json(file)
         values: dict[str, Any] = {}
-        for name in (field.name for field in dataclasses.fields(cls)):
-            section = {"dtype": "model", "pooling": "", "measure": ""}.get(name, "data")
+        for name, field in FIELD_OF_SETTING.items():
+            section = field.rpartition(".")[0]
             fields = config.get(section) if section else config
             if not isinstance(fields, dict) or name not in fields:
-                raise ValueError(f"{file}: there is no field {f'{section}.{name}' if section else name}")
+                raise ValueError(f"{file}: there is no field {field}")
             values[name] = fields[name]
         return cls.from_dict(values, str(file))
+
+
+# What `Settings` are called in a configuration.
+FIELD_OF_SETTING = {
+    "max_caption_len": "data.max_caption_len",
+    "max_labels_len": "data.max_labels_len",
+    "max_regions": "data.max_regions",
+    "dtype": "model.dtype",
+    "pooling": "pooling",
+    "measure": "measure",
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -142,6 +153,7 @@ class Eval:
     ranking_length: Count
     caption_ids: str
     pmrp_dir: str
+    override: bool
     num_folds: Natural
     fold_size: Count
     batch_size: Count | None
@@ -210,6 +222,8 @@ class Config:
                 f"activate_distillation_after is {config.activate_distillation_after}, but there is no other loss to "
                 "train with until then; set it to 0"
             )
+        if "recall" not in config.eval.metrics:
+            raise ValueError(f"eval.metrics is {config.eval.metrics}; it must have recall among others")
         if config.hardest_after and not (config.hardest and config.ranking_loss == "hinge"):
             raise ValueError(
                 f"hardest_after is {config.hardest_after}, but there are no hardest negatives to turn to: it needs "

@@ -131,6 +131,10 @@ def get_config() -> config_dict.ConfigDict:
     config.eval.caption_ids = ""
     # Folder of PMRP's ground truth, for "eccv" (see docs/evaluation.md). Empty: no PMRP.
     config.eval.pmrp_dir = ""
+    # A workdir is evaluated with the lengths, number format, pooling and measure that it was trained with, whatever the
+    # configuration file has. Others given on the command line are refused, unless this is set: then they are taken, and
+    # the report, in a file of its own, says so.
+    config.eval.override = False
     # Also report the average over this many folds of this many images, where the split is large enough.
     config.eval.num_folds = 5
     config.eval.fold_size = 1000

@@ -39,9 +39,11 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _detect(args: argparse.Namespace) -> None:
     from aladin_jax.image_names import FOLDER, image_id
+    from convert.dataset import made_from
+    from convert.dataset.record_builder import data_set_folder
     from convert.detection.pictures import list_pictures
     from convert.detection.run import UNREADABLE, FoundFiles, Settings, checksum, detect_pictures
-    from convert.features import captions_of, prepare_imported
+    from convert.features import captions_of, describe_sources, prepare_imported
     from convert.importing.source import ImportedSource
 
     if not 0 <= args.score_threshold < 1:
@@ -59,11 +61,18 @@ def _detect(args: argparse.Namespace) -> None:
     source = ImportedSource(files, captions, skip_missing=args.skip_missing, numbered=False)
     # Before anything is written: a detector that cannot be loaded leaves no folder that a mended one would not fit.
     detector = _load_detector(args.detector, args.device)
-    files.begin(Settings(checksum(args.detector), args.score_threshold, args.max_regions), overwrite=args.overwrite)
+    settings = Settings(checksum(args.detector), args.score_threshold, args.max_regions)
+    made_of = describe_sources(args, {"pictures": [args.images]}, **settings._asdict())
+    if not args.overwrite and data_set_folder(args.output).exists():
+        made_from.check(data_set_folder(args.output), made_of)
+    files.begin(settings, overwrite=args.overwrite)
     detect_pictures(detector, pictures, source.names(), files, batch_size=args.batch_size)
     if files.unreadable:
-        print(f"note: {len(files.unreadable)} pictures cannot be read: see {files.path / UNREADABLE}", file=sys.stderr)
-    prepare_imported(source, args.output, float16=args.float16, overwrite=args.overwrite)
+        left_out = f"{len(files.unreadable)} pictures cannot be read and are left out"
+        print(f"note: {left_out}: see {files.path / UNREADABLE}", file=sys.stderr)
+        captions = captions_of(args, files.names(), args.images)
+        source = ImportedSource(files, captions, skip_missing=True, numbered=False)
+    prepare_imported(source, args.output, made_of, float16=args.float16, overwrite=args.overwrite)
     print(
         "Features of another detector than the model's need training: python -m aladin_jax.main "
         f"--config configs/alignment_and_matching_distill.py --workdir RUN --config.data.dir={args.output} "

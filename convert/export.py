@@ -44,7 +44,7 @@ def _export(options: argparse.Namespace) -> None:
     from convert.original import learned_scales, original_checkpoint, original_tensors, read_run
 
     jax.config.update("jax_platforms", "cpu")  # an accelerator has nothing to do here
-    params, model_config, vocabulary, source = read_weights(options.workdir)
+    params, model_config, vocabulary, source, *_ = read_weights(options.workdir)
     run_of_model = read_run(options.workdir, model_config)
     tensors = original_tensors(params, model_config) | learned_scales(run_of_model)
     numbers = sum(tensor.numel() for tensor in tensors.values())

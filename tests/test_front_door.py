@@ -205,7 +205,11 @@ for command in {asked}:
         (["--config=configs/common.py"], "--config is given 2 times; name one file"),
         (["--mode=test"], "flag --mode=test: value should be one of <train|evaluate>"),
         (["more"], "unknown argument 'more'"),
-        (["--workdir=/dev/null/run"], "/dev/null/run: this folder cannot be made (Not a directory); name another"),
+        ([], "data.dir is empty; name a prepared data set, --config.data.dir=DIR"),
+        (
+            ["--workdir=/dev/null/run", "--config.data.dir=data"],
+            "/dev/null/run: this folder cannot be made (Not a directory); name another",
+        ),
     ],
 )
 def test_a_fault_on_the_command_line_is_one_line(arguments, message, tmp_path):

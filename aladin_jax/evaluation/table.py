@@ -6,7 +6,8 @@ and the metrics those of `aladin_jax.evaluation.metrics`.
 
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Collection, Iterable, Mapping
+from typing import Any
 
 from rich import box
 from rich.console import Console
@@ -22,7 +23,7 @@ DIRECTIONS = {"i2t": "image to text", "t2i": "text to image"}
 COLUMNS = ("R@1", "R@5", "R@10", "medr", "meanr")
 
 
-def print_reports(reports: Reports, console: Console | None = None) -> None:
+def print_reports(reports: Reports, console: Console | None = None, untrained: Collection[str] = ()) -> None:
     """Prints one table a report: a row for each head and direction; rsum stands in the head's first row.
 
     Metrics other than recalls and ranks come in a second table.
@@ -30,17 +31,17 @@ def print_reports(reports: Reports, console: Console | None = None) -> None:
     Args:
         reports: what to print; recalls in percent, ranks from 1.
         console: where to; standard output when left out.
+        untrained: heads that were never trained; their rows say so.
     """
     console = console or Console()
     for name, heads in reports.items():
         title = Text(name, "bold")
-        if all("rsum" in metrics for metrics in heads.values()):
-            console.print(_recall_table(title, heads))
+        console.print(_recall_table(title, heads, untrained))
         if any(_other_metrics(metrics) for metrics in heads.values()):
             console.print(_table_of_others(title, heads))
 
 
-def _recall_table(title: Text, heads: Mapping[str, Mapping[str, float]]) -> Table:
+def _recall_table(title: Text, heads: Mapping[str, Mapping[str, float]], untrained: Collection[str]) -> Table:
     """A row for each direction, and one below it for the recalls' intervals where the report has them."""
     table = _empty_table(title, "head", "direction", (*COLUMNS, "rsum"))
     for head, metrics in heads.items():
@@ -49,7 +50,8 @@ def _recall_table(title: Text, heads: Mapping[str, Mapping[str, float]]) -> Tabl
             shown = names if row == 0 else names[:-1]
             values = [f"{metrics[name]:.1f}" for name in shown]
             intervals = [_interval(metrics, name) for name in shown]
-            table.add_row(Text("" if row else head), label, *values, end_section=row > 0 and not any(intervals))
+            mark = "  untrained" if head in untrained else ""
+            table.add_row(Text(mark if row else head), label, *values, end_section=row > 0 and not any(intervals))
             if any(intervals):
                 table.add_row("", f"{LEVEL} % interval", *intervals, style="dim", end_section=row > 0)
     return table
@@ -82,6 +84,34 @@ def _empty_table(title: Text, first: str, second: str, values: tuple[str, ...]) 
     for column in values:
         table.add_column(column, justify="right", no_wrap=True)
     return table
+
+
+def print_all_reports(kept: Iterable[tuple[Mapping[str, Any], Reports]], console: Console | None = None) -> None:
+    """Prints one table of several evaluations: a row for each head of each.
+
+    Args:
+        kept: what each is of, as `protocol.Protocol` has it, and its reports.
+        console: where to; standard output when left out.
+    """
+    console = console or Console()
+    table = Table(title=Text("all reports of this workdir", "bold"), title_justify="left", box=box.SIMPLE_HEAD)
+    for column in ("report", "head"):
+        table.add_column(column, overflow="fold")
+    for direction in ("i2t", "t2i"):
+        for column in COLUMNS[:3]:
+            table.add_column(f"{direction}\n{column}", justify="right", no_wrap=True)
+    table.add_column("rsum", justify="right", no_wrap=True)
+    for of, reports in kept:
+        step = "" if of["step"] is None else f", step {of['step']}"
+        for name, heads in reports.items():
+            about = iter([of["name"] if name == of["split"] else name, f"{of['images']:,} images{step}"])
+            for head, metrics in heads.items():
+                values = [f"{metrics[f'{d}/{k}']:.1f}" for d in DIRECTIONS for k in COLUMNS[:3]]
+                mark = "*" if head in of["untrained_heads"] else ""
+                table.caption = table.caption or ("* never trained" if mark else None)
+                table.add_row(*map(Text, [next(about, ""), f"{head}{mark}", *values, f"{metrics['rsum']:.1f}"]))
+            table.add_section()
+    console.print(table)
 
 
 def write_report(reports: Reports, path: str | os.PathLike[str]) -> None:

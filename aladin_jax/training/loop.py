@@ -66,7 +66,7 @@ def _loop(
         profile = create_profile(
             workdir, first_step=first, num_profile_steps=config.profile_steps, num_steps=run.num_steps
         )
-    metrics = TrainMetrics(observe=PlateauWatch(run.objective).look)
+    metrics = TrainMetrics(workdir=workdir, observe=PlateauWatch(run.objective).look)
     with contextlib.closing(create_writer(workdir)) as writer:
         while step < run.num_steps:
             batch = next(run.batches)

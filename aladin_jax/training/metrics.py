@@ -2,6 +2,7 @@
 
 import contextlib
 import math
+import os
 import time
 from collections.abc import Callable, Iterator, Mapping
 
@@ -20,15 +21,18 @@ class TrainMetrics:
     def __init__(
         self,
         clock: Callable[[], float] = time.perf_counter,
+        workdir: str | os.PathLike[str] = "OLD",
         observe: Callable[[int, Mapping[str, float], int], None] | None = None,
     ):
         """Starts the first interval.
 
         Args:
             clock: seconds, for the rate of examples.
+            workdir: of the run, for messages.
             observe: is shown every step's number, values and pairs once they are looked at.
         """
         self._clock, self._observe = clock, observe
+        self._workdir = os.fspath(workdir)
         self._on_device: list[tuple[int, dict[str, jax.Array], int]] = []
         self._restart()
 
@@ -56,10 +60,14 @@ class TrainMetrics:
         for step, values, num_pairs in steps:
             for name in WATCHED:
                 if not math.isfinite(values[name]):
-                    kept = "there is no checkpoint yet" if last_good is None else f"checkpoint {last_good} is kept"
+                    again = "by the same command, as there is no checkpoint yet"
+                    kept = ""
+                    if last_good is not None:
+                        kept = f"checkpoint {last_good} is kept; "
+                        again = f"from there: --workdir NEW --config.init_from={self._workdir}"
                     raise FloatingPointError(
-                        f"step {step}: {name} is {values[name]}; {kept}; try a lower learning_rate or grad_clip, or "
-                        "float32"
+                        f"step {step}: {name} is {values[name]}; {kept}try a lower learning_rate or grad_clip, or "
+                        f"float32, {again}"
                     )
             values = {name: float(value) for name, value in values.items()}
             if self._observe:

@@ -20,14 +20,17 @@ from aladin_jax.data import pipeline
 from aladin_jax.data.records import Split, open_dataset
 from aladin_jax.data.tokenization import CaptionTokenizer
 from aladin_jax.encoding import Encoder
+from aladin_jax.evaluation.protocol import warn_of_few_images
 from aladin_jax.evaluation.report import report_split
 from aladin_jax.evaluation.table import Reports
+from aladin_jax.lineage import Lineage, write_lineage
 from aladin_jax.model_folder import read_description, write_description
 from aladin_jax.models import aladin
 from aladin_jax.models.aladin import Params
 from aladin_jax.models.packing import tokens_per_shard
-from aladin_jax.pretrained import DTYPES, kernels_for, make_tokenizer
+from aladin_jax.pretrained import DTYPES, Weights, kernels_for, make_tokenizer
 from aladin_jax.training import checkpoint, optim
+from aladin_jax.training.advice import warn_of_start
 from aladin_jax.training.initial import initial_weights, resumed
 from aladin_jax.training.objective import Objective
 from aladin_jax.training.step import StepVariant, TrainState, init_state, jit_train_step, make_train_step
@@ -83,9 +86,9 @@ def prepare(
     mesh, optimizer = sharding.make_mesh(config.fsdp), optim.adam()
     dataset = open_dataset(config.data.dir)
     Split(dataset, "train").require_captions(use="trained on")
-    params = None
+    weights = None
     if checkpoints.latest_step is None:
-        params = _first_start(config, workdir, Split(dataset, "train").feature_dim)
+        weights = _first_start(config, objective, workdir, Split(dataset, "train").feature_dim)
     model_config, vocabulary = read_description(workdir)
     tokenizer = make_tokenizer(model_config, vocabulary, workdir, config.settings)
     split = Split(dataset, "train", model_config.backbone.img_feature_dim)
@@ -108,6 +111,7 @@ def prepare(
         )
         validation = Split(dataset, config.eval.validation_split, split.feature_dim)
         validation.require_captions(use="validated on; set eval_every to 0")
+        warn_of_few_images(validation, validation.num_images, "validated on")
         validate = partial(report_split, encoder, validation, config.pooling, config.measure)
 
     def fresh(params: Params) -> TrainState:
@@ -115,14 +119,15 @@ def prepare(
 
     abstract = jax.eval_shape(lambda: fresh(aladin.init_params(*model_config, seed=0)))
     shardings = sharding.state_sharding(abstract, mesh)
-    if params is None:
+    if weights is None:
         state, data_state = checkpoints.restore(
             jax.tree.map(lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), abstract, shardings)
         )
         batches.set_state(data_state)
         logging.info("Going on from step %d of %s", state.step, workdir)
     else:
-        state = fresh(params)
+        _keep_lineage(config, objective, workdir, weights.lineage, steps_per_epoch)
+        state = fresh(weights.params)
         if config.resume_from:
             state = resumed(config, state, steps_per_epoch=steps_per_epoch, num_steps=num_steps)
             batches.set_state({**batches.get_state(), "next_batch": int(state.step)})
@@ -162,14 +167,27 @@ def prepare(
     )
 
 
-def _first_start(config: Config, workdir: Path, feature_dim: int) -> Params:
-    """The parameters that a run starts from; what model they are of is written into the workdir."""
+def _first_start(config: Config, objective: Objective, workdir: Path, feature_dim: int) -> Weights:
+    """The weights that a run starts from; what model they are of is written into the workdir."""
     weights = initial_weights(config, feature_dim)
     logging.info("Weights: %s", weights.described)
+    warn_of_start(config, objective, weights.lineage)
     if jax.process_index() == 0:
         write_description(workdir, weights.config, weights.vocabulary)
     sharding.wait_for_processes("model.json")
-    return weights.params
+    return weights
+
+
+def _keep_lineage(config: Config, objective: Objective, workdir: Path, ancestors: Lineage, steps: int) -> None:
+    """Keeps what the run starts from, and after how many steps each of its losses trains a head."""
+    if jax.process_index() > 0:
+        return
+    first_steps = {
+        name: config.activate_distillation_after * steps if name == "distillation" else 0
+        for name in objective.losses
+        if not (name == "alignment" and "backbone" in config.frozen)  # a head without weights of its own
+    }
+    write_lineage(workdir, ancestors, first_steps)
 
 
 def _train_batches(config: Config, split: Split, tokenizer: CaptionTokenizer, mesh: Mesh) -> pipeline.TrainBatches:

@@ -45,7 +45,7 @@ def test_two_epochs_with_a_late_distillation_and_a_learning_rate_drop_are_the_or
     # The workdir is what another run can start from: its best checkpoint, of the larger rsum of both heads.
     sums = {step: found["minival/matching/rsum"][step] + found["minival/alignment/rsum"][step] for step in (7, 14)}
     best = max(sums, key=lambda step: (sums[step], -step))
-    params, model_config, vocabulary, described = read_weights(tmp_path)
+    params, model_config, vocabulary, described, *_ = read_weights(tmp_path)
     assert described == f"best checkpoint of {tmp_path}, step {best}"
     assert model_config.backbone.hidden_size == 64
     assert vocabulary is not None
