@@ -89,6 +89,7 @@ def create_index(
             model.config,
             model.vocabulary,
             {"source": model.described, "fingerprint": model.fingerprint},
+            caption_ending=model.caption_ending,
             overwrite=(path / manifests.MODEL).exists(),
         )
         manifest = dataclasses.replace(manifest, segments=(entry,))

@@ -24,6 +24,14 @@ def run_index(options: argparse.Namespace) -> int:
     settings = Settings.from_dict({**vars(Settings.of_model(options.checkpoint)), **chosen}, "the command line")
     enable_compilation_cache()
     model = load(options.checkpoint, settings)
+    if options.caption_ending is not None:
+        model.caption_ending = options.caption_ending
+    if model.caption_ending is None:
+        print(
+            "note: the model does not say how the captions end that it was trained on, so queries are taken as they "
+            "are; --caption_ending . would give them a period",
+            file=sys.stderr,
+        )
     manifest = build.create_index(options.output, model, _source(options), parts_dtype=options.dtype)
     print(f"{options.output}: {manifest.images:,} images, {manifest.captions:,} captions; model {model.described}")
     return _upload(options, options.output)

@@ -25,6 +25,9 @@ def index_flags(parser: Parser) -> None:
     )
     for name in LENGTHS:
         parser.add_argument(f"--{name}", type=int, metavar="N", help="instead of the checkpoint's, or the original's")
+    parser.add_argument(
+        "--caption_ending", metavar="MARK", help="what the model's training captions end in, if it does not say"
+    )
     parser.add_argument("--pooling", choices=get_args(Pooling), help="of alignment scores")
     parser.add_argument("--measure", choices=get_args(Measure), help="of matching scores")
 
@@ -124,6 +127,8 @@ def check(options: argparse.Namespace) -> None:
     given = vars(options)
     if "text" in given and (options.text is None) == (options.image is None):
         raise ValueError("give either words or --image")
+    if len(given.get("caption_ending") or "") > 1:
+        raise ValueError(f"--caption_ending {options.caption_ending!r}: expected one mark, or '' for none")
     if "ids" in given and not options.ids and not options.ids_file:
         raise ValueError("nothing to delete: name ids, or give --ids_file")
     if "port" in given and (not 0 <= options.port < 65536 or options.in_flight < 1 or options.max_depth < 0):

@@ -15,9 +15,10 @@ from aladin_jax.data.records import Record
 from aladin_jax.pretrained import PretrainedModel
 from aladin_jax.search import ranking, why
 from aladin_jax.search.index import Index, Region, describe_regions
-from aladin_jax.search.inputs import ALL, MAX_K, Depth, check_depth, check_query
+from aladin_jax.search.inputs import ALL, MAX_K, Depth, check_depth
 from aladin_jax.search.pictures import boxes_of_regions
 from aladin_jax.search.query_encoder import QueryEncoder
+from aladin_jax.search.query_text import LeftOut, ReadText
 from aladin_jax.search.ranking import Engine, ExactFinder, Finder, Ranked
 
 
@@ -28,11 +29,13 @@ class Subject(NamedTuple):
         vector: [d] the matching head's.
         parts: [n, d] unit vectors of words or regions, float32.
         names: what they are: word pieces, or regions.
+        read: what was understood of it, if it is a text.
     """
 
     vector: np.ndarray
     parts: np.ndarray
     names: Any
+    read: ReadText | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -72,19 +75,22 @@ class Results:
         hits: them.
         rerank: how many candidates were re-ranked.
         milliseconds: how long each stage took: encode, match, rerank, explain.
-        note: what became of the depth that was asked for, where that is not obvious; mostly empty.
+        note: what was not understood, and what became of the depth that was asked for; mostly empty.
+        left_out: words of the text that did not count, and why.
     """
 
     hits: list[Hit]
     rerank: int
     milliseconds: dict[str, float]
     note: str
+    left_out: tuple[LeftOut, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
         """As the command line and the web page give it."""
         return {
             "rerank": self.rerank,
             "note": self.note,
+            "left_out": [piece._asdict() for piece in self.left_out],
             "milliseconds": {name: round(value, 2) for name, value in self.milliseconds.items()},
             "results": [hit.to_json(rank) for rank, hit in enumerate(self.hits, 1)],
         }
@@ -146,7 +152,8 @@ class Searcher:
                 Hit(self.index.ids[row], *_scores(matching, alignment), None, self.index.tags(row), answers, row)
             )
         clock.lap("explain")
-        return Results(hits, depth, clock.milliseconds, _note(subject, rerank, "word of the text"))
+        note, left_out = _note(subject, rerank, "word of the text"), subject.read.left_out if subject.read else ()
+        return Results(hits, depth, clock.milliseconds, note, left_out)
 
     def find_captions(self, subject: Subject, *, k: int = 10, rerank: Depth = 100, explain: bool = True) -> Results:
         """Captions for a picture.
@@ -203,14 +210,14 @@ class Searcher:
         return ranked, depth
 
     def encode_text(self, text: str) -> Subject:
-        """Encodes words.
+        """Encodes words as the model's training captions have them: see `QueryReader.read`.
 
         Raises:
-            ValueError: an empty or overlong text.
+            ValueError: an empty or overlong text, or one of which the model knows nothing.
         """
-        text = check_query(text)
-        encoded = self.queries.caption(text)
-        return Subject(encoded.vectors[0], encoded.parts.vectors, self.queries.words(text))
+        read = self.queries.reader.read(text)
+        encoded = self.queries.caption(read.text)
+        return Subject(encoded.vectors[0], encoded.parts.vectors, self.queries.words(read.text), read)
 
     def subject_of_image(self, row: int) -> Subject:
         """A picture of the index, as a query."""
@@ -272,11 +279,11 @@ def _sizes(subject: Subject, k: int, rerank: Depth, total: int, what: str) -> tu
 
 
 def _note(subject: Subject, rerank: Depth, what: str) -> str:
-    if len(subject.parts) or rerank == 0:
-        return ""
-    if rerank == ALL:
-        return f"no {what} takes part in alignment: all scores are 0, and the later row comes first"
-    return f"no {what} takes part in alignment: the matching head's order is kept"
+    notes = list(subject.read.notes) if subject.read else []
+    if not len(subject.parts) and rerank != 0:
+        kept, equal = "the matching head's order is kept", "all scores are 0, and the later row comes first"
+        notes.append(f"no {what} takes part in alignment: {equal if rerank == ALL else kept}")
+    return "; ".join(notes)
 
 
 def _first(ranked: Ranked, k: int) -> Ranked:
