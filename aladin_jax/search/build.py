@@ -205,16 +205,17 @@ def _describe(
     split: Split, rows: np.ndarray, image_of_caption: np.ndarray, pictures: Pictures
 ) -> tuple[pa.Table, pa.Table, np.ndarray, np.ndarray]:
     """The tables and pictures of a part."""
-    ids, tags, boxes, texts, jpegs = [], [], [], [], []
+    ids, tags, boxes, files, texts, jpegs = [], [], [], [], [], []
     for row in rows.tolist():
         record = split.read(row)
         picture, box = pictures.read(row, record.id, record.regions)
         ids.append(record.id)
         tags.append(record.tags)
         boxes.append([] if box is None else box.reshape(-1))
+        files.append("" if picture is None else picture.file)
         texts += record.captions
         jpegs.append(b"" if picture is None else picture.jpeg)
-    image_table = pa.table({"id": ids, "tags": tags, "boxes": boxes}, schema=segments.IMAGE_SCHEMA)
+    image_table = pa.table({"id": ids, "tags": tags, "boxes": boxes, "file": files}, schema=segments.IMAGE_SCHEMA)
     caption_table = pa.table({"image": image_of_caption, "text": texts}, schema=segments.CAPTION_SCHEMA)
     return (
         image_table,

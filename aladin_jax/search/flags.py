@@ -96,7 +96,9 @@ def _source_flags(parser: Parser) -> None:
     _backend_flags(parser)
     parser.add_argument("--data", type=Path, required=True, metavar="DIR", help="a prepared data set")
     parser.add_argument("--split", default="test", help="of it (default: test)")
-    parser.add_argument("--images", type=Path, metavar="DIR", help="picture files ID.jpg, .png or .webp")
+    parser.add_argument(
+        "--images", type=Path, metavar="DIR", help="pictures, also in folders in it, called like the images"
+    )
 
 
 def _backend_flags(parser: Parser) -> None:

@@ -81,7 +81,7 @@ DESCRIPTION: dict[str, Any] = {
                 _K,
                 _RERANK,
             ],
-            _results(tags=_TAGS),
+            _results(tags=_TAGS, file=_TEXT),
             "400",
             "503",
             "504",

@@ -50,6 +50,7 @@ class Hit:
         tags: the image's detected classes, where pictures were asked for.
         why: the region that answered each word.
         row: in the index.
+        file: of its picture, where that is known.
     """
 
     id: str
@@ -59,11 +60,12 @@ class Hit:
     tags: list[str]
     why: list[why.Answer]
     row: int
+    file: str = ""
 
     def to_json(self, rank: int) -> dict[str, Any]:
         """As the command line and the web page give it; `rank` counts from 1."""
         found: dict[str, Any] = {"rank": rank, "id": self.id, "matching": self.matching, "alignment": self.alignment}
-        found |= {"tags": self.tags} if self.caption is None else {"caption": self.caption}
+        found |= {"tags": self.tags, "file": self.file} if self.caption is None else {"caption": self.caption}
         return found | {"why": [answer.to_json() for answer in self.why]}
 
 
@@ -149,7 +151,15 @@ class Searcher:
                     subject.names, subject.parts, self.index.regions(row), self.index.images.parts(row)
                 )
             hits.append(
-                Hit(self.index.ids[row], *_scores(matching, alignment), None, self.index.tags(row), answers, row)
+                Hit(
+                    self.index.ids[row],
+                    *_scores(matching, alignment),
+                    None,
+                    self.index.tags(row),
+                    answers,
+                    row,
+                    self.index.file(row),
+                )
             )
         clock.lap("explain")
         note, left_out = _note(subject, rerank, "word of the text"), subject.read.left_out if subject.read else ()
