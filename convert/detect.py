@@ -91,6 +91,8 @@ def _load_extractor(args: argparse.Namespace) -> "Extractor":
     from convert.detection.run import checksum
 
     folder = args.encoder or args.detector
+    if args.encoder and not folder.is_dir():
+        raise DataError("no such folder", "check --encoder", path=folder)
     made = {"encoder": checksum(folder)} if args.encoder else {"detector": checksum(folder)}
     made |= {} if args.encoder else {"threshold": args.score_threshold}
     try:

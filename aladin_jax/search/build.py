@@ -81,6 +81,7 @@ def create_index(
             feature_dim=model.feature_dim,
             parts_dtype=parts_dtype,
             segments=(),
+            features=_made(source),
         )
         entry = _build(path, model, source, manifest, part_images, taken=frozenset())
         model_folder.save_model_folder(
@@ -113,6 +114,12 @@ def add_to_index(path: Path, model: PretrainedModel, source: Source, *, part_ima
             raise ValueError(
                 f"{path}: holds vectors of model {manifest.fingerprint} ({manifest.model_source}), not of "
                 f"{model.fingerprint} ({model.described}); index the data anew with one of them"
+            )
+        made = _made(source)
+        if made and manifest.features and made != manifest.features:
+            raise ValueError(
+                f"{path}: its features were made with {manifest.features}, those of {source.data} with {made}; make "
+                "them in the same way"
             )
         manifests.remove_unlisted(path, manifest)
         manifest = dataclasses.replace(manifest, generation=manifest.generation + 1)
@@ -152,6 +159,12 @@ def _build(
         path / name, [(part, np.ones(part.image_table.num_rows, bool)) for part in read], manifest.parts_dtype
     )
     return SegmentEntry(**written)
+
+
+def _made(source: Source) -> dict[str, Any] | None:
+    """How the features of a data set were made, where it says."""
+    features = open_dataset(source.data).metadata.get("features")
+    return features if manifests.is_made(features) else None
 
 
 def _segment_name(generation: int) -> str:

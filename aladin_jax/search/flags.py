@@ -58,7 +58,13 @@ def query_flags(parser: Parser) -> None:
     _backend_flags(parser)
     _ann_flags(parser)
     parser.add_argument("text", nargs="?", help="what the picture shows")
-    parser.add_argument("--image", metavar="ID|FILE.npz", help="captions for a picture: an id of the index, or a file")
+    parser.add_argument(
+        "--image", metavar="ID|FILE", help="captions for a picture: an id of the index, a picture, or an .npz of one"
+    )
+    parser.add_argument(
+        "--extractor", type=Path, metavar="DIR", help="the detector or encoder that the data set was made with"
+    )
+    parser.add_argument("--similar", action="store_true", help="pictures like --image, by the matching head")
     parser.add_argument("--k", type=int, default=10, help="how many results")
     parser.add_argument(
         "--rerank", type=_depth, default=100, metavar="N|all", help="candidates that the alignment head re-ranks"
@@ -129,6 +135,8 @@ def check(options: argparse.Namespace) -> None:
     given = vars(options)
     if "text" in given and (options.text is None) == (options.image is None):
         raise ValueError("give either words or --image")
+    if "similar" in given and options.image is None and (options.similar or options.extractor):
+        raise ValueError("--similar and --extractor are for --image")
     if len(given.get("caption_ending") or "") > 1:
         raise ValueError(f"--caption_ending {options.caption_ending!r}: expected one mark, or '' for none")
     if "ids" in given and not options.ids and not options.ids_file:

@@ -163,6 +163,7 @@ def describe(path: Path) -> dict[str, Any]:
         "model": manifest.model_source,
         "fingerprint": manifest.fingerprint,
         "caption_ending": model_folder.read_caption_ending(path / manifests.MODEL),
+        "features": manifest.features,
         "settings": dataclasses.asdict(manifest.settings),
         "unfinished": (path / manifests.UNFINISHED).exists(),
     }

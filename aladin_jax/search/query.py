@@ -200,6 +200,27 @@ class Searcher:
         clock.lap("explain")
         return Results(hits, depth, clock.milliseconds, _note(subject, rerank, "region of the picture"))
 
+    def find_similar(self, subject: Subject, *, k: int = 10, leave_out: int | None = None) -> Results:
+        """Pictures like a picture, by the matching head's vectors; the alignment head compares with words alone.
+
+        Args:
+            subject: from `subject_of_image` or `encode_record`.
+            k: how many results.
+            leave_out: row of the picture itself.
+
+        Raises:
+            ValueError: k is outside its bounds.
+        """
+        clock = _Clock()
+        more = min(k + 1, MAX_K) if leave_out is not None and k <= MAX_K else k
+        ranked, _ = self.rank_images(subject, k=more, rerank=0, clock=clock)
+        hits = [
+            Hit(self.index.ids[row], float(score), None, None, self.index.tags(row), [], row, self.index.file(row))
+            for row, score in zip(map(int, ranked.rows), ranked.matching, strict=True)
+            if row != leave_out
+        ]
+        return Results(hits[:k], 0, clock.milliseconds, "")
+
     def rank_images(
         self, subject: Subject, *, k: int, rerank: Depth, clock: _Clock | None = None
     ) -> tuple[Ranked, int]:

@@ -87,6 +87,13 @@ class QueryReader:
             notes.append(f"the model reads {room} word pieces of {count}: what follows from {_shown(beyond)} is cut")
         return ReadText(text, tuple(left_out), tuple(notes))
 
+    def knows(self, typed: str) -> bool:
+        """Whether anything of a text is left to ask with."""
+        try:
+            return bool(self.read(typed).text)
+        except ValueError:
+            return False
+
     def _pieces(self, text: str) -> Iterator[_Piece]:
         """All of a text, cut where what is known begins and ends."""
         end = 0

@@ -38,6 +38,7 @@ class FoundFiles:
         path: the folder.
         notes: nothing.
         unreadable: pictures that could not be read, and why.
+        made: how, once begun.
     """
 
     def __init__(self, folder: Path, pictures: Mapping[str, Path]):
@@ -51,6 +52,7 @@ class FoundFiles:
         self.notes: list[str] = []
         self._pictures = pictures
         self.unreadable: dict[str, str] = {}
+        self.made: dict[str, Any] | None = None
         self._files: NpzFiles | None = None
 
     def __enter__(self) -> "FoundFiles":
@@ -87,7 +89,7 @@ class FoundFiles:
             DataError: the folder is of other settings, or is something else.
         """
         told = self.path / SETTINGS
-        now = dict(made)
+        now = self.made = dict(made)
         if self.path.exists() and any(self.path.iterdir()):
             if not told.is_file():
                 raise DataError("there, but not of a detector's run", "choose another --output", path=self.path)
@@ -138,7 +140,7 @@ def checksum(folder: Path) -> str:
         DataError: there is no such folder.
     """
     if not folder.is_dir():
-        raise DataError("no such folder", "name the model's folder", path=folder)
+        raise DataError("no such folder", "check --detector", path=folder)
     digest = hashlib.sha256()
     for path in sorted(folder.iterdir()):
         if path.suffix in (".json", ".safetensors", ".bin") and path.is_file():
