@@ -83,13 +83,24 @@ class Settings:
             return cls()
         config = read_json(file)
         values: dict[str, Any] = {}
-        for name in (field.name for field in dataclasses.fields(cls)):
-            section = {"dtype": "model", "pooling": "", "measure": ""}.get(name, "data")
+        for name, field in FIELD_OF_SETTING.items():
+            section = field.rpartition(".")[0]
             fields = config.get(section) if section else config
             if not isinstance(fields, dict) or name not in fields:
-                raise ValueError(f"{file}: there is no field {f'{section}.{name}' if section else name}")
+                raise ValueError(f"{file}: there is no field {field}")
             values[name] = fields[name]
         return cls.from_dict(values, str(file))
+
+
+# What `Settings` are called in a configuration.
+FIELD_OF_SETTING = {
+    "max_caption_len": "data.max_caption_len",
+    "max_labels_len": "data.max_labels_len",
+    "max_regions": "data.max_regions",
+    "dtype": "model.dtype",
+    "pooling": "pooling",
+    "measure": "measure",
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -136,6 +147,7 @@ class Eval:
     split: str
     validation_split: str
     image_keys: str
+    override: bool
     num_folds: Natural
     fold_size: Count
     batch_size: Count | None

@@ -69,9 +69,15 @@ def main(argv: list[str]) -> None:
         if len(argv) > 1:
             raise ValueError(f"unknown argument {argv[1]!r}")
         config, workdir = Config.from_dict(_CONFIG.value.to_dict()), Path(str(_WORKDIR.value))
+        if not config.data.dir:
+            raise ValueError(
+                "data.dir is empty; name a prepared data set, --config.data.dir=DIR (python -m convert.coco_ir or "
+                "convert.features makes one)"
+            )
         for path in (
             str(workdir),
             config.init_from,
+            config.resume_from,
             config.data.dir,
             config.eval.image_keys,
             config.model.vocabulary,
@@ -86,7 +92,7 @@ def main(argv: list[str]) -> None:
         else:
             from aladin_jax.evaluation.report import evaluate
 
-            evaluate(config, workdir)
+            evaluate(config, workdir, given=config_flags.get_override_values(flags.FLAGS["config"]))
     except (ValueError, FloatingPointError, OSError) as error:
         logging.debug("", exc_info=True)
         fail(str(error))

@@ -30,6 +30,8 @@ from aladin_jax.config import Settings
 from aladin_jax.data.records import GivenRecords, Record, Split
 from aladin_jax.data.tokenization import CaptionTokenizer, check_vocabulary
 from aladin_jax.encoding import Encoded, Encoder, Scores, score_pairs
+from aladin_jax.errors import first_line
+from aladin_jax.lineage import Lineage, lineage_of_model_folder, lineage_of_workdir
 from aladin_jax.model_folder import ModelConfig
 from aladin_jax.models import aladin, bert
 from aladin_jax.models.aladin import MODEL_GROUPS, Params
@@ -47,12 +49,16 @@ class Weights(NamedTuple):
         config: the model they are of.
         vocabulary: its vocab.txt, if there is one.
         described: a few words on where they are from.
+        step: of the run that they are of; None where they were not trained here.
+        lineage: what they come from.
     """
 
     params: Params
     config: ModelConfig
     vocabulary: Path | None
     described: str
+    step: int | None = None
+    lineage: Lineage = ()
 
 
 def read_weights(path: str | Path) -> Weights:
@@ -61,9 +67,20 @@ def read_weights(path: str | Path) -> Weights:
     Raises:
         ValueError: there is neither, or it is damaged.
     """
-    path = Path(path).absolute()
+    given, path = Path(path), Path(path).absolute()
+    if path.is_file():
+        raise ValueError(
+            f"{given}: a file, where a folder of weights is expected; convert it first: python -m convert.checkpoint "
+            f"--vinvl DIR --checkpoint {given} --output WEIGHTS"
+        )
     if (path / model_folder.PARAMS).is_dir():
-        return Weights(*model_folder.load_model_folder(path), f"converted checkpoint {path}")
+        loaded = model_folder.load_model_folder(path)
+        return Weights(*loaded, f"converted checkpoint {path}", None, lineage_of_model_folder(given))
+    if (path / "pytorch_model.bin").is_file():
+        raise ValueError(
+            f"{given}: PyTorch's weights; convert them first: python -m convert.checkpoint --vinvl {given} (or --bert) "
+            "--output WEIGHTS"
+        )
     model_config, vocabulary = model_folder.read_description(path)
     for folder, item, word in ((BEST, "default", "best"), (LATEST, "state", "latest")):
         step = newest_step(path / folder)
@@ -72,7 +89,8 @@ def read_weights(path: str | Path) -> Weights:
             params = restored["params"] if folder == LATEST else restored
             params = {group: params[group] for group in MODEL_GROUPS}
             model_folder.check_params(params, model_config, str(path / folder / str(step)))
-            return Weights(params, model_config, vocabulary, f"{word} checkpoint of {path}, step {step}")
+            described = f"{word} checkpoint of {path}, step {step}"
+            return Weights(params, model_config, vocabulary, described, step, lineage_of_workdir(given, step))
     if (path / "model.safetensors").is_file():
         raise ValueError(f"{path}: an export; convert it first: python -m convert.checkpoint --checkpoint {path}")
     raise ValueError(f"{path}: no checkpoint in it; train there first, or name another folder")
@@ -101,7 +119,7 @@ def restore_host(item: Path) -> Any:
             restore_args = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), tree)
             return handler.restore(epath.Path(item), args=ocp.args.PyTreeRestore(restore_args=restore_args))
     except Exception as error:  # Orbax and TensorStore raise all kinds for damaged files
-        raise ValueError(f"{item}: damaged, or not a checkpoint ({str(error).partition(chr(10))[0][:200]})") from error
+        raise ValueError(f"{item}: damaged, or not a checkpoint ({first_line(error)})") from error
 
 
 def require_vocabulary(vocabulary: Path | None, source: str | Path) -> Path:
@@ -164,6 +182,7 @@ class PretrainedModel:
         config: of the model.
         vocabulary: its vocab.txt.
         described: a few words on where the weights are from.
+        lineage: what they come from.
         tokenizer: of the vocabulary.
         bound: a function from parameters to the Flax module, see `models.aladin.bind`.
         feature_dim: width of region vectors that the model takes.
@@ -173,8 +192,10 @@ class PretrainedModel:
     def __init__(self, path: str | Path, settings: Settings | None = None):
         """Loads a converted checkpoint or a workdir; see `load`."""
         self.settings = Settings.of_model(path) if settings is None else settings
-        self.params, self.config, vocabulary, self.described = read_weights(path)
-        self.vocabulary = require_vocabulary(vocabulary, path)
+        weights = read_weights(path)
+        self.params, self.config = weights.params, weights.config
+        self.described, self.lineage = weights.described, weights.lineage
+        vocabulary = self.vocabulary = require_vocabulary(weights.vocabulary, path)
         self.tokenizer = make_tokenizer(self.config, vocabulary, path, self.settings)
         self.feature_dim = self.config.backbone.img_feature_dim
         self.caption_ending = model_folder.read_caption_ending(path)

@@ -115,6 +115,10 @@ def get_config() -> config_dict.ConfigDict:
     config.eval.validation_split = "minival"
     # File with one image id a line: report on these images only, in this order. Empty: on the whole split.
     config.eval.image_keys = ""
+    # A workdir is evaluated with the lengths, number format, pooling and measure that it was trained with, whatever the
+    # configuration file has. Others given on the command line are refused, unless this is set: then they are taken, and
+    # the report, in a file of its own, says so.
+    config.eval.override = False
     # Also report the average over this many folds of this many images, where the split is large enough.
     config.eval.num_folds = 5
     config.eval.fold_size = 1000

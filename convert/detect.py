@@ -48,8 +48,10 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _detect(args: argparse.Namespace) -> None:
     from aladin_jax.image_names import FOLDER, image_id
     from aladin_jax.pictures import list_pictures
+    from convert.dataset import made_from
+    from convert.dataset.record_builder import data_set_folder
     from convert.detection.run import UNREADABLE, FoundFiles, detect_pictures
-    from convert.features import captions_of, prepare_imported
+    from convert.features import captions_of, describe_sources, prepare_imported
     from convert.importing.source import ImportedSource
 
     if args.encoder and args.score_threshold is not None:
@@ -73,11 +75,17 @@ def _detect(args: argparse.Namespace) -> None:
     source = ImportedSource(files, captions, skip_missing=args.skip_missing, numbered=False)
     # Before anything is written: a model that cannot be loaded leaves no folder that a mended one would not fit.
     extractor = _load_extractor(args)
+    made_of = describe_sources(args, {"pictures": [args.images]}, **extractor.made)
+    if not args.overwrite and data_set_folder(args.output).exists():
+        made_from.check(data_set_folder(args.output), made_of)
     files.begin(extractor.made, overwrite=args.overwrite)
     detect_pictures(extractor, pictures, source.names(), files, batch_size=args.batch_size)
     if files.unreadable:
-        print(f"note: {len(files.unreadable)} pictures cannot be read: see {files.path / UNREADABLE}", file=sys.stderr)
-    prepare_imported(source, args.output, float16=args.float16, overwrite=args.overwrite)
+        left_out = f"{len(files.unreadable)} pictures cannot be read and are left out"
+        print(f"note: {left_out}: see {files.path / UNREADABLE}", file=sys.stderr)
+        captions = captions_of(args, files.names(), args.images)
+        source = ImportedSource(files, captions, skip_missing=True, numbered=False)
+    prepare_imported(source, args.output, made_of, float16=args.float16, overwrite=args.overwrite)
     print(
         f"Features of another {'encoder' if args.encoder else 'detector'} than the model's need training: "
         "python -m aladin_jax.main "

@@ -6,9 +6,9 @@ python -m convert.features --features DIR [--captions dataset_coco.json] --outpu
 import argparse
 import os
 import sys
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from aladin_jax.errors import DataError
 from convert.command import run
@@ -50,13 +50,21 @@ def prepare(args: argparse.Namespace) -> None:
     Raises:
         DataError: a file is not what it should be.
     """
+    from convert.dataset import made_from
     from convert.importing.source import FeatureFiles, ImportedSource
 
     features = FeatureFiles(args.format, tuple(args.features), tuple(args.labels), args.class_names)
     with features.open() as reader:
         captions = captions_of(args, reader.names(), reader.path)
         source = ImportedSource(reader, captions, skip_missing=args.skip_missing)
-        prepare_imported(source, args.output, float16=args.float16, overwrite=args.overwrite)
+        given = [path for paths in args.features for path in made_from.with_companions(paths)]
+        kinds = {
+            "features": given,
+            "labels": args.labels,
+            "class_names": [args.class_names] if args.class_names else [],
+        }
+        made_of = describe_sources(args, kinds)
+        prepare_imported(source, args.output, made_of, float16=args.float16, overwrite=args.overwrite)
 
 
 def add_caption_arguments(parser: argparse.ArgumentParser) -> None:
@@ -104,8 +112,23 @@ def captions_of(args: argparse.Namespace, names: Collection[str], path: Path) ->
     )
 
 
-def prepare_imported(source: "ImportedSource", output: Path, *, float16: bool, overwrite: bool) -> None:
-    """Builds the data set and prints what it is.
+def describe_sources(args: argparse.Namespace, sources: Mapping[str, Sequence[Path]], **options: Any) -> dict[str, Any]:
+    """What the data set is made from: sources, the captions that the arguments name, and the options that matter."""
+    from convert.dataset import made_from
+
+    captions = [_split_and_path(text) for text in args.captions or []]
+    lists = [_with_split(text) for text in args.split_list]
+    told = {"captions": captions, "split_list": lists}
+    options |= {kind: [[split, path.name] for split, path in pairs] for kind, pairs in told.items()}
+    options |= {name: getattr(args, name) for name in ("split", "restval", "skip_missing")}
+    files = {kind: [path for _, path in pairs] for kind, pairs in told.items()}
+    return made_from.describe({**sources, **files}, options)
+
+
+def prepare_imported(
+    source: "ImportedSource", output: Path, made_of: Mapping[str, Any], *, float16: bool, overwrite: bool
+) -> None:
+    """Builds the data set, unless it is there, made of the same, and prints what it is.
 
     Raises:
         DataError: a file is not what it should be.
@@ -121,7 +144,7 @@ def prepare_imported(source: "ImportedSource", output: Path, *, float16: bool, o
             source=source, feature_dim=feature_dim, float16=float16, made=source.made, data_dir=data_dir
         )
 
-    print(prepare_records(make_builder, output, overwrite=overwrite))
+    print(prepare_records(make_builder, output, made_of=made_of, overwrite=overwrite))
     print(f"regions have {feature_dim} numbers: the detector's features, then x1, y1, x2, y2, h, w")
     if not any(any(images.values()) for images in source.captions().values()):
         print("there are no captions: the images can be searched, not trained on")

@@ -3,6 +3,7 @@
 XLA_FLAGS=--xla_force_host_platform_device_count=8 python -m tests.sharded_runs OUTPUT.npz
 """
 
+import dataclasses
 import sys
 
 import jax
@@ -13,14 +14,20 @@ from aladin_jax import sharding
 from aladin_jax.data.pipeline import pad_rows
 from aladin_jax.model_folder import flatten
 from aladin_jax.models.aladin import bind
-from aladin_jax.models.packing import tokens_per_group
+from aladin_jax.models.packing import tokens_per_shard
 from aladin_jax.training import optim
 from aladin_jax.training.objective import Objective
-from aladin_jax.training.step import StepShape, init_state, jit_train_step, make_train_step
+from aladin_jax.training.step import StepVariant, init_state, jit_train_step, make_train_step
 from tests.golden_data import converted, unit_batch
 
-# Devices, how many of them share parameters between them, and steps.
-MESHES = {"1": (1, 1, 4), "4x2": (8, 2, 4), "2x4": (8, 4, 2)}
+# Devices, how many of them share parameters between them, steps, and kernels; the fused ones have dropout, too.
+MESHES = {
+    "1": (1, 1, 4, "xla"),
+    "4x2": (8, 2, 4, "xla"),
+    "2x4": (8, 4, 2, "xla"),
+    "fused 1": (1, 1, 1, "pallas"),
+    "fused 4x2": (8, 2, 1, "pallas"),
+}
 # Pairs of each step's batch: the third is an epoch's last, with fewer pairs than there are devices.
 NUM_PAIRS = (16, 16, 2, 16)
 OBJECTIVE = Objective(alignment=1.0, matching=0.1, distillation=1.0)
@@ -34,18 +41,21 @@ def batches(steps):
         yield {name: np.roll(array, 5 * step, axis=0)[:pairs] for name, array in whole.items()}, pairs
 
 
-def run(devices, fsdp, steps):
+def run(devices, fsdp, steps, kernels):
     mesh = sharding.make_mesh(fsdp, jax.devices()[:devices])
-    params, config = converted("unit")
+    params, (backbone, head) = converted("unit")
+    if kernels == "pallas":
+        backbone = dataclasses.replace(backbone, hidden_dropout_prob=0.1, attention_probs_dropout_prob=0.1)
+        head = dataclasses.replace(head, dropout=0.1)
     optimizer = optim.adam()
     step = make_train_step(
-        bind(*config),
+        bind(backbone, head, kernels=kernels, mesh=mesh),
         OBJECTIVE,
         optimizer,
         lambda step: jnp.float32(1e-4),
         frozen=(),
         grad_clip=0.0,
-        groups=devices,
+        shards=devices,
     )
     state = init_state(jax.tree.map(jnp.array, params), OBJECTIVE, optimizer, (), seed=0)
     state = jax.device_put(state, sharding.state_sharding(state, mesh))
@@ -53,8 +63,8 @@ def run(devices, fsdp, steps):
     for number, (batch, pairs) in enumerate(batches(steps)):
         batch = pad_rows(batch, -(-pairs // devices) * devices)
         lengths = batch["caption_len"] + batch["label_len"] + batch["region_len"]
-        shape = StepShape(OBJECTIVE.losses, pairs, tokens_per_group(lengths, slots=38, groups=devices))
-        state, metrics = step(state, jax.device_put(batch, sharding.batch_sharding(mesh)), shape)
+        variant = StepVariant(OBJECTIVE.losses, pairs, tokens_per_shard(lengths, slots=38, shards=devices))
+        state, metrics = step(state, jax.device_put(batch, sharding.batch_sharding(mesh)), variant)
         results |= {f"{name}/{number}": value for name, value in metrics.items()}
         if number == 0:  # Adam's first moment is a tenth of the gradient
             moments = {group: adam.mu for group, adam in state.opt_state.items()}

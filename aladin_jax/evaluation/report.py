@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shutil
+from collections.abc import Iterable
 from pathlib import Path
 
 import jax
@@ -12,42 +14,57 @@ from aladin_jax.config import Config, Measure, Pooling
 from aladin_jax.data.records import Split, open_dataset, read_image_keys
 from aladin_jax.encoding import Encoder
 from aladin_jax.evaluation import recall, table
+from aladin_jax.evaluation.protocol import (
+    Protocol,
+    evaluated_protocol,
+    read_reports,
+    settings_for,
+    warn_of_few_images,
+    weights_folder,
+    write_report_of,
+)
 from aladin_jax.evaluation.scores import score_split
 from aladin_jax.files import make_folder
+from aladin_jax.lineage import explain_untrained
 from aladin_jax.models import aladin
 from aladin_jax.models.aladin import Params
 from aladin_jax.pretrained import (
     DTYPES,
     enable_compilation_cache,
-    is_trained,
     kernels_for,
     make_tokenizer,
     read_weights,
 )
 
 
-def evaluate(config: Config, workdir: Path) -> dict[str, dict[str, dict[str, float]]]:
-    """Reports both heads' recalls on `eval.split`: on the screen, in report.json and in report.png of the workdir.
+def evaluate(config: Config, workdir: Path, given: Iterable[str] = ()) -> dict[str, dict[str, dict[str, float]]]:
+    """Reports both heads' recalls on `eval.split`: on the screen, and in the workdir's files (see `protocol`).
 
     The weights are the workdir's best (or else latest) checkpoint; with no training done there, those of `init_from`.
+
+    Args:
+        config: of the evaluation; how inputs are cut and scores made is the run's affair, see `protocol.settings_for`.
+        workdir: of the run, and for the reports.
+        given: fields that were named on the command line.
 
     Returns:
         The report: {name: {"matching": {"i2t/R@1": ..., "rsum": ...}, "alignment": {...}}}; names are the split, and
         the split with the folds.
     """
     enable_compilation_cache(config.compilation_cache)
-    source = workdir if is_trained(workdir) else config.init_from or config.resume_from
-    if not source:
-        raise ValueError(f"{workdir}: nothing trained there; train first, or set init_from")
+    source = weights_folder(config, workdir)
+    settings, trained_with = settings_for(config, source, given)
     weights = read_weights(source)
     logging.info("Weights: %s", weights.described)
     make_folder(workdir)
-    dtype, mesh = DTYPES[config.model.dtype], sharding.make_mesh(config.fsdp)
-    kernels = kernels_for(config.model.kernels, config.model.dtype)
+    for line in explain_untrained(weights.lineage):
+        logging.warning("%s", line[0].upper() + line[1:])
+    dtype, mesh = DTYPES[settings.dtype], sharding.make_mesh(config.fsdp)
+    kernels = kernels_for(config.model.kernels, settings.dtype)
     encoder = Encoder(
         aladin.bind(*weights.config, dtype=dtype, kernels=kernels, mesh=mesh),
-        make_tokenizer(weights.config, weights.vocabulary, source, config.settings),
-        max_regions=config.data.max_regions,
+        make_tokenizer(weights.config, weights.vocabulary, source, settings),
+        max_regions=settings.max_regions,
         batch_size=config.eval.batch_size,
         mesh=mesh,
         dtype=dtype,
@@ -56,10 +73,11 @@ def evaluate(config: Config, workdir: Path) -> dict[str, dict[str, dict[str, flo
     keys = config.eval.image_keys
     images = split.select(read_image_keys(keys)) if keys else None
     split.require_captions(images)
+    warn_of_few_images(split, split.num_images if images is None else len(images), "evaluated on")
     params = jax.device_put(weights.params, sharding.state_sharding(weights.params, mesh))
 
     scores, image_of_caption = score_split(
-        encoder, params, split, images, pooling=config.pooling, measure=config.measure
+        encoder, params, split, images, pooling=settings.pooling, measure=settings.measure
     )
     heads = scores._asdict()
     reports = {split.name: {head: recall.retrieval_report(s, image_of_caption) for head, s in heads.items()}}
@@ -70,12 +88,25 @@ def evaluate(config: Config, workdir: Path) -> dict[str, dict[str, dict[str, flo
         }
     if jax.process_index() > 0:
         return reports
+    _publish(workdir, evaluated_protocol(config, split, images, weights, settings, trained_with), reports)
+    return reports
+
+
+def _publish(workdir: Path, protocol: Protocol, reports: table.Reports) -> None:
+    """Shows the reports and writes them; with settings that are not the run's, into a file of their own alone."""
     from aladin_jax.evaluation import figure  # Matplotlib
 
-    table.write_report(reports, workdir / "report.json")
-    figure.save_recall_figure(reports, workdir / "report.png")
-    table.print_reports(reports)
-    return reports
+    untrained = protocol.untrained_heads
+    path = write_report_of(workdir, protocol, reports)
+    figure.save_recall_figure(reports, path.with_name(f"{path.name}.png"), title=protocol.title, untrained=untrained)
+    if not protocol.trained_with:
+        table.write_report(reports, workdir / "report.json")
+        shutil.copyfile(path.with_name(f"{path.name}.png"), workdir / "report.png")
+    table.print_reports(reports, untrained=untrained)
+    kept = read_reports(workdir)
+    if len(kept) > 1:
+        table.print_all_reports(kept)
+    print(f"{protocol.title}\nwritten to {path}.json")
 
 
 def report_split(encoder: Encoder, split: Split, pooling: Pooling, measure: Measure, params: Params) -> table.Reports:

@@ -6,7 +6,8 @@ and the metrics those of `aladin_jax.evaluation.recall.retrieval_report`.
 
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Collection, Iterable, Mapping
+from typing import Any
 
 from rich import box
 from rich.console import Console
@@ -21,12 +22,13 @@ DIRECTIONS = {"i2t": "image to text", "t2i": "text to image"}
 COLUMNS = ("R@1", "R@5", "R@10", "medr", "meanr")
 
 
-def print_reports(reports: Reports, console: Console | None = None) -> None:
+def print_reports(reports: Reports, console: Console | None = None, untrained: Collection[str] = ()) -> None:
     """Prints one table a report: a row for each head and direction; rsum stands in the head's first row.
 
     Args:
         reports: what to print; recalls in percent, ranks from 1.
         console: where to; standard output when left out.
+        untrained: heads that were never trained; their rows say so.
     """
     console = console or Console()
     for name, heads in reports.items():
@@ -39,11 +41,40 @@ def print_reports(reports: Reports, console: Console | None = None) -> None:
             for row, (direction, label) in enumerate(DIRECTIONS.items()):
                 values = [f"{metrics[f'{direction}/{column}']:.1f}" for column in COLUMNS]
                 first = row == 0
+                mark = "  untrained" if head in untrained else ""
                 table.add_row(
-                    Text(head if first else ""), label, *values, f"{metrics['rsum']:.1f}" if first else "",
+                    Text(head if first else mark), label, *values, f"{metrics['rsum']:.1f}" if first else "",
                     end_section=not first,
                 )  # fmt: skip
         console.print(table)
+
+
+def print_all_reports(kept: Iterable[tuple[Mapping[str, Any], Reports]], console: Console | None = None) -> None:
+    """Prints one table of several evaluations: a row for each head of each.
+
+    Args:
+        kept: what each is of, as `protocol.Protocol` has it, and its reports.
+        console: where to; standard output when left out.
+    """
+    console = console or Console()
+    table = Table(title=Text("all reports of this workdir", "bold"), title_justify="left", box=box.SIMPLE_HEAD)
+    for column in ("report", "head"):
+        table.add_column(column, overflow="fold")
+    for direction in ("i2t", "t2i"):
+        for column in COLUMNS[:3]:
+            table.add_column(f"{direction}\n{column}", justify="right", no_wrap=True)
+    table.add_column("rsum", justify="right", no_wrap=True)
+    for of, reports in kept:
+        step = "" if of["step"] is None else f", step {of['step']}"
+        for name, heads in reports.items():
+            about = iter([of["name"] if name == of["split"] else name, f"{of['images']:,} images{step}"])
+            for head, metrics in heads.items():
+                values = [f"{metrics[f'{d}/{k}']:.1f}" for d in DIRECTIONS for k in COLUMNS[:3]]
+                mark = "*" if head in of["untrained_heads"] else ""
+                table.caption = table.caption or ("* never trained" if mark else None)
+                table.add_row(*map(Text, [next(about, ""), f"{head}{mark}", *values, f"{metrics['rsum']:.1f}"]))
+            table.add_section()
+    console.print(table)
 
 
 def write_report(reports: Reports, path: str | os.PathLike[str]) -> None:

@@ -19,6 +19,7 @@ from aladin_jax.data.records import Split, open_dataset
 from aladin_jax.encoding import Encoded
 from aladin_jax.errors import DataError
 from aladin_jax.files import read_json, write_whole
+from aladin_jax.lineage import as_json
 from aladin_jax.pretrained import PretrainedModel
 from aladin_jax.scores.ragged import Packed, offsets_of
 from aladin_jax.search import manifest as manifests
@@ -89,7 +90,7 @@ def create_index(
             model.params,
             model.config,
             model.vocabulary,
-            {"source": model.described, "fingerprint": model.fingerprint},
+            {"source": model.described, "fingerprint": model.fingerprint, "lineage": as_json(model.lineage)},
             caption_ending=model.caption_ending,
             overwrite=(path / manifests.MODEL).exists(),
         )
@@ -138,6 +139,7 @@ def _build(
     split = Split(dataset, source.split, model.feature_dim)
     _check_ids(split, taken, path)
     pictures = Pictures(dataset, source.split, source.images)
+    pictures.require_any(split.ids)
     folder = path / manifests.UNFINISHED
     _start_or_go_on(folder, manifest, source, split, part_images)
     starts = range(0, split.num_images, part_images)

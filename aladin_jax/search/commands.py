@@ -12,6 +12,7 @@ import numpy as np
 
 from aladin_jax.config import Settings
 from aladin_jax.files import write_whole
+from aladin_jax.lineage import Lineage, explain_untrained
 from aladin_jax.pretrained import enable_compilation_cache, load
 from aladin_jax.search import build, maintain
 from aladin_jax.search.flags import LENGTHS
@@ -39,6 +40,7 @@ def run_index(options: argparse.Namespace) -> int:
             "are; --caption_ending . would give them a period",
             file=sys.stderr,
         )
+    warn_of_untrained_heads(model.lineage)
     manifest = build.create_index(options.output, model, _source(options), parts_dtype=options.dtype)
     print(f"{options.output}: {manifest.images:,} images, {manifest.captions:,} captions; model {model.described}")
     _tell_of_pictures(options, options.output, manifest.segments[-1].name)
@@ -109,6 +111,12 @@ def run_info(options: argparse.Namespace) -> int:
             shown = ", ".join(f"{field} {setting}" for field, setting in value.items())
         print(f"{name:>16}  {shown}")
     return 0
+
+
+def warn_of_untrained_heads(lineage: Lineage) -> None:
+    """Says which heads' results are worth nothing."""
+    for line in explain_untrained(lineage):
+        print(f"warning: {line}", file=sys.stderr)
 
 
 def engine_of(options: argparse.Namespace, index: Index) -> Any:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import socket
 from collections.abc import Callable
 from pathlib import Path
 from typing import get_args
@@ -126,6 +127,22 @@ def _depth(text: str) -> int | str:
         raise argparse.ArgumentTypeError(str(error)) from None
 
 
+def check_port(host: str, port: int) -> None:
+    """Checks that a server may listen at an address, before a model is loaded for it.
+
+    Raises:
+        ValueError: it may not.
+    """
+    try:
+        family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+        with socket.socket(family, kind, protocol) as listener:
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            listener.bind(address)
+    except (OSError, OverflowError) as error:
+        reason = getattr(error, "strerror", None) or str(error)
+        raise ValueError(f"{host}:{port}: cannot listen there ({reason}); give another --port or --host") from error
+
+
 def check(options: argparse.Namespace) -> None:
     """Checks what does not need an index, a model or a data set to be opened.
 
@@ -155,6 +172,8 @@ def check(options: argparse.Namespace) -> None:
     for name in ("checkpoint", "data", "images"):
         if given.get(name) and not Path(given[name]).is_dir():
             raise ValueError(f"--{name} {given[name]}: no such folder")
+    if "port" in given:
+        check_port(options.host, options.port)
 
 
 FLAGS: dict[str, Callable[[Parser], None]] = {

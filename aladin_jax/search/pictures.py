@@ -96,6 +96,16 @@ class Pictures:
             return picture, _scaled(boxes, picture.width, picture.height) if len(boxes) == len(regions) else None
         return picture, boxes_of_regions(regions)
 
+    def require_any(self, image_ids: list[str]) -> None:
+        """Checks that a folder of pictures has any of some images.
+
+        Raises:
+            DataError: it has none.
+        """
+        if self._folder is not None and not any(self._find(image_id) for image_id in image_ids):
+            problem = f"no picture of any of {len(image_ids):,} images, such as {image_ids[0]}.jpg"
+            raise DataError(problem, "name the folder that has them, or leave --images out", path=self._folder)
+
     def _find(self, image_id: str) -> str | None:
         assert self._folder is not None
         assert self._names is not None

@@ -7,12 +7,14 @@ import json
 from pathlib import Path
 from typing import Any
 
+from aladin_jax.lineage import lineage_of_model_folder
 from aladin_jax.pictures import read_picture
 from aladin_jax.pretrained import enable_compilation_cache
 from aladin_jax.search.ann import AnnFinder
 from aladin_jax.search.asked_picture import read_asked
-from aladin_jax.search.commands import engine_of
+from aladin_jax.search.commands import engine_of, warn_of_untrained_heads
 from aladin_jax.search.index import Index
+from aladin_jax.search.manifest import MODEL
 from aladin_jax.search.pictures import shrink
 from aladin_jax.search.query import Results, Searcher, Subject
 
@@ -98,6 +100,7 @@ def run_serve(options: argparse.Namespace) -> int:
 
     enable_compilation_cache()
     index = Index(options.index)
+    warn_of_untrained_heads(lineage_of_model_folder(options.index / MODEL))
     searcher = Searcher(index, images=_finder(options, index))
     limits = serve.Limits(max_depth=options.max_depth, in_flight=options.in_flight)
     print(f"http://{options.host}:{options.port}  {searcher.index.manifest.images:,} images; stop with Ctrl-C")

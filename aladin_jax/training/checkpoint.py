@@ -10,6 +10,7 @@ Orbax writes in the background to a temporary name and renames: a run that is ki
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Mapping
 from pathlib import Path
@@ -21,6 +22,8 @@ from absl import logging
 
 from aladin_jax import sharding
 from aladin_jax.config import CONFIG_JSON
+from aladin_jax.data.records import open_dataset
+from aladin_jax.errors import DataError
 from aladin_jax.files import read_json, write_whole
 from aladin_jax.models.aladin import Params
 from aladin_jax.pretrained import BEST, LATEST, is_trained, newest_step
@@ -43,8 +46,10 @@ FREE_FIELDS = (
     "eval.",
     "reinitialize_scheduler",
     "schedule_start",
+    "data_sha256",
 )
 SCHEDULE_START = "schedule_start"  # in config.json; no field, but what `reinitialize_scheduler` led to
+DATA_SHA256 = "data_sha256"  # in config.json; no field, but what tells the data set from others, wherever it lies
 
 
 def _options(name: str, **options: Any) -> ocp.CheckpointManagerOptions:
@@ -117,8 +122,9 @@ def check_config(workdir: Path, config: Mapping[str, Any]) -> int:
     """Compares with the configuration that a workdir was started with, and keeps it there.
 
     Before the first checkpoint there is nothing that another configuration could contradict: a first start that failed
-    over a wrong path can be put right. With `reinitialize_scheduler` the schedule's fields may differ: it then starts
-    anew at the newest checkpoint's step, which is kept too, so that a start with the same configuration goes on.
+    over a wrong path can be put right. The same data set may lie elsewhere. With `reinitialize_scheduler` the
+    schedule's fields may differ: it then starts anew at the newest checkpoint's step, which is kept too, so that a
+    start with the same configuration goes on.
 
     Returns:
         The step at which the learning rate's schedule begins.
@@ -140,6 +146,12 @@ def check_config(workdir: Path, config: Mapping[str, Any]) -> int:
         # A field that is unset changes nothing, as before there was such a field.
         if name in before or after[name]
     }
+    data = _sha256_of_data(now)
+    if "data.dir" in differences and data and data == kept.get(DATA_SHA256):
+        logging.info("%s: the data set is that of %s", now["data"]["dir"], kept["data"]["dir"])
+        del differences["data.dir"]
+    elif started and data and kept.get(DATA_SHA256, data) != data:
+        differences["data.dir"] = f"data.dir held other data than {now['data']['dir']} holds now"
     of_schedule = [differences.pop(name) for name in SCHEDULE_FIELDS if name in differences]
     anew, was_anew = (bool(c.get("reinitialize_scheduler")) for c in (now, kept))
     if started and (differences or (of_schedule and not anew)):
@@ -151,8 +163,8 @@ def check_config(workdir: Path, config: Mapping[str, Any]) -> int:
     if started and anew and (of_schedule or not was_anew):
         start = newest_step(workdir / LATEST) or 0
         logging.info("The schedule starts anew at step %d%s", start, "".join(f"; {told}" for told in of_schedule))
-    if not started or anew != was_anew or of_schedule:
-        _keep_config(file, now, start)
+    # What may differ is kept too: a longer num_steps, another log_every.
+    _keep_config(file, now | ({DATA_SHA256: data} if data else {}), start)
     return start
 
 
@@ -167,6 +179,16 @@ def _keep_config(file: Path, config: Mapping[str, Any], schedule_start: int) -> 
         kept = {**config, SCHEDULE_START: schedule_start} if schedule_start else config
         write_whole(file, json.dumps(kept, indent=2).encode() + b"\n")
     sharding.wait_for_processes("kept config.json")
+
+
+def _sha256_of_data(config: Mapping[str, Any]) -> str:
+    """Of what describes the data set: ids, numbers of captions, sizes; "" where there is none."""
+    try:
+        folder = open_dataset(config["data"]["dir"]).folder
+    except (DataError, KeyError):
+        return ""
+    described = (folder / name for name in ("dataset_info.json", "features.json", "metadata.json"))
+    return hashlib.sha256(b"".join(file.read_bytes() for file in described if file.is_file())).hexdigest()
 
 
 def _flatten(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -8,6 +8,7 @@ from pathlib import Path
 from absl import logging
 
 from aladin_jax.config import Config
+from aladin_jax.lineage import random_weights
 from aladin_jax.model_folder import ModelConfig, load_run_state, matching_head_config
 from aladin_jax.models import aladin
 from aladin_jax.models.backbone import BackboneConfig
@@ -43,7 +44,8 @@ def initial_weights(config: Config, feature_dim: int) -> Weights:
     sizes = {"num_layers": config.model.num_layers, "num_heads": config.model.num_heads}
     model = _with_dropout(ModelConfig(backbone, matching_head_config(sizes, "config.model")), config)
     params = aladin.init_params(*model, seed=config.seed)
-    return Weights(params, model, Path(config.model.vocabulary), f"random, seed {config.seed}")
+    described = f"random, seed {config.seed}"
+    return Weights(params, model, Path(config.model.vocabulary), described, None, random_weights(config.seed))
 
 
 def resumed(config: Config, state: TrainState, *, steps_per_epoch: int, num_steps: int) -> TrainState:

@@ -65,15 +65,15 @@ def _loop(
         profile = create_profile(
             workdir, first_step=first, num_profile_steps=config.profile_steps, num_steps=run.num_steps
         )
-    metrics = TrainMetrics()
+    metrics = TrainMetrics(workdir=workdir)
     with contextlib.closing(create_writer(workdir)) as writer:
         while step < run.num_steps:
             batch = next(run.batches)
-            shape = run.shape_of(batch, run.objective.active_in(step // run.steps_per_epoch))
-            if shape not in run.step:
+            variant = run.variant_of(batch, run.objective.active_in(step // run.steps_per_epoch))
+            if variant not in run.step:
                 with metrics.paused():
-                    run.step.compile(state, batch.arrays, shape)
-            state, values = run.step(state, batch.arrays, shape)
+                    run.step.compile(state, batch.arrays, variant)
+            state, values = run.step(state, batch.arrays, variant)
             step += 1
             metrics.add(step, values, batch.num_pairs)
             if profile:

@@ -2,6 +2,7 @@
 
 import contextlib
 import math
+import os
 import time
 from collections.abc import Callable, Iterator, Mapping
 
@@ -17,13 +18,15 @@ class TrainMetrics:
     Adding a step waits for nothing; `check` and `flush` wait for the device.
     """
 
-    def __init__(self, clock: Callable[[], float] = time.perf_counter):
+    def __init__(self, clock: Callable[[], float] = time.perf_counter, workdir: str | os.PathLike[str] = "OLD"):
         """Starts the first interval.
 
         Args:
             clock: seconds, for the rate of examples.
+            workdir: of the run, for messages.
         """
         self._clock = clock
+        self._workdir = os.fspath(workdir)
         self._on_device: list[tuple[int, dict[str, jax.Array]]] = []
         self._restart()
 
@@ -51,10 +54,14 @@ class TrainMetrics:
         for step, values in steps:
             for name in WATCHED:
                 if not math.isfinite(values[name]):
-                    kept = "there is no checkpoint yet" if last_good is None else f"checkpoint {last_good} is kept"
+                    again = "by the same command, as there is no checkpoint yet"
+                    kept = ""
+                    if last_good is not None:
+                        kept = f"checkpoint {last_good} is kept; "
+                        again = f"from there: --workdir NEW --config.init_from={self._workdir}"
                     raise FloatingPointError(
-                        f"step {step}: {name} is {values[name]}; {kept}; try a lower learning_rate or grad_clip, or "
-                        "float32"
+                        f"step {step}: {name} is {values[name]}; {kept}try a lower learning_rate or grad_clip, or "
+                        f"float32, {again}"
                     )
             for name, value in values.items():
                 self._values.setdefault(name, []).append(float(value))

@@ -23,7 +23,7 @@ INITIAL_LOG_VARIANCE = -2.3
 
 @dataclasses.dataclass(frozen=True)
 class Objective:
-    """Losses of a regime (table in the README); a weight of 0 leaves a loss out.
+    """Losses of a regime (table in docs/original.md); a weight of 0 leaves a loss out.
 
     Attributes:
         alignment: weight of the ranking loss on alignment scores.

@@ -21,17 +21,20 @@ from aladin_jax.data.caption_ending import ending_of_split
 from aladin_jax.data.records import Split, open_dataset
 from aladin_jax.data.tokenization import CaptionTokenizer
 from aladin_jax.encoding import Encoder
+from aladin_jax.evaluation.protocol import warn_of_few_images
 from aladin_jax.evaluation.report import report_split
 from aladin_jax.evaluation.table import Reports
+from aladin_jax.lineage import Lineage, write_lineage
 from aladin_jax.model_folder import read_description, write_description
 from aladin_jax.models import aladin
 from aladin_jax.models.aladin import Params
-from aladin_jax.models.packing import tokens_per_group
-from aladin_jax.pretrained import DTYPES, kernels_for, make_tokenizer
+from aladin_jax.models.packing import tokens_per_shard
+from aladin_jax.pretrained import DTYPES, Weights, kernels_for, make_tokenizer
 from aladin_jax.training import checkpoint, optim
+from aladin_jax.training.advice import warn_of_start
 from aladin_jax.training.initial import initial_weights, resumed
 from aladin_jax.training.objective import Objective
-from aladin_jax.training.step import StepShape, TrainState, init_state, jit_train_step, make_train_step
+from aladin_jax.training.step import StepVariant, TrainState, init_state, jit_train_step, make_train_step
 from aladin_jax.training.writers import log_parameters
 
 
@@ -41,13 +44,13 @@ class Run:
 
     Attributes:
         state: where training starts, on the devices.
-        step: state -> state, for a batch on the devices and its shape.
+        step: state -> state, for a batch on the devices and its variant.
         batches: prefetched to the devices, from where `state` is.
         objective: says which losses act in an epoch.
         validate: parameters -> reports; None where the run validates nothing.
         steps_per_epoch: the last, smaller batch included.
         num_steps: when to stop.
-        packed_groups: groups of each process within which tokens are packed; 0 to compute on padding too.
+        packed_shards: of each process, within which tokens are packed; 0 to compute on padding too.
         slots: padded tokens, tags and regions of a pair.
     """
 
@@ -58,15 +61,15 @@ class Run:
     validate: Callable[[Params], Reports] | None
     steps_per_epoch: int
     num_steps: int
-    packed_groups: int
+    packed_shards: int
     slots: int
 
-    def shape_of(self, batch: pipeline.Batch, active: tuple[str, ...]) -> StepShape:
+    def variant_of(self, batch: pipeline.Batch, active: tuple[str, ...]) -> StepVariant:
         """What to compile for: a batch while the losses `active` act."""
-        if not self.packed_groups:
-            return StepShape(active, batch.num_pairs)
-        tokens = np.asarray(tokens_per_group(batch.tokens, slots=self.slots, groups=self.packed_groups))
-        return StepShape(active, batch.num_pairs, int(sharding.largest_of_processes(tokens)))
+        if not self.packed_shards:
+            return StepVariant(active, batch.num_pairs)
+        tokens = np.asarray(tokens_per_shard(batch.tokens, slots=self.slots, shards=self.packed_shards))
+        return StepVariant(active, batch.num_pairs, int(sharding.largest_of_processes(tokens)))
 
 
 def prepare(
@@ -84,9 +87,9 @@ def prepare(
     mesh, optimizer = sharding.make_mesh(config.fsdp), optim.adam()
     dataset = open_dataset(config.data.dir)
     Split(dataset, "train").require_captions(use="trained on")
-    params = None
+    weights = None
     if checkpoints.latest_step is None:
-        params = _first_start(config, workdir, Split(dataset, "train"))
+        weights = _first_start(config, objective, workdir, Split(dataset, "train"))
     model_config, vocabulary = read_description(workdir)
     tokenizer = make_tokenizer(model_config, vocabulary, workdir, config.settings)
     split = Split(dataset, "train", model_config.backbone.img_feature_dim)
@@ -109,6 +112,7 @@ def prepare(
         )
         validation = Split(dataset, config.eval.validation_split, split.feature_dim)
         validation.require_captions(use="validated on; set eval_every to 0")
+        warn_of_few_images(validation, validation.num_images, "validated on")
         validate = partial(report_split, encoder, validation, config.pooling, config.measure)
 
     def fresh(params: Params) -> TrainState:
@@ -116,14 +120,15 @@ def prepare(
 
     abstract = jax.eval_shape(lambda: fresh(aladin.init_params(*model_config, seed=0)))
     shardings = sharding.state_sharding(abstract, mesh)
-    if params is None:
+    if weights is None:
         state, data_state = checkpoints.restore(
             jax.tree.map(lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), abstract, shardings)
         )
         batches.set_state(data_state)
         logging.info("Going on from step %d of %s", state.step, workdir)
     else:
-        state = fresh(params)
+        _keep_lineage(config, objective, workdir, weights.lineage, steps_per_epoch)
+        state = fresh(weights.params)
         if config.resume_from:
             state = resumed(config, state, steps_per_epoch=steps_per_epoch, num_steps=num_steps)
             batches.set_state({**batches.get_state(), "next_batch": int(state.step)})
@@ -147,7 +152,7 @@ def prepare(
         ),
         frozen=config.frozen,
         grad_clip=config.grad_clip,
-        groups=mesh.size,
+        shards=mesh.size,
         micro_batches=config.micro_batches,
     )
     return Run(
@@ -158,19 +163,32 @@ def prepare(
         validate=validate,
         steps_per_epoch=steps_per_epoch,
         num_steps=num_steps,
-        packed_groups=mesh.size // jax.process_count() * config.micro_batches if config.pack_tokens else 0,
+        packed_shards=mesh.size // jax.process_count() * config.micro_batches if config.pack_tokens else 0,
         slots=config.data.max_caption_len + config.data.max_labels_len + config.data.max_regions,
     )
 
 
-def _first_start(config: Config, workdir: Path, split: Split) -> Params:
-    """The parameters that a run starts from; the workdir is told what model they are of, and how its captions end."""
+def _first_start(config: Config, objective: Objective, workdir: Path, split: Split) -> Weights:
+    """The weights that a run starts from; the workdir is told what model they are of, and how its captions end."""
     weights = initial_weights(config, split.feature_dim)
     logging.info("Weights: %s", weights.described)
+    warn_of_start(config, objective, weights.lineage)
     if jax.process_index() == 0:
         write_description(workdir, weights.config, weights.vocabulary, ending_of_split(split))
     sharding.wait_for_processes("model.json")
-    return weights.params
+    return weights
+
+
+def _keep_lineage(config: Config, objective: Objective, workdir: Path, ancestors: Lineage, steps: int) -> None:
+    """Keeps what the run starts from, and after how many steps each of its losses trains a head."""
+    if jax.process_index() > 0:
+        return
+    first_steps = {
+        name: config.activate_distillation_after * steps if name == "distillation" else 0
+        for name in objective.losses
+        if not (name == "alignment" and "backbone" in config.frozen)  # a head without weights of its own
+    }
+    write_lineage(workdir, ancestors, first_steps)
 
 
 def _train_batches(config: Config, split: Split, tokenizer: CaptionTokenizer, mesh: Mesh) -> pipeline.TrainBatches:
@@ -218,24 +236,24 @@ def make_objective(config: Config) -> Objective:
 
 
 class CompiledSteps:
-    """The step's executables by shape, each compiled ahead of its first use."""
+    """The step's executables by variant, each compiled ahead of its first use."""
 
     def __init__(self, jitted: Any):
         self._jitted = jitted
-        self._executables: dict[StepShape, jax.stages.Compiled] = {}
+        self._executables: dict[StepVariant, jax.stages.Compiled] = {}
 
-    def __contains__(self, shape: StepShape) -> bool:
-        return shape in self._executables
+    def __contains__(self, variant: StepVariant) -> bool:
+        return variant in self._executables
 
-    def compile(self, state: TrainState, arrays: pipeline.Arrays, shape: StepShape) -> None:
-        """Compiles for a shape; the log says which, and how long it took."""
-        packed = "" if shape.tokens_per_group is None else f", room for {shape.tokens_per_group:,} tokens a device"
-        what = f"{shape.num_pairs} pairs{packed}, losses {', '.join(shape.active)}"
-        logging.info("Compiling step shape %d: %s", len(self._executables) + 1, what)
+    def compile(self, state: TrainState, arrays: pipeline.Arrays, variant: StepVariant) -> None:
+        """Compiles for a variant; the log says which, and how long it took."""
+        packed = "" if variant.tokens_per_shard is None else f", room for {variant.tokens_per_shard:,} tokens a device"
+        what = f"{variant.num_pairs} pairs{packed}, losses {', '.join(variant.active)}"
+        logging.info("Compiling step variant %d: %s", len(self._executables) + 1, what)
         started = time.perf_counter()
-        self._executables[shape] = self._jitted.lower(state, arrays, shape).compile()
+        self._executables[variant] = self._jitted.lower(state, arrays, variant).compile()
         logging.info("Compiled in %.1f s", time.perf_counter() - started)
 
-    def __call__(self, state: TrainState, arrays: pipeline.Arrays, shape: StepShape):
+    def __call__(self, state: TrainState, arrays: pipeline.Arrays, variant: StepVariant):
         """Runs the step; `state` is given up."""
-        return self._executables[shape](state, arrays)
+        return self._executables[variant](state, arrays)

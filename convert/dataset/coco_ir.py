@@ -10,8 +10,9 @@ from typing import Any
 import numpy as np
 from absl import logging
 
+from convert.dataset import made_from
 from convert.dataset.record_builder import NAME, VERSION, Prepared, RecordBuilder, prepare_records
-from convert.raw.split_captions import captions_file, read_split_captions
+from convert.raw.split_captions import SPLITS, captions_file, read_split_captions
 from convert.raw.vinvl_files import FEATURE_DIM, FoundFiles, VinvlFiles, check_image_keys
 
 
@@ -131,4 +132,7 @@ def prepare(
             data_dir=data_dir,
         )
 
-    return prepare_records(make_builder, output, overwrite=overwrite, beam_options=beam_options)
+    captions = [captions_file(Path(coco_ir_dir), split) for split in SPLITS]
+    sources = {"captions": captions, "features": made_from.with_companions(Path(img_feat_file))}
+    made_of = made_from.describe(sources, {})  # its width and type are told by the data set itself
+    return prepare_records(make_builder, output, made_of=made_of, overwrite=overwrite, beam_options=beam_options)

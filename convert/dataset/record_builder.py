@@ -24,6 +24,7 @@ from tensorflow_datasets.core.dataset_builder import FileReaderBuilder
 
 from aladin_jax.data.records import open_version
 from aladin_jax.errors import DataError
+from convert.dataset import made_from
 from convert.dataset.record_writer import (
     FILE_FORMAT,
     RecordSource,
@@ -81,6 +82,7 @@ class RecordBuilder(FileReaderBuilder, skip_registration=True):
         self._feature_dim = feature_dim
         self._dtype = np.dtype(np.float16 if float16 else np.float32)
         self._num_workers = num_workers
+        self.made_from: Mapping[str, Any] | None = None  # see `prepare_records`
         kwargs.setdefault("file_format", FILE_FORMAT)
         super().__init__(**kwargs)
         # What TFDS makes the builder from again after pickling.
@@ -132,6 +134,8 @@ class RecordBuilder(FileReaderBuilder, skip_registration=True):
     def _download_and_prepare(self, dl_manager: Any, download_config: tfds.download.DownloadConfig) -> None:
         del dl_manager  # nothing is downloaded
         self.check_inputs()
+        if self.made_from is not None:
+            made_from.keep(Path(self.data_path), self.made_from)
         shards_of = {split: self._shards(split, download_config.num_shards) for split in self._captions}
         shards = list(itertools.chain(*shards_of.values()))
         writer = RecordWriter(self.source, self._feature_dim, self._dtype)
@@ -190,12 +194,14 @@ class Prepared:
     Attributes:
         folder: what `tfds.builder_from_directory` opens.
         was_there: whether it was complete already, so that nothing was done.
+        same: whether it is known to be made from what it would be made from now.
         splits: images, captions and images skipped, by split.
         num_bytes: of the folder's files.
     """
 
     folder: Path
     was_there: bool
+    same: bool
     splits: dict[str, tuple[int, int, int]]
     num_bytes: int
 
@@ -203,7 +209,8 @@ class Prepared:
         """A table of the splits, then where they are."""
         lines = [f"{'split':8} {'images':>8} {'captions':>9} {'skipped (no detections)':>24}"]
         lines += [f"{name:8} {i:8,} {c:9,} {s:24,}" for name, (i, c, s) in self.splits.items()]
-        state = "is there already (--overwrite makes it anew)" if self.was_there else "is ready"
+        of = "made from the same" if self.same else "it does not say from what"
+        state = f"is there already, {of} (--overwrite makes it anew)" if self.was_there else "is ready"
         return "\n".join([*lines, f"{self.num_bytes:,} bytes; the data set {state}: {self.folder}"])
 
 
@@ -216,6 +223,7 @@ def prepare_records(
     make_builder: Callable[[str], RecordBuilder],
     output: str | os.PathLike[str],
     *,
+    made_of: Mapping[str, Any] | None = None,
     overwrite: bool = False,
     beam_options: Any = None,
 ) -> Prepared:
@@ -227,6 +235,7 @@ def prepare_records(
     Args:
         make_builder: the builder for a `data_dir`.
         output: folder for the data set, which will be `coco_ir/default/1.0.0` in it.
+        made_of: what it is made from, from `made_from.describe`; kept in it, and held against one that is there.
         overwrite: whether to remove a data set that is there first.
         beam_options: `PipelineOptions` to write with Apache Beam.
 
@@ -245,12 +254,14 @@ def prepare_records(
         was_there = folder.exists()
         if was_there and not (folder / _INFO_FILE).exists():
             raise DataError("there, but not a data set", "remove it or pass --overwrite", path=folder)
+        same = was_there and made_of is not None and made_from.check(folder, made_of)
         builder = make_builder(os.fspath(output))
+        builder.made_from = made_of
         # TFDS wants a folder for downloads, and prints that it downloads.
         with tempfile.TemporaryDirectory() as downloads, contextlib.redirect_stdout(io.StringIO()):
             config = tfds.download.DownloadConfig(beam_options=beam_options)
             builder.download_and_prepare(download_dir=downloads, download_config=config)
-    return _describe(folder, was_there)
+    return _describe(folder, was_there, same)
 
 
 @contextlib.contextmanager
@@ -271,11 +282,11 @@ def _remove(folder: Path) -> None:
     shutil.rmtree(folder)
 
 
-def _describe(folder: Path, was_there: bool) -> Prepared:
+def _describe(folder: Path, was_there: bool, same: bool) -> Prepared:
     metadata: Any = open_version(folder).info.metadata
     splits = {
         split: (len(about["ids"]), sum(about["caption_counts"]), about["skipped"])
         for split, about in metadata["splits"].items()
     }
     num_bytes = sum(file.stat().st_size for file in folder.iterdir())
-    return Prepared(folder, was_there, splits, num_bytes)
+    return Prepared(folder, was_there, same, splits, num_bytes)

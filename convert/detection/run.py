@@ -32,7 +32,7 @@ _BATCHES_WAITING = 4  # pictures of other shapes than the batch's that wait for 
 class FoundFiles:
     """What was found, one .npz a picture (docs/features.md), in a folder that also says by which settings.
 
-    A `RegionReader`: pictures that could not be read have no regions. Files are called by the pictures' ids.
+    A `RegionReader`. Files are called by the pictures' ids.
 
     Attributes:
         path: the folder.
@@ -63,8 +63,8 @@ class FoundFiles:
         """Nothing to do."""
 
     def names(self) -> Collection[str]:
-        """Names of all pictures, whether anything was found in them yet or not."""
-        return self._pictures.keys()
+        """Names of all pictures but those known to be unreadable, whether anything was found in them yet or not."""
+        return [name for name in self._pictures if name not in self.unreadable]
 
     def detections(self, name: str) -> Detections:
         """Reads what was found in a picture.
@@ -72,8 +72,6 @@ class FoundFiles:
         Raises:
             DataError: its file is damaged.
         """
-        if name in self.unreadable:
-            return Detections(np.zeros((0, 0), np.float32), [])
         self._files = self._files or NpzFiles(self.path)
         return self._files.detections(image_id(name))
 

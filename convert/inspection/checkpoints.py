@@ -115,7 +115,7 @@ def inspect_model_folder(folder: Path) -> dict[str, Any]:
     Raises:
         ValueError: there is none, or it is damaged.
     """
-    params, config, vocabulary, source = pretrained.read_weights(folder)
+    params, config, vocabulary, source, *_ = pretrained.read_weights(folder)
     problems = Problems()
     flat = model_folder.flatten(params)
     steps = {name: newest_step(folder.absolute() / name) for name in (BEST, LATEST)}

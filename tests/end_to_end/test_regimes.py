@@ -45,7 +45,7 @@ def test_two_epochs_with_a_late_distillation_and_a_learning_rate_drop_are_the_or
     # The workdir is what another run can start from: its best checkpoint, of the larger rsum of both heads.
     sums = {step: found["minival/matching/rsum"][step] + found["minival/alignment/rsum"][step] for step in (7, 14)}
     best = max(sums, key=lambda step: (sums[step], -step))
-    params, model_config, vocabulary, described = read_weights(tmp_path)
+    params, model_config, vocabulary, described, *_ = read_weights(tmp_path)
     assert described == f"best checkpoint of {tmp_path}, step {best}"
     assert model_config.backbone.hidden_size == 64
     assert vocabulary is not None
@@ -59,7 +59,6 @@ def test_a_frozen_backbone_does_not_move(small_run, tmp_path):
     np.testing.assert_array_equal(
         trained["backbone"]["layers"]["qkv"]["kernel"], before["backbone"]["layers"]["qkv"]["kernel"]
     )
-    assert np.abs(trained["matching_head"]["layers"]["qkv"]["kernel"]).sum() > 0
     assert not np.array_equal(
         trained["matching_head"]["layers"]["qkv"]["kernel"], before["matching_head"]["layers"]["qkv"]["kernel"]
     )
