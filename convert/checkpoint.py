@@ -105,6 +105,7 @@ def _write(source: Source, options: argparse.Namespace) -> None:
         source.vocabulary,
         provenance,
         run_state=run_state,
+        caption_ending=source.caption_ending,
         overwrite=options.overwrite,
     )
     print(f"\nwrote {options.output}")

@@ -1,6 +1,9 @@
-"""Makes the data set of your own pictures: a detector finds the regions. docs/features.md has the rest.
+"""Makes the data set of your own pictures: a detector finds regions, or a vision model sees a grid of them.
 
 python -m convert.detect --images DIR --detector DIR --output DIR [--captions FILE]
+python -m convert.detect --images DIR --encoder DIR --output DIR [--captions FILE]
+
+docs/features.md has the rest.
 """
 
 import argparse
@@ -8,8 +11,12 @@ import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from convert.command import UsageError, run
+
+if TYPE_CHECKING:
+    from convert.detection.extractor import Extractor
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -19,16 +26,17 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     parser = argparse.ArgumentParser(
         prog="python -m convert.detect",
-        description="Pictures and a detector of the DETR family -> the data set that training reads. "
+        description="Pictures, and a detector of the DETR family or any vision backbone -> the data set that training "
+        "reads. "
         "Interrupted, it can be run again and goes on where it was.",
     )
     parser.add_argument("--images", required=True, type=Path, metavar="DIR", help="pictures, also in folders in it")
-    parser.add_argument(
-        "--detector", required=True, type=Path, metavar="DIR", help="config.json, preprocessor_config.json, weights"
-    )
+    model = parser.add_mutually_exclusive_group(required=True)
+    model.add_argument("--detector", type=Path, metavar="DIR", help="config.json, preprocessor_config.json, weights")
+    model.add_argument("--encoder", type=Path, metavar="DIR", help="the same of a ViT, DINOv2, CLIP, SigLIP, Swin, ...")
     add_caption_arguments(parser)
-    parser.add_argument("--score_threshold", type=float, default=0.2, help="least score of a region (%(default)s)")
-    parser.add_argument("--max_regions", type=int, default=50, help="regions kept of a picture (%(default)s)")
+    parser.add_argument("--score_threshold", type=float, help="least score of a detector's region (0.2)")
+    parser.add_argument("--max_regions", type=int, help="regions of a picture (a detector's 50, an encoder's 34)")
     parser.add_argument("--batch_size", type=int, default=8, help="pictures at once (%(default)s)")
     parser.add_argument("--device", help='such as "cuda" (that where there is one, else "cpu")')
     parser.add_argument("--output", required=True, type=Path, help="folder for the data set and what was found")
@@ -39,13 +47,19 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _detect(args: argparse.Namespace) -> None:
     from aladin_jax.image_names import FOLDER, image_id
+    from aladin_jax.pictures import list_pictures
     from convert.dataset import made_from
     from convert.dataset.record_builder import data_set_folder
-    from convert.detection.pictures import list_pictures
-    from convert.detection.run import UNREADABLE, FoundFiles, Settings, checksum, detect_pictures
+    from convert.detection.run import UNREADABLE, FoundFiles, detect_pictures
     from convert.features import captions_of, describe_sources, prepare_imported
     from convert.importing.source import ImportedSource
 
+    if args.encoder and args.score_threshold is not None:
+        raise UsageError("--score_threshold is for --detector; an encoder's regions have no scores")
+    if args.score_threshold is None:
+        args.score_threshold = 0.2
+    if args.max_regions is None:
+        args.max_regions = 34 if args.encoder else 50  # 34 is what training keeps of an image
     if not 0 <= args.score_threshold < 1:
         raise UsageError(f"--score_threshold {args.score_threshold}: must be in [0, 1)")
     if not 1 <= args.max_regions <= 1000:
@@ -59,14 +73,13 @@ def _detect(args: argparse.Namespace) -> None:
     captions = captions_of(args, files.names(), args.images)
     # Before the long work, because it says which captions have no picture.
     source = ImportedSource(files, captions, skip_missing=args.skip_missing, numbered=False)
-    # Before anything is written: a detector that cannot be loaded leaves no folder that a mended one would not fit.
-    detector = _load_detector(args.detector, args.device)
-    settings = Settings(checksum(args.detector), args.score_threshold, args.max_regions)
-    made_of = describe_sources(args, {"pictures": [args.images]})  # the settings are told by the files
+    # Before anything is written: a model that cannot be loaded leaves no folder that a mended one would not fit.
+    extractor = _load_extractor(args)
+    made_of = describe_sources(args, {"pictures": [args.images]}, **extractor.made)
     if not args.overwrite and data_set_folder(args.output).exists():
         made_from.check(data_set_folder(args.output), made_of)
-    files.begin(settings, overwrite=args.overwrite)
-    detect_pictures(detector, pictures, source.names(), files, batch_size=args.batch_size)
+    files.begin(extractor.made, overwrite=args.overwrite)
+    detect_pictures(extractor, pictures, source.names(), files, batch_size=args.batch_size)
     if files.unreadable:
         left_out = f"{len(files.unreadable)} pictures cannot be read and are left out"
         print(f"note: {left_out}: see {files.path / UNREADABLE}", file=sys.stderr)
@@ -74,23 +87,28 @@ def _detect(args: argparse.Namespace) -> None:
         source = ImportedSource(files, captions, skip_missing=True, numbered=False)
     prepare_imported(source, args.output, made_of, float16=args.float16, overwrite=args.overwrite)
     print(
-        "Features of another detector than the model's need training: python -m aladin_jax.main "
+        f"Features of another {'encoder' if args.encoder else 'detector'} than the model's need training: "
+        "python -m aladin_jax.main "
         f"--config configs/alignment_and_matching_distill.py --workdir RUN --config.data.dir={args.output} "
         "--config.init_from=MODEL (a new projection of regions is learned)"
     )
 
 
-def _load_detector(folder: Path, device: str | None):
+def _load_extractor(args: argparse.Namespace) -> "Extractor":
     from aladin_jax.errors import DataError
+    from convert.detection.run import checksum
 
+    folder = args.encoder or args.detector
+    if args.encoder and not folder.is_dir():
+        raise DataError("no such folder", "check --encoder", path=folder)
+    made = {"encoder": checksum(folder)} if args.encoder else {"detector": checksum(folder)}
+    made |= {} if args.encoder else {"threshold": args.score_threshold}
     try:
-        import torch
-
-        from convert.detection.detector import Detector
+        from convert.detection.extractor import open_extractor
     except ImportError as error:
-        problem = "it takes PyTorch to run a detector"
+        problem = "it takes PyTorch to run a detector or an encoder"
         raise DataError(problem, "pip install 'aladin-jax[detect]'", path=folder) from error
-    return Detector(folder, device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    return open_extractor(folder, {**made, "max_regions": args.max_regions}, args.device)
 
 
 if __name__ == "__main__":

@@ -38,7 +38,7 @@ def _export(options: argparse.Namespace) -> None:
     from safetensors.torch import save
 
     from aladin_jax.files import make_folder, whole_file, whole_folder
-    from aladin_jax.model_folder import write_description
+    from aladin_jax.model_folder import read_caption_ending, write_description
     from aladin_jax.pretrained import read_weights
     from convert.model_card import model_card
     from convert.original import learned_scales, original_checkpoint, original_tensors, read_run
@@ -55,7 +55,7 @@ def _export(options: argparse.Namespace) -> None:
         with whole_folder(path) as folder:
             (folder / _WEIGHTS).write_bytes(save(tensors, metadata={"format": "pt"}))
             (folder / "README.md").write_text(card, encoding="utf-8")
-            write_description(folder, model_config, vocabulary)
+            write_description(folder, model_config, vocabulary, read_caption_ending(options.workdir))
     else:
         make_folder(path.absolute().parent)
         with whole_file(path) as file:

@@ -140,7 +140,9 @@ def prepare_imported(
         print(f"note: {note}", file=sys.stderr)
 
     def make_builder(data_dir: str) -> RecordBuilder:
-        return RecordBuilder(source=source, feature_dim=feature_dim, float16=float16, data_dir=data_dir)
+        return RecordBuilder(
+            source=source, feature_dim=feature_dim, float16=float16, made=source.made, data_dir=data_dir
+        )
 
     print(prepare_records(make_builder, output, made_of=made_of, overwrite=overwrite))
     print(f"regions have {feature_dim} numbers: the detector's features, then x1, y1, x2, y2, h, w")

@@ -82,6 +82,7 @@ def create_index(
             feature_dim=model.feature_dim,
             parts_dtype=parts_dtype,
             segments=(),
+            features=_made(source),
         )
         entry = _build(path, model, source, manifest, part_images, taken=frozenset())
         model_folder.save_model_folder(
@@ -90,6 +91,7 @@ def create_index(
             model.config,
             model.vocabulary,
             {"source": model.described, "fingerprint": model.fingerprint, "lineage": as_json(model.lineage)},
+            caption_ending=model.caption_ending,
             overwrite=(path / manifests.MODEL).exists(),
         )
         manifest = dataclasses.replace(manifest, segments=(entry,))
@@ -113,6 +115,12 @@ def add_to_index(path: Path, model: PretrainedModel, source: Source, *, part_ima
             raise ValueError(
                 f"{path}: holds vectors of model {manifest.fingerprint} ({manifest.model_source}), not of "
                 f"{model.fingerprint} ({model.described}); index the data anew with one of them"
+            )
+        made = _made(source)
+        if made and manifest.features and made != manifest.features:
+            raise ValueError(
+                f"{path}: its features were made with {manifest.features}, those of {source.data} with {made}; make "
+                "them in the same way"
             )
         manifests.remove_unlisted(path, manifest)
         manifest = dataclasses.replace(manifest, generation=manifest.generation + 1)
@@ -153,6 +161,12 @@ def _build(
         path / name, [(part, np.ones(part.image_table.num_rows, bool)) for part in read], manifest.parts_dtype
     )
     return SegmentEntry(**written)
+
+
+def _made(source: Source) -> dict[str, Any] | None:
+    """How the features of a data set were made, where it says."""
+    features = open_dataset(source.data).metadata.get("features")
+    return features if manifests.is_made(features) else None
 
 
 def _segment_name(generation: int) -> str:
@@ -206,16 +220,17 @@ def _describe(
     split: Split, rows: np.ndarray, image_of_caption: np.ndarray, pictures: Pictures
 ) -> tuple[pa.Table, pa.Table, np.ndarray, np.ndarray]:
     """The tables and pictures of a part."""
-    ids, tags, boxes, texts, jpegs = [], [], [], [], []
+    ids, tags, boxes, files, texts, jpegs = [], [], [], [], [], []
     for row in rows.tolist():
         record = split.read(row)
         picture, box = pictures.read(row, record.id, record.regions)
         ids.append(record.id)
         tags.append(record.tags)
         boxes.append([] if box is None else box.reshape(-1))
+        files.append("" if picture is None else picture.file)
         texts += record.captions
         jpegs.append(b"" if picture is None else picture.jpeg)
-    image_table = pa.table({"id": ids, "tags": tags, "boxes": boxes}, schema=segments.IMAGE_SCHEMA)
+    image_table = pa.table({"id": ids, "tags": tags, "boxes": boxes, "file": files}, schema=segments.IMAGE_SCHEMA)
     caption_table = pa.table({"image": image_of_caption, "text": texts}, schema=segments.CAPTION_SCHEMA)
     return (
         image_table,

@@ -8,14 +8,21 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from aladin_jax.config import Settings
+from aladin_jax.files import write_whole
 from aladin_jax.lineage import Lineage, explain_untrained
 from aladin_jax.pretrained import enable_compilation_cache, load
 from aladin_jax.search import build, maintain
 from aladin_jax.search.flags import LENGTHS
 from aladin_jax.search.index import Index
 from aladin_jax.search.manifest import read_manifest
+from aladin_jax.search.segment import read_segment
 from aladin_jax.untrusted import read_lines
+
+WITHOUT_PICTURE = "without_picture.tsv"  # ids, and the file that cannot be read
+_SHOWN = 5
 
 
 def run_index(options: argparse.Namespace) -> int:
@@ -25,9 +32,18 @@ def run_index(options: argparse.Namespace) -> int:
     settings = Settings.from_dict({**vars(Settings.of_model(options.checkpoint)), **chosen}, "the command line")
     enable_compilation_cache()
     model = load(options.checkpoint, settings)
+    if options.caption_ending is not None:
+        model.caption_ending = options.caption_ending
+    if model.caption_ending is None:
+        print(
+            "note: the model does not say how the captions end that it was trained on, so queries are taken as they "
+            "are; --caption_ending . would give them a period",
+            file=sys.stderr,
+        )
     warn_of_untrained_heads(model.lineage)
     manifest = build.create_index(options.output, model, _source(options), parts_dtype=options.dtype)
     print(f"{options.output}: {manifest.images:,} images, {manifest.captions:,} captions; model {model.described}")
+    _tell_of_pictures(options, options.output, manifest.segments[-1].name)
     return _upload(options, options.output)
 
 
@@ -44,6 +60,7 @@ def run_add(options: argparse.Namespace) -> int:
         f"{options.index}: {added.images:,} images and {added.captions:,} captions added; now {manifest.images:,} "
         f"images, {manifest.captions:,} captions in {len(manifest.segments)} segments"
     )
+    _tell_of_pictures(options, options.index, added.name)
     return _upload(options, options.index)
 
 
@@ -117,6 +134,27 @@ def _upload(options: argparse.Namespace, path: Path) -> int:
     if engine is not None:
         print(f"{options.url}: {engine.upload():,} images sent to collection {engine.collection}")
     return 0
+
+
+def _tell_of_pictures(options: argparse.Namespace, index: Path, segment: str) -> None:
+    """Counts the pictures of what was indexed, and lists the images that have none."""
+    read = read_segment(index / segment)
+    if options.images is None and not len(read.pictures):
+        return
+    empty = np.flatnonzero(np.diff(read.picture_offsets) == 0)
+    table = read.image_table.select(["id", "file"]).take(empty).to_pylist()
+    lost = {
+        "not found": [image["id"] for image in table if not image["file"]],
+        "not readable": [image["file"] for image in table if image["file"]],
+    }
+    for what, names in lost.items():
+        if names:
+            listed = ", ".join(names[:_SHOWN]) + (", ..." if len(names) > _SHOWN else "")
+            print(f"note: {len(names):,} of {read.image_table.num_rows:,} pictures {what}: {listed}", file=sys.stderr)
+    if len(empty) > _SHOWN:
+        lines = "".join(f"{image['id']}\t{image['file'] or 'not found'}\n" for image in table)
+        write_whole(index / WITHOUT_PICTURE, lines.encode())
+        print(f"note: all of them are listed in {index / WITHOUT_PICTURE}", file=sys.stderr)
 
 
 def _source(options: argparse.Namespace) -> build.Source:

@@ -72,6 +72,7 @@ class Manifest:
         parts_dtype: number format of regions and words.
         segments: in row order.
         schema: version of this format.
+        features: how regions were made ("detector" or "encoder", its fingerprint, settings); None if that is not known.
     """
 
     generation: int
@@ -83,6 +84,7 @@ class Manifest:
     parts_dtype: str
     segments: tuple[SegmentEntry, ...]
     schema: int = SCHEMA
+    features: dict[str, Any] | None = None
 
     @property
     def images(self) -> int:
@@ -126,6 +128,8 @@ def _check(manifest: Manifest, path: Path) -> None:
             faults.append(name)
     if not re.fullmatch(r"[0-9a-f]{64}", str(manifest.fingerprint)):
         faults.append("fingerprint")
+    if manifest.features is not None and not is_made(manifest.features):
+        faults.append("features")
     if manifest.parts_dtype not in PARTS_DTYPES:
         faults.append("parts_dtype")
     for entry in manifest.segments:
@@ -148,6 +152,15 @@ def _check(manifest: Manifest, path: Path) -> None:
             faults.append(f"files of {entry.name}")
     if faults:
         raise ValueError(f"{path}: damaged: {', '.join(faults)}; restore it, or index the data again")
+
+
+def is_made(features: Any) -> bool:
+    """Whether something says how features were made, as `convert.detect` does."""
+    if not isinstance(features, dict) or len(features.keys() & {"detector", "encoder"}) != 1:
+        return False
+    return all(
+        isinstance(value, str if name in ("detector", "encoder") else int | float) for name, value in features.items()
+    )
 
 
 def write_manifest(index: Path, manifest: Manifest) -> None:

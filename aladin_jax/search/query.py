@@ -15,9 +15,10 @@ from aladin_jax.data.records import Record
 from aladin_jax.pretrained import PretrainedModel
 from aladin_jax.search import ranking, why
 from aladin_jax.search.index import Index, Region, describe_regions
-from aladin_jax.search.inputs import ALL, MAX_K, Depth, check_depth, check_query
+from aladin_jax.search.inputs import ALL, MAX_K, Depth, check_depth
 from aladin_jax.search.pictures import boxes_of_regions
 from aladin_jax.search.query_encoder import QueryEncoder
+from aladin_jax.search.query_text import LeftOut, ReadText
 from aladin_jax.search.ranking import Engine, ExactFinder, Finder, Ranked
 
 
@@ -28,11 +29,13 @@ class Subject(NamedTuple):
         vector: [d] the matching head's.
         parts: [n, d] unit vectors of words or regions, float32.
         names: what they are: word pieces, or regions.
+        read: what was understood of it, if it is a text.
     """
 
     vector: np.ndarray
     parts: np.ndarray
     names: Any
+    read: ReadText | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -47,6 +50,7 @@ class Hit:
         tags: the image's detected classes, where pictures were asked for.
         why: the region that answered each word.
         row: in the index.
+        file: of its picture, where that is known.
     """
 
     id: str
@@ -56,11 +60,12 @@ class Hit:
     tags: list[str]
     why: list[why.Answer]
     row: int
+    file: str = ""
 
     def to_json(self, rank: int) -> dict[str, Any]:
         """As the command line and the web page give it; `rank` counts from 1."""
         found: dict[str, Any] = {"rank": rank, "id": self.id, "matching": self.matching, "alignment": self.alignment}
-        found |= {"tags": self.tags} if self.caption is None else {"caption": self.caption}
+        found |= {"tags": self.tags, "file": self.file} if self.caption is None else {"caption": self.caption}
         return found | {"why": [answer.to_json() for answer in self.why]}
 
 
@@ -72,19 +77,22 @@ class Results:
         hits: them.
         rerank: how many candidates were re-ranked.
         milliseconds: how long each stage took: encode, match, rerank, explain.
-        note: what became of the depth that was asked for, where that is not obvious; mostly empty.
+        note: what was not understood, and what became of the depth that was asked for; mostly empty.
+        left_out: words of the text that did not count, and why.
     """
 
     hits: list[Hit]
     rerank: int
     milliseconds: dict[str, float]
     note: str
+    left_out: tuple[LeftOut, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
         """As the command line and the web page give it."""
         return {
             "rerank": self.rerank,
             "note": self.note,
+            "left_out": [piece._asdict() for piece in self.left_out],
             "milliseconds": {name: round(value, 2) for name, value in self.milliseconds.items()},
             "results": [hit.to_json(rank) for rank, hit in enumerate(self.hits, 1)],
         }
@@ -143,10 +151,19 @@ class Searcher:
                     subject.names, subject.parts, self.index.regions(row), self.index.images.parts(row)
                 )
             hits.append(
-                Hit(self.index.ids[row], *_scores(matching, alignment), None, self.index.tags(row), answers, row)
+                Hit(
+                    self.index.ids[row],
+                    *_scores(matching, alignment),
+                    None,
+                    self.index.tags(row),
+                    answers,
+                    row,
+                    self.index.file(row),
+                )
             )
         clock.lap("explain")
-        return Results(hits, depth, clock.milliseconds, _note(subject, rerank, "word of the text"))
+        note, left_out = _note(subject, rerank, "word of the text"), subject.read.left_out if subject.read else ()
+        return Results(hits, depth, clock.milliseconds, note, left_out)
 
     def find_captions(self, subject: Subject, *, k: int = 10, rerank: Depth = 100, explain: bool = True) -> Results:
         """Captions for a picture.
@@ -183,6 +200,27 @@ class Searcher:
         clock.lap("explain")
         return Results(hits, depth, clock.milliseconds, _note(subject, rerank, "region of the picture"))
 
+    def find_similar(self, subject: Subject, *, k: int = 10, leave_out: int | None = None) -> Results:
+        """Pictures like a picture, by the matching head's vectors; the alignment head compares with words alone.
+
+        Args:
+            subject: from `subject_of_image` or `encode_record`.
+            k: how many results.
+            leave_out: row of the picture itself.
+
+        Raises:
+            ValueError: k is outside its bounds.
+        """
+        clock = _Clock()
+        more = min(k + 1, MAX_K) if leave_out is not None and k <= MAX_K else k
+        ranked, _ = self.rank_images(subject, k=more, rerank=0, clock=clock)
+        hits = [
+            Hit(self.index.ids[row], float(score), None, None, self.index.tags(row), [], row, self.index.file(row))
+            for row, score in zip(map(int, ranked.rows), ranked.matching, strict=True)
+            if row != leave_out
+        ]
+        return Results(hits[:k], 0, clock.milliseconds, "")
+
     def rank_images(
         self, subject: Subject, *, k: int, rerank: Depth, clock: _Clock | None = None
     ) -> tuple[Ranked, int]:
@@ -203,14 +241,14 @@ class Searcher:
         return ranked, depth
 
     def encode_text(self, text: str) -> Subject:
-        """Encodes words.
+        """Encodes words as the model's training captions have them: see `QueryReader.read`.
 
         Raises:
-            ValueError: an empty or overlong text.
+            ValueError: an empty or overlong text, or one of which the model knows nothing.
         """
-        text = check_query(text)
-        encoded = self.queries.caption(text)
-        return Subject(encoded.vectors[0], encoded.parts.vectors, self.queries.words(text))
+        read = self.queries.reader.read(text)
+        encoded = self.queries.caption(read.text)
+        return Subject(encoded.vectors[0], encoded.parts.vectors, self.queries.words(read.text), read)
 
     def subject_of_image(self, row: int) -> Subject:
         """A picture of the index, as a query."""
@@ -272,11 +310,11 @@ def _sizes(subject: Subject, k: int, rerank: Depth, total: int, what: str) -> tu
 
 
 def _note(subject: Subject, rerank: Depth, what: str) -> str:
-    if len(subject.parts) or rerank == 0:
-        return ""
-    if rerank == ALL:
-        return f"no {what} takes part in alignment: all scores are 0, and the later row comes first"
-    return f"no {what} takes part in alignment: the matching head's order is kept"
+    notes = list(subject.read.notes) if subject.read else []
+    if not len(subject.parts) and rerank != 0:
+        kept, equal = "the matching head's order is kept", "all scores are 0, and the later row comes first"
+        notes.append(f"no {what} takes part in alignment: {equal if rerank == ALL else kept}")
+    return "; ".join(notes)
 
 
 def _first(ranked: Ranked, k: int) -> Ranked:

@@ -8,12 +8,14 @@ from pathlib import Path
 from typing import Any
 
 from aladin_jax.lineage import lineage_of_model_folder
+from aladin_jax.pictures import read_picture
 from aladin_jax.pretrained import enable_compilation_cache
 from aladin_jax.search.ann import AnnFinder
+from aladin_jax.search.asked_picture import read_asked
 from aladin_jax.search.commands import engine_of, warn_of_untrained_heads
 from aladin_jax.search.index import Index
 from aladin_jax.search.manifest import MODEL
-from aladin_jax.search.pictures import read_record
+from aladin_jax.search.pictures import shrink
 from aladin_jax.search.query import Results, Searcher, Subject
 
 
@@ -26,14 +28,17 @@ def run_query(options: argparse.Namespace) -> int:
         results = searcher.find_images(options.text, k=options.k, rerank=options.rerank)
         asked: dict[str, Any] = {"query": options.text}
     else:
-        subject, picture = _subject(searcher, options.image)
-        results = searcher.find_captions(subject, k=options.k, rerank=options.rerank)
+        subject, picture, row = _subject(searcher, options.image, options.extractor)
+        if options.similar:
+            results = searcher.find_similar(subject, k=options.k, leave_out=row)
+        else:
+            results = searcher.find_captions(subject, k=options.k, rerank=options.rerank)
         asked = {"image": options.image}
     if options.plot:
         from aladin_jax.search import drawing  # Matplotlib, only where it is used
 
-        if options.text is not None:
-            drawing.save_results(results, index, options.text, options.plot)
+        if options.text is not None or options.similar:
+            drawing.save_results(results, index, options.text or f"like {options.image}", options.plot)
         else:
             drawing.save_captions(results, picture, options.image, options.plot)
     if options.json:
@@ -47,12 +52,15 @@ def _finder(options: argparse.Namespace, index: Index) -> AnnFinder | None:
     return AnnFinder(index, options.ann, options.effort) if options.ann else None
 
 
-def _subject(searcher: Searcher, image: str) -> tuple[Subject, bytes]:
-    """A picture to ask with: a file if it is named like one, else an id of the index."""
-    if image.endswith(".npz"):
-        return searcher.encode_record(read_record(Path(image), searcher.queries.feature_dim)), b""
-    row = searcher.index.row(image)
-    return searcher.subject_of_image(row), searcher.index.picture(row)
+def _subject(searcher: Searcher, image: str, extractor: Path | None) -> tuple[Subject, bytes, int | None]:
+    """A picture to ask with, its JPEG file and row: of the index if its id is there, else a file."""
+    index = searcher.index
+    if image in index.row_of_id or not (Path(image).is_file() or image.endswith(".npz")):
+        row = index.row(image)
+        return searcher.subject_of_image(row), index.picture(row), row
+    record = read_asked(Path(image), extractor, index.manifest.features, searcher.queries.feature_dim)
+    shown = b"" if image.endswith(".npz") else shrink(read_picture(Path(image))).jpeg
+    return searcher.encode_record(record), shown, None
 
 
 def _print_results(results: Results, *, why: bool) -> None:

@@ -7,6 +7,7 @@ the alignment head's. Latencies are of single queries, one after the other, from
 from __future__ import annotations
 
 import io
+import itertools
 import os
 import time
 from typing import Any
@@ -121,7 +122,8 @@ def _ranks(orders: list[np.ndarray], alignment: Float[np.ndarray, " i"], own: in
 
 def _latency(searcher: Searcher, captions: Int[np.ndarray, " c"], depth: Depth) -> dict[str, Any]:
     """Times queries until there are enough, or half a minute is over."""
-    texts = [searcher.index.caption(int(row)) for row in captions[: _TIMED + 1]]
+    texts = (searcher.index.caption(int(row)) for row in captions)
+    texts = list(itertools.islice(filter(searcher.queries.reader.knows, texts), _TIMED + 1))
     for text in texts[-2:]:  # compiles
         searcher.find_images(text, rerank=depth, explain=False)
     stages: list[dict[str, float]] = []

@@ -61,6 +61,7 @@ class RecordBuilder(FileReaderBuilder, skip_registration=True):
         feature_dim: int,
         float16: bool = False,
         num_workers: int = 1,
+        made: Mapping[str, Any] | None = None,
         **kwargs: Any,
     ):
         """Reads nothing yet.
@@ -70,12 +71,14 @@ class RecordBuilder(FileReaderBuilder, skip_registration=True):
             feature_dim: width of a region.
             float16: whether to store regions in half the space.
             num_workers: processes that write; Beam's options decide instead, if the download configuration has any.
+            made: how the features were made, if that is known: see `FoundFiles.begin`.
             **kwargs: as every TFDS builder takes; `data_dir` is where the data set is written.
 
         Raises:
             DataError: the data set is there already, with another width or type of regions.
         """
         self._source = source
+        self._made = made
         self._feature_dim = feature_dim
         self._dtype = np.dtype(np.float16 if float16 else np.float32)
         self._num_workers = num_workers
@@ -84,7 +87,7 @@ class RecordBuilder(FileReaderBuilder, skip_registration=True):
         super().__init__(**kwargs)
         # What TFDS makes the builder from again after pickling.
         state = {"source": source, "feature_dim": feature_dim, "float16": float16, "num_workers": num_workers}
-        self._original_state |= state
+        self._original_state |= {**state, "made": made}
         if (Path(self.data_path) / _INFO_FILE).exists():
             self._check_stored()
 
@@ -175,6 +178,8 @@ class RecordBuilder(FileReaderBuilder, skip_registration=True):
             logging.warning("%s: skipped %d of %d images without detections", split, skipped, len(captions))
         metadata: Any = self.info.metadata
         metadata["feature_dim"] = self._feature_dim
+        if self._made:
+            metadata["features"] = dict(self._made)
         metadata.setdefault("splits", {})[split] = {
             "ids": ids,
             "caption_counts": [len(captions[image]) for image in ids],

@@ -41,14 +41,14 @@ class Found(NamedTuple):
     Attributes:
         features: [r, d].
         boxes: x1, y1, x2, y2 in pixels, within the picture, [r, 4].
-        classes: names.
-        scores: [r], in [0, 1].
+        classes: names; None of an encoder, which has none.
+        scores: [r], in [0, 1]; None of an encoder.
     """
 
     features: Float[np.ndarray, "r d"]
     boxes: Float[np.ndarray, "r 4"]
-    classes: list[str]
-    scores: Float[np.ndarray, " r"]
+    classes: list[str] | None
+    scores: Float[np.ndarray, " r"] | None
 
 
 class Detector:

@@ -6,7 +6,7 @@ import os
 from collections import defaultdict
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from tqdm import tqdm
@@ -15,29 +15,18 @@ from aladin_jax.errors import DataError
 from aladin_jax.files import sha256, whole_file, write_whole
 from aladin_jax.image_names import image_id
 from aladin_jax.model_folder import read_json
-from convert.detection.detector import Detector, Found, Prepared
-from convert.detection.pictures import UnreadableError, read_picture
+from aladin_jax.pictures import UnreadableError, read_picture
+from convert.detection.detector import Found, Prepared
 from convert.importing.arrays import NpzFiles
 from convert.raw.detections import Detections
+
+if TYPE_CHECKING:
+    from convert.detection.extractor import Extractor
 
 SETTINGS = "settings.json"
 UNREADABLE = "unreadable.txt"
 
 _BATCHES_WAITING = 4  # pictures of other shapes than the batch's that wait for their own, in batches
-
-
-class Settings(NamedTuple):
-    """All that decides what is found in a picture.
-
-    Attributes:
-        detector: a checksum of its files.
-        threshold: regions with a lower score are left out.
-        max_regions: regions kept of a picture.
-    """
-
-    detector: str
-    threshold: float
-    max_regions: int
 
 
 class FoundFiles:
@@ -49,6 +38,7 @@ class FoundFiles:
         path: the folder.
         notes: nothing.
         unreadable: pictures that could not be read, and why.
+        made: how, once begun.
     """
 
     def __init__(self, folder: Path, pictures: Mapping[str, Path]):
@@ -62,6 +52,7 @@ class FoundFiles:
         self.notes: list[str] = []
         self._pictures = pictures
         self.unreadable: dict[str, str] = {}
+        self.made: dict[str, Any] | None = None
         self._files: NpzFiles | None = None
 
     def __enter__(self) -> "FoundFiles":
@@ -84,24 +75,27 @@ class FoundFiles:
         self._files = self._files or NpzFiles(self.path)
         return self._files.detections(image_id(name))
 
-    def begin(self, settings: Settings, *, overwrite: bool) -> None:
+    def begin(self, made: Mapping[str, Any], *, overwrite: bool) -> None:
         """Makes the folder, or takes up one of an earlier run with the same settings.
 
         Args:
-            settings: of this run.
+            made: all that decides what is found in a picture: "detector" or "encoder" with a checksum of its files,
+                the detector's "threshold", and "max_regions".
             overwrite: whether to remove what was found with other settings.
 
         Raises:
             DataError: the folder is of other settings, or is something else.
         """
         told = self.path / SETTINGS
-        now = json.loads(json.dumps(settings._asdict()))
+        now = self.made = dict(made)
         if self.path.exists() and any(self.path.iterdir()):
             if not told.is_file():
                 raise DataError("there, but not of a detector's run", "choose another --output", path=self.path)
             before = read_json(told)
             other = [
-                f"{name} was {before.get(name)}, is {value}" for name, value in now.items() if before.get(name) != value
+                f"{name} was {before.get(name)}, is {now.get(name)}"
+                for name in {**now, **before}
+                if before.get(name) != now.get(name)
             ]
             if other and not overwrite:
                 remedy = "pass --overwrite to detect anew, or choose another --output"
@@ -124,15 +118,11 @@ class FoundFiles:
     def add(self, name: str, found: Found, size: tuple[int, int]) -> None:
         """Writes what was found in a picture, complete or not at all."""
         with whole_file(self.path / f"{image_id(name)}.npz") as file:
-            np.savez(
-                file,
-                features=found.features.astype(np.float32),
-                boxes=found.boxes.astype(np.float32),
-                classes=np.array(found.classes, np.str_),
-                scores=found.scores.astype(np.float32),
-                width=size[0],
-                height=size[1],
-            )
+            arrays: dict[str, Any] = {"features": found.features.astype(np.float32)}
+            arrays |= {"boxes": found.boxes.astype(np.float32), "width": size[0], "height": size[1]}
+            if found.classes is not None and found.scores is not None:
+                arrays |= {"classes": np.array(found.classes, np.str_), "scores": found.scores.astype(np.float32)}
+            np.savez(file, **arrays)
 
     def set_unreadable(self, unreadable: Mapping[str, str]) -> None:
         """Writes the list of pictures that could not be read, with the causes."""
@@ -142,7 +132,7 @@ class FoundFiles:
 
 
 def checksum(folder: Path) -> str:
-    """The SHA-256 over the files of a detector's folder that decide what it finds.
+    """The SHA-256 over the files of a detector's or encoder's folder that decide what it finds.
 
     Raises:
         DataError: there is no such folder.
@@ -157,12 +147,12 @@ def checksum(folder: Path) -> str:
 
 
 def detect_pictures(
-    detector: Detector, pictures: Mapping[str, Path], names: list[str], files: FoundFiles, *, batch_size: int
+    extractor: "Extractor", pictures: Mapping[str, Path], names: list[str], files: FoundFiles, *, batch_size: int
 ) -> None:
     """Detects in pictures and adds what is found to `files`; those that cannot be read are listed there.
 
     Args:
-        detector: what detects.
+        extractor: what makes the features.
         pictures: paths by name.
         names: of those to go through; those that have their file are passed over.
         files: begun.
@@ -171,22 +161,19 @@ def detect_pictures(
     Raises:
         DataError: the detector's outputs are not those of its family.
     """
-    settings = read_json(files.path / SETTINGS)
-    limits: dict[str, Any] = {name: settings[name] for name in ("threshold", "max_regions")}
     unreadable: dict[str, str] = {}
     todo = files.missing(names)
     with tqdm(desc="detecting", total=len(names), initial=len(names) - len(todo), unit="picture", mininterval=1) as bar:
-        for batch in _batches(_prepared(detector, pictures, todo, unreadable, bar), batch_size):
-            for (name, prepared), found in zip(
-                batch, detector.detect([prepared for _, prepared in batch], **limits), strict=True
-            ):
+        for batch in _batches(_prepared(extractor, pictures, todo, unreadable, bar), batch_size):
+            found_in = extractor.extract([prepared for _, prepared in batch])
+            for (name, prepared), found in zip(batch, found_in, strict=True):
                 files.add(name, found, (prepared.width, prepared.height))
             bar.update(len(batch))
     files.set_unreadable(unreadable)
 
 
 def _prepared(
-    detector: Detector, pictures: Mapping[str, Path], names: list[str], unreadable: dict[str, str], bar: tqdm
+    extractor: "Extractor", pictures: Mapping[str, Path], names: list[str], unreadable: dict[str, str], bar: tqdm
 ) -> Iterator[tuple[str, Prepared]]:
     for name in names:
         try:
@@ -195,7 +182,7 @@ def _prepared(
             unreadable[name] = str(error)
             bar.update()
             continue
-        yield name, detector.prepare(image)
+        yield name, extractor.prepare(image)
 
 
 def _batches(pictures: Iterable[tuple[str, Prepared]], batch_size: int) -> Iterator[list[tuple[str, Prepared]]]:

@@ -15,6 +15,7 @@ import numpy as np
 
 from aladin_jax.data.box_encoding import pixels_of_shares
 from aladin_jax.errors import DataError, first_line
+from aladin_jax.files import read_json
 from aladin_jax.untrusted import COPY_AGAIN, check_name
 from convert.importing.number_pickles import RefusedError, read_numbers
 from convert.importing.regions import PixelRegions, name_classes, to_detections
@@ -130,6 +131,8 @@ class NpzFiles(_ArrayFiles):
         """
         super().__init__(folder, class_names)
         self._names = _list_images(folder, ".npz")
+        settings = folder / "settings.json"  # of convert.detect
+        self.made: dict[str, Any] | None = read_json(settings) if settings.is_file() else None
 
     def names(self) -> Collection[str]:
         """The names of the files, without .npz."""

@@ -6,6 +6,7 @@ import functools
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -104,6 +105,11 @@ class ImportedSource:
     def notes(self) -> list[str]:
         """What the user should know."""
         return [*self._reader.notes, *self._own_notes]
+
+    @property
+    def made(self) -> Mapping[str, Any] | None:
+        """How the features were made, where their files say; see `FoundFiles.begin`."""
+        return getattr(self._reader, "made", None)
 
     @functools.cached_property
     def feature_dim(self) -> int:

@@ -1,0 +1,65 @@
+"""Vision backbones of several families, tiny and with seeded weights, as `save_pretrained` writes them."""
+
+import torch
+import transformers
+from transformers.models.beit.image_processing_pil_beit import BeitImageProcessorPil
+from transformers.models.bit.image_processing_pil_bit import BitImageProcessorPil
+from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
+from transformers.models.siglip.image_processing_pil_siglip import SiglipImageProcessorPil
+from transformers.models.vit.image_processing_pil_vit import ViTImageProcessorPil
+
+SIZES = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16}
+SQUARE = {"height": 64, "width": 64}
+WIDTH = 16
+
+
+def vit():
+    config = transformers.ViTConfig(image_size=64, patch_size=16, **SIZES)
+    return transformers.ViTModel(config), ViTImageProcessorPil(size=SQUARE)
+
+
+def dinov2():
+    config = transformers.Dinov2Config(image_size=56, patch_size=14, mlp_ratio=1, **SIZES)
+    processor = BitImageProcessorPil(size={"shortest_edge": 64}, crop_size={"height": 56, "width": 56})
+    return transformers.Dinov2Model(config), processor
+
+
+def clip():
+    text = {**SIZES, "vocab_size": 50, "max_position_embeddings": 8}
+    vision = {**SIZES, "image_size": 64, "patch_size": 16}
+    config = transformers.CLIPConfig(text_config=text, vision_config=vision, projection_dim=8)
+    size = {"shortest_edge": 64}
+    return transformers.CLIPModel(config), CLIPImageProcessorPil(size=size, crop_size=SQUARE)
+
+
+def siglip():
+    config = transformers.SiglipVisionConfig(image_size=64, patch_size=16, **SIZES)
+    return transformers.SiglipVisionModel(config), SiglipImageProcessorPil(size=SQUARE)
+
+
+def beit():
+    config = transformers.BeitConfig(image_size=64, patch_size=16, **SIZES)
+    return transformers.BeitModel(config), BeitImageProcessorPil(size=SQUARE, do_center_crop=False)
+
+
+def swin():
+    config = transformers.SwinConfig(
+        image_size=64, patch_size=4, embed_dim=4, depths=[1, 1, 1], num_heads=[1, 2, 4], window_size=4
+    )
+    return transformers.SwinModel(config), ViTImageProcessorPil(size=SQUARE)
+
+
+KINDS = {"vit": vit, "dinov2": dinov2, "clip": clip, "siglip": siglip, "beit": beit, "swin": swin}
+
+
+def save(kind, folder):
+    """Writes a backbone with weights so large that patches differ."""
+    torch.manual_seed(0)
+    model, processor = KINDS[kind]()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.ndim > 1:
+                parameter.normal_(std=0.6)
+    model.eval().save_pretrained(folder)
+    processor.save_pretrained(folder)
+    return folder

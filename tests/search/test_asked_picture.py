@@ -1,0 +1,111 @@
+"""A picture file as a question, through the encoder that the index's features were made with."""
+
+import json
+import shutil
+
+import numpy as np
+import pytest
+
+from aladin_jax import model_folder
+from aladin_jax.models.aladin import init_params
+from aladin_jax.models.backbone import BackboneConfig
+from aladin_jax.models.matching_head import MatchingHeadConfig
+from aladin_jax.search.__main__ import main
+from convert import detect
+from tests.convert import tiny_encoders
+from tests.convert.tiny_detectors import PHOTOGRAPHS, photograph
+
+
+@pytest.fixture(scope="module")
+def photographs(scenes_folder, tmp_path_factory):
+    """`index` of photographs and captions, by `vit`, and `data` that it was made of."""
+    folder = tmp_path_factory.mktemp("photographs")
+    (folder / "images").mkdir()
+    names = [name for name in PHOTOGRAPHS if name.endswith(".png")]
+    for name in names:
+        shutil.copy(photograph(name), folder / "images" / name)
+    captions = {name: f"a picture of a {colour} star." for name, colour in zip(names, ("red", "blue") * 3)}  # noqa: B905
+    (folder / "captions.json").write_text(json.dumps([{"image": n, "caption": c} for n, c in captions.items()]))
+    vit = tiny_encoders.save("vit", folder / "vit")
+    arguments = ["--images", folder / "images", "--encoder", vit, "--output", folder / "data"]
+    assert detect.main([*map(str, arguments), "--captions", f"test={folder / 'captions.json'}"]) == 0
+    vocabulary = scenes_folder / "data" / "vocab.txt"
+    backbone = BackboneConfig(
+        vocab_size=len(vocabulary.read_text().split()),
+        hidden_size=32,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        intermediate_size=32,
+        max_position_embeddings=50,
+        img_feature_dim=tiny_encoders.WIDTH + 6,
+    )
+    config = model_folder.ModelConfig(backbone, MatchingHeadConfig())
+    model_folder.save_model_folder(folder / "model", init_params(*config, seed=1), config, vocabulary, {})
+    index = ["index", "--checkpoint", folder / "model", "--data", folder / "data", "--images", folder / "images"]
+    assert main([*map(str, index), "--output", str(folder / "index")]) == 0
+    return folder
+
+
+@pytest.fixture
+def ask(photographs, capsys):
+    """Asks with a picture; gives the exit status, what was found, and the error."""
+
+    def ask(image, *more):
+        arguments = ["query", "--index", photographs / "index", "--image", image, "--k", "5", "--json", *more]
+        status = main([str(argument) for argument in arguments])
+        said = capsys.readouterr()
+        return status, json.loads(said.out) if status == 0 else None, said.err
+
+    return ask
+
+
+def captions(found):
+    return [(hit["id"], hit["caption"]) for hit in found["results"]]
+
+
+def test_a_photograph_gets_the_captions_that_it_gets_from_the_index(photographs, ask):
+    _, by_id, _ = ask("coffee")
+    status, by_file, _ = ask(photograph("coffee.png"), "--extractor", photographs / "vit")
+    assert status == 0
+    assert captions(by_file) == captions(by_id)
+    scores = [[hit["alignment"] for hit in found["results"]] for found in (by_file, by_id)]
+    np.testing.assert_allclose(*scores, atol=1e-4)
+
+
+def test_what_detect_wrote_is_asked_with(photographs, ask):
+    _, by_id, _ = ask("coffee")
+    status, by_file, _ = ask(photographs / "data" / "detections" / "coffee.npz")
+    assert status == 0
+    assert captions(by_file) == captions(by_id)
+
+
+def test_pictures_like_a_picture_begin_with_itself_unless_it_is_of_the_index(photographs, ask):
+    _, by_file, _ = ask(photograph("coffee.png"), "--extractor", photographs / "vit", "--similar")
+    _, by_id, _ = ask("coffee", "--similar")
+    assert by_file["results"][0]["id"] == "coffee"
+    assert by_file["results"][0]["file"] == "coffee.png"
+    assert [hit["id"] for hit in by_file["results"][1:]] == [hit["id"] for hit in by_id["results"]]
+
+
+def test_another_encoder_is_refused_and_none_is_told(photographs, ask, tmp_path):
+    other = tiny_encoders.save("siglip", tmp_path / "siglip")
+    status, _, error = ask(photograph("coffee.png"), "--extractor", other)
+    assert status == 1
+    assert "another encoder" in error
+    status, _, error = ask(photograph("coffee.png"))
+    assert status == 1
+    assert "name the encoder of its data set with --extractor" in error
+    assert ask(photographs / "nothing.jpg")[0] == 1
+
+
+def test_info_says_how_features_were_made(photographs, capsys):
+    assert main(["info", "--index", str(photographs / "index"), "--json"]) == 0
+    features = json.loads(capsys.readouterr().out)["features"]
+    assert features["max_regions"] == 34
+    assert len(features["encoder"]) == 64
+
+
+def test_a_picture_is_refused_where_nobody_knows_how_features_were_made(scenes_index, photographs, capsys):
+    image = ["--image", str(photograph("coffee.png")), "--extractor", str(photographs / "vit")]
+    assert main(["query", "--index", str(scenes_index), *image]) == 1
+    assert "does not say how its features were made" in capsys.readouterr().err
