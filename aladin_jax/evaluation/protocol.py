@@ -135,7 +135,7 @@ def settings_for(config: Config, source: str | Path, given: Iterable[str]) -> tu
     values = {name: (getattr(run, name), getattr(config.settings, name)) for name in FIELD_OF_SETTING}
     differing = {FIELD_OF_SETTING[name]: (name, *pair) for name, pair in values.items() if pair[0] != pair[1]}
     asked = {field: differing[field] for field in differing if field in given}
-    if asked and not config.eval.override:
+    if not config.eval.override and asked:
         told = "; ".join(f"{field} is {now}, was {before}" for field, (_, before, now) in asked.items())
         raise ValueError(
             f"{source}: trained with other settings ({told}); leave them out, since evaluation takes the run's, or ask "
