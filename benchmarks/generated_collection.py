@@ -125,6 +125,7 @@ def write_collection(
         feature_dim=model.feature_dim,
         parts_dtype=parts_dtype,
         segments=tuple(entries),
+        identity="0" * 32,
     )
     manifests.write_manifest(path, manifest)
 
@@ -153,7 +154,8 @@ def _draw_piece(world: World, rows: range, captioned: Int[np.ndarray, " c"]) -> 
     texts = [world.text(int(length)) for length in words.lengths]
     nothing: list[list[str]] = [[]] * len(rows)
     table = pa.table(
-        {"id": [f"drawn-{row:07d}" for row in rows], "tags": nothing, "boxes": nothing}, schema=segments.IMAGE_SCHEMA
+        {"id": [f"drawn-{row:07d}" for row in rows], "tags": nothing, "boxes": nothing, "file": [""] * len(rows)},
+        schema=segments.IMAGE_SCHEMA,
     )
     return Segment(
         Encoded(vectors, regions),

@@ -87,6 +87,11 @@ class Pictures:
             return picture, _scaled(boxes, picture.width, picture.height) if len(boxes) == len(regions) else None
         return picture, boxes_of_regions(regions)
 
+    def file(self, image_id: str) -> str:
+        """The name of an image's file in the folder of pictures; "" where there is none."""
+        path = None if self._folder is None else self._find(image_id)
+        return "" if path is None else path.relative_to(self._folder or "").as_posix()
+
     def _find(self, image_id: str) -> Path | None:
         assert self._folder is not None
         assert self._names is not None
