@@ -3,6 +3,7 @@
 XLA_FLAGS=--xla_force_host_platform_device_count=8 python -m tests.sharded_runs OUTPUT.npz
 """
 
+import dataclasses
 import sys
 
 import jax
@@ -19,8 +20,14 @@ from aladin_jax.training.objective import Objective
 from aladin_jax.training.step import StepShape, init_state, jit_train_step, make_train_step
 from tests.golden_data import converted, unit_batch
 
-# Devices, how many of them share parameters between them, and steps.
-MESHES = {"1": (1, 1, 4), "4x2": (8, 2, 4), "2x4": (8, 4, 2)}
+# Devices, how many of them share parameters between them, steps, and kernels; the fused ones have dropout, too.
+MESHES = {
+    "1": (1, 1, 4, "xla"),
+    "4x2": (8, 2, 4, "xla"),
+    "2x4": (8, 4, 2, "xla"),
+    "fused 1": (1, 1, 1, "pallas"),
+    "fused 4x2": (8, 2, 1, "pallas"),
+}
 # Pairs of each step's batch: the third is an epoch's last, with fewer pairs than there are devices.
 NUM_PAIRS = (16, 16, 2, 16)
 OBJECTIVE = Objective(alignment=1.0, matching=0.1, distillation=1.0)
@@ -34,12 +41,15 @@ def batches(steps):
         yield {name: np.roll(array, 5 * step, axis=0)[:pairs] for name, array in whole.items()}, pairs
 
 
-def run(devices, fsdp, steps):
+def run(devices, fsdp, steps, kernels):
     mesh = sharding.make_mesh(fsdp, jax.devices()[:devices])
-    params, config = converted("unit")
+    params, (backbone, head) = converted("unit")
+    if kernels == "pallas":
+        backbone = dataclasses.replace(backbone, hidden_dropout_prob=0.1, attention_probs_dropout_prob=0.1)
+        head = dataclasses.replace(head, dropout=0.1)
     optimizer = optim.adam()
     step = make_train_step(
-        bind(*config),
+        bind(backbone, head, kernels=kernels, mesh=mesh),
         OBJECTIVE,
         optimizer,
         lambda step: jnp.float32(1e-4),

@@ -11,7 +11,8 @@ import pytest
 from aladin_jax import sharding
 from tests.sharded_runs import MESHES, NUM_PAIRS
 
-EIGHT = ("4x2", "2x4")
+EIGHT = ("4x2", "2x4", "fused 4x2")
+ONE = {"4x2": "1", "2x4": "1", "fused 4x2": "fused 1"}
 
 
 @pytest.fixture(scope="module")
@@ -47,13 +48,13 @@ def test_the_runs_have_an_epochs_last_batch_with_fewer_pairs_than_devices():
 def test_losses_and_norms_of_every_step_are_those_of_one_device(runs, mesh):
     for step in range(MESHES[mesh][2]):
         for name in ("loss", "loss_alignment", "loss_matching", "loss_distillation", "grad_norm"):
-            expected = runs["1"][f"{name}/{step}"]
+            expected = runs[ONE[mesh]][f"{name}/{step}"]
             np.testing.assert_allclose(runs[mesh][f"{name}/{step}"], expected, rtol=2e-5, err_msg=f"{name} {step}")
 
 
 @pytest.mark.parametrize("mesh", EIGHT)
 def test_gradients_are_those_of_one_device(runs, mesh):
-    expected, found = of_kind(runs["1"], "gradient"), of_kind(runs[mesh], "gradient")
+    expected, found = of_kind(runs[ONE[mesh]], "gradient"), of_kind(runs[mesh], "gradient")
     assert expected.keys() == found.keys() > {"backbone/layers/qkv/kernel", "matching_head/layers/qkv/kernel"}
     for name, gradient in expected.items():
         assert np.abs(gradient).max() > 0
@@ -75,7 +76,7 @@ def test_parameters_after_four_steps_are_those_of_one_device(runs):
 @pytest.mark.parametrize("mesh", EIGHT)
 @pytest.mark.parametrize("kind", ["params", "moments"])
 def test_large_arrays_are_shared_out_and_small_ones_on_every_device(runs, mesh, kind):
-    whole, parts = of_kind(runs["1"], kind), of_kind(runs[mesh], f"{kind}_on_each_device")
+    whole, parts = of_kind(runs[ONE[mesh]], kind), of_kind(runs[mesh], f"{kind}_on_each_device")
     assert parts.keys() == whole.keys()
     for name, sizes in parts.items():
         size = whole[name].size

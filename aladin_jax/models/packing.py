@@ -87,7 +87,7 @@ def tokens_per_group(lengths: np.ndarray, *, slots: int, groups: int, buckets: i
     per_group = lengths.reshape(groups, -1)
     examples = per_group.shape[1]
     bucket = max(math.ceil(min(slots * examples**0.5 / 4, slots * examples / buckets)), 1)
-    bucket = -(-bucket // 64) * 64 if bucket >= 64 else bucket
+    bucket = -(-bucket // 64) * 64 if bucket >= 128 else bucket
     fullest = int(per_group.sum(axis=1).max())
     return min(-(-fullest // bucket) * bucket, slots * examples)
 

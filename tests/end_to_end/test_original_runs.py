@@ -82,16 +82,13 @@ def test_the_two_differ(as_saved):
 
 def test_a_resumed_runs_schedule_is_the_checkpoints_or_starts_anew(small_run, as_saved, scalars, tmp_path):
     settings = {"init_from": "", "resume_from": str(as_saved), "lr_step_epochs": 1, **LITTLE_TO_COMPUTE}
-    changed = small_run(REGIME, num_steps=8, **settings)
     with pytest.raises(ValueError, match=r"learning_rate was 1e-05, is 0\.0001; lr_step_epochs was 15, is 1"):
-        loop.train(changed, tmp_path / "run")
-    changed.reinitialize_scheduler = True
-    loop.train(changed, tmp_path / "run")
-    changed.num_steps = 9
-    loop.train(changed, tmp_path / "run")  # goes on by its own checkpoint
-    changed.learning_rate = 1e-5
-    changed.num_steps = 10
-    loop.train(changed, tmp_path / "run")  # starts anew again
+        loop.train(small_run(REGIME, num_steps=8, **settings), tmp_path / "run")
+    settings["reinitialize_scheduler"] = True
+    loop.train(small_run(REGIME, num_steps=8, **settings), tmp_path / "run")
+    loop.train(small_run(REGIME, num_steps=9, **settings), tmp_path / "run")  # goes on by its own checkpoint
+    settings["learning_rate"] = 1e-5
+    loop.train(small_run(REGIME, num_steps=10, **settings), tmp_path / "run")  # starts anew again
     rates = scalars(tmp_path / "run")["train/learning_rate"]
     np.testing.assert_allclose([rates[8], rates[9], rates[10]], [1e-4, 1e-4, 1e-5], rtol=1e-6)
 
@@ -106,9 +103,11 @@ def test_what_cannot_be_resumed_is_said_in_one_line(small_run, as_saved, golden_
             "1 epochs are done, which are 7 steps here; num_epochs and num_steps count from the run's beginning",
         ),
     ):
-        config = small_run(REGIME, **{"learning_rate": 1e-5, "num_steps": 9, "lr_step_epochs": 15, **fields})
         with pytest.raises(ValueError, match=message):
-            loop.train(config, tmp_path / "run")
+            loop.train(
+                small_run(REGIME, **{"learning_rate": 1e-5, "num_steps": 9, "lr_step_epochs": 15, **fields}),
+                tmp_path / "run",
+            )
 
 
 @pytest.mark.parametrize("kind", ["converted", "exported as .pth.tar", "exported as safetensors"])

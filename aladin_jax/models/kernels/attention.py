@@ -17,13 +17,11 @@ from jax.experimental import pallas as pl
 from jax.experimental.pallas import triton
 from jaxtyping import Array, Float, Int, UInt32
 
-from aladin_jax.models.kernels.blocks import compiler_params, load, powers_of_two, store
-from aladin_jax.models.kernels.counter_dropout import kept, mix, row_seeds
+from aladin_jax.models.kernels.blocks import compiler_params, powers_of_two, store
+from aladin_jax.models.kernels.head_tiles import LOWEST, TILE, AttentionForm, Head, dot, product_t
 
-_TILE = 32
 _WARPS = 4
 _TAIL_ROWS = 256
-_LOWEST = -1e30
 
 
 class Segments(NamedTuple):
@@ -35,29 +33,15 @@ class Segments(NamedTuple):
         tokens: [t] number of each flat token in the batch, which its dropout follows.
     """
 
-    start: Int[Array, " n"]
-    length: Int[Array, " n"]
-    tokens: UInt32[Array, " t"]
-
-
-class AttentionForm(NamedTuple):
-    """What an attention kernel is specialised to: heads, most tokens of a segment, dropout, Pallas's interpreter."""
-
-    heads: int
-    slots: int
-    dropout_rate: float
-    interpret: bool
-
-    @property
-    def tiles(self) -> int:
-        """Most tiles of a segment."""
-        return -(-self.slots // _TILE)
+    start: Int[Array, " segments"]
+    length: Int[Array, " segments"]
+    tokens: UInt32[Array, " flat"]
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(4,))
 def packed_attention(
-    product: Float[Array, "t 3d"],
-    bias: Float[Array, " 3d"],
+    product: Float[Array, "t e"],
+    bias: Float[Array, " e"],
     segments: Segments,
     key: UInt32[Array, " 2"],
     form: AttentionForm,
@@ -65,7 +49,7 @@ def packed_attention(
     """Attention of every token over its own segment.
 
     Args:
-        product: queries, keys and values of the flat tokens, their bias not yet added.
+        product: queries, keys and values of the flat tokens side by side (e = 3 d), their bias not yet added.
         bias: added to them; its gradient comes out of the same pass.
         segments: who attends to whom.
         key: words of the random key of the attention weights' dropout.
@@ -120,106 +104,31 @@ def _call(
     )(start, length, segments.tokens, key, *arrays)
 
 
-class _Head(NamedTuple):
-    """One head of one segment: what both directions read and write, tile by tile.
-
-    Attributes:
-        form: sizes and rates.
-        dim: of the head.
-        head: number of the head.
-        first: flat position of the segment.
-        length: of the segment.
-    """
-
-    form: AttentionForm
-    dim: int
-    head: Array
-    first: Array
-    length: Array
-
-    @property
-    def pieces(self) -> list[tuple[int, int]]:
-        """(start, width) of the pieces that the head's dimension is taken in."""
-        return powers_of_two(self.dim)
-
-    @property
-    def blocks(self) -> Array:
-        """Tiles of the segment."""
-        return pl.cdiv(self.length, _TILE)
-
-    def is_row(self, tile: Array) -> Array:
-        """Which rows of a tile are the segment's."""
-        return tile * _TILE + jnp.arange(_TILE) < self.length
-
-    def at(self, tile: Array) -> Array:
-        """Flat position of a tile."""
-        return self.first + tile * _TILE
-
-    def column(self, part: int, piece: int) -> Array:
-        """Where a piece of the queries (part 0), keys (1) or values (2) starts."""
-        return (part * self.form.heads + self.head) * self.dim + piece
-
-    def rows(self, ref: Any, part: int, tile: Array) -> list[Array]:
-        """A tile of rows, in pieces; zeros past the segment's end."""
-        where, is_row = self.at(tile), self.is_row(tile)
-        return [load(ref, where, _TILE, self.column(part, start), size, is_row) for start, size in self.pieces]
-
-    def biased(self, ref: Any, bias: Any, part: int, tile: Array) -> list[Array]:
-        """A tile of rows with their bias, in the type of the array."""
-        vectors = [triton.load(bias.at[pl.ds(self.column(part, start), size)])[None, :] for start, size in self.pieces]
-        values = self.rows(ref, part, tile)
-        return [(x.astype(jnp.float32) + b).astype(x.dtype) for x, b in zip(values, vectors, strict=True)]
-
-    def put(self, ref: Any, part: int, tile: Array, values: list[Array]) -> None:
-        """Writes a tile of rows."""
-        for (start, size), value in zip(self.pieces, values, strict=True):
-            store(ref, self.at(tile), _TILE, self.column(part, start), size, self.is_row(tile), value)
-
-    def zeros(self) -> list[Array]:
-        """Sums over a tile of rows, before anything is added."""
-        return [jnp.zeros((_TILE, size)) for _, size in self.pieces]
-
-    def seeds(self, tokens: Any, key: Any, tile: Array) -> Array:
-        """Hashes of a tile of queries, which dropout's decisions follow."""
-        numbers = triton.load(tokens.at[pl.ds(self.at(tile), _TILE)], mask=self.is_row(tile), other=jnp.uint32(0))
-        return mix(row_seeds(numbers, key[0], key[1]) + self.head.astype(jnp.uint32))
-
-    def kept(self, seeds: Array, key_tile: Array, axis: int) -> Array:
-        """Dropout's decisions on weights whose keys lie along `axis`, and whose queries have these seeds."""
-        columns = (key_tile * _TILE).astype(jnp.uint32) + jax.lax.iota(jnp.uint32, _TILE)
-        return kept(jnp.expand_dims(seeds, axis), jnp.expand_dims(columns, 1 - axis), self.form.dropout_rate)
-
-    def put_bias(self, ref: Any, part: int, row: Array, values: list[Array]) -> None:
-        """Writes a bias's gradient over one tile."""
-        for (start, size), value in zip(self.pieces, values, strict=True):
-            triton.store(ref.at[row, pl.ds(self.column(part, start), size)], value.sum(axis=0))
-
-
 def _forward_kernel(start, length, tokens, key, product, bias, context, log_sums, *, form, segments, head_dim):
     tile, scale = pl.program_id(0), head_dim**-0.5
 
-    def attend(head: _Head):
+    def attend(head: Head):
         queries = head.biased(product, bias, 0, tile)
         seeds = head.seeds(tokens, key, tile)
 
         def key_tile(k, carry):
             largest, total, mixed = carry
             keys, values = (head.biased(product, bias, part, k) for part in (1, 2))
-            logits = jnp.where(head.is_row(k)[None, :], _product_t(queries, keys) * scale, _LOWEST)
+            logits = jnp.where(head.is_row(k)[None, :], product_t(queries, keys) * scale, LOWEST)
             larger = jnp.maximum(largest, logits.max(axis=1))
             shrunk, weights = jnp.exp(largest - larger), jnp.exp(logits - larger[:, None])
             total = total * shrunk + weights.sum(axis=1)
             if form.dropout_rate:
                 weights = jnp.where(head.kept(seeds, k, 1), weights, 0.0)
             weights = weights.astype(product.dtype)
-            mixed = [m * shrunk[:, None] + _dot(weights, v) for m, v in zip(mixed, values, strict=True)]
+            mixed = [m * shrunk[:, None] + dot(weights, v) for m, v in zip(mixed, values, strict=True)]
             return larger, total, mixed
 
-        nothing = jnp.full(_TILE, _LOWEST), jnp.zeros(_TILE), head.zeros()
+        nothing = jnp.full(TILE, LOWEST), jnp.zeros(TILE), head.zeros()
         largest, total, mixed = jax.lax.fori_loop(0, head.blocks, key_tile, nothing)
         share = (1 / (1 - form.dropout_rate) / total)[:, None]
         head.put(context, 0, tile, [m * share for m in mixed])
-        where = log_sums.at[head.head, pl.ds(head.at(tile), _TILE)]
+        where = log_sums.at[head.head, pl.ds(head.at(tile), TILE)]
         triton.store(where, largest + jnp.log(total), mask=head.is_row(tile))
 
     _run(tile, attend, start, length, form, segments, head_dim, clear=(context, head_dim))
@@ -232,35 +141,35 @@ def _backward_kernel(
     number, tile, scale = pl.program_id(2), pl.program_id(0) // 2, head_dim**-0.5
     is_for_queries = pl.program_id(0) % 2 == 0
 
-    def of_queries(head: _Head):
+    def of_queries(head: Head):
         queries, of_context = head.biased(product, bias, 0, tile), head.rows(grad, 0, tile)
-        inner, log_sum = _inner(head, of_context, context, tile), _log_sum(head, log_sums, tile)
+        inner, log_sum = head.inner(of_context, context, tile), head.log_sum(log_sums, tile)
         seeds = head.seeds(tokens, key, tile)
 
         def key_tile(k, grads):
             keys, values = (head.biased(product, bias, part, k) for part in (1, 2))
-            weights = jnp.exp(_product_t(queries, keys) * scale - log_sum[:, None])
+            weights = jnp.exp(product_t(queries, keys) * scale - log_sum[:, None])
             weights = jnp.where(head.is_row(k)[None, :], weights, 0.0)
-            of_weights = _product_t(of_context, values)
+            of_weights = product_t(of_context, values)
             if form.dropout_rate:
                 of_weights = jnp.where(head.kept(seeds, k, 1), of_weights * (1 / (1 - form.dropout_rate)), 0.0)
             of_logits = (weights * (of_weights - inner[:, None]) * scale).astype(product.dtype)
-            return [g + _dot(of_logits, x) for g, x in zip(grads, keys, strict=True)]
+            return [g + dot(of_logits, x) for g, x in zip(grads, keys, strict=True)]
 
         grads = jax.lax.fori_loop(0, head.blocks, key_tile, head.zeros())
         head.put(grad_product, 0, tile, grads)
         head.put_bias(grad_bias, 0, number * form.tiles + tile, grads)
 
-    def of_keys(head: _Head):
+    def of_keys(head: Head):
         keys, values = (head.biased(product, bias, part, tile) for part in (1, 2))
 
         def query_tile(q, grads):
             # Weights lie transposed, [keys, queries], as the products below want them.
             queries, of_context = head.biased(product, bias, 0, q), head.rows(grad, 0, q)
-            inner, log_sum = _inner(head, of_context, context, q), _log_sum(head, log_sums, q)
-            weights = jnp.exp(_product_t(keys, queries) * scale - log_sum[None, :])
+            inner, log_sum = head.inner(of_context, context, q), head.log_sum(log_sums, q)
+            weights = jnp.exp(product_t(keys, queries) * scale - log_sum[None, :])
             weights = jnp.where(head.is_row(tile)[:, None], weights, 0.0)
-            dropped, of_weights = weights, _product_t(values, of_context)
+            dropped, of_weights = weights, product_t(values, of_context)
             if form.dropout_rate:
                 keep, rest = head.kept(head.seeds(tokens, key, q), tile, 0), 1 / (1 - form.dropout_rate)
                 dropped = jnp.where(keep, weights * rest, 0.0)
@@ -269,8 +178,8 @@ def _backward_kernel(
             dropped = dropped.astype(product.dtype)
             grad_keys, grad_values = grads
             return (
-                [g + _dot(of_logits, x) for g, x in zip(grad_keys, queries, strict=True)],
-                [g + _dot(dropped, x) for g, x in zip(grad_values, of_context, strict=True)],
+                [g + dot(of_logits, x) for g, x in zip(grad_keys, queries, strict=True)],
+                [g + dot(dropped, x) for g, x in zip(grad_values, of_context, strict=True)],
             )
 
         grads = jax.lax.fori_loop(0, head.blocks, query_tile, (head.zeros(), head.zeros()))
@@ -278,45 +187,33 @@ def _backward_kernel(
             head.put(grad_product, part, tile, values)
             head.put_bias(grad_bias, part, number * form.tiles + tile, values)
 
-    def no_bias(head: _Head):
+    def no_bias(head: Head):
         for part in range(3):
             head.put_bias(grad_bias, part, number * form.tiles + tile, head.zeros())
 
-    def attend(head: _Head):
+    def attend(head: Head):
         pl.when(is_for_queries)(lambda: of_queries(head))
         pl.when(~is_for_queries)(lambda: of_keys(head))
 
     _run(tile, attend, start, length, form, segments, head_dim, (grad_product, 3 * head_dim), past_end=no_bias)
 
 
-def _inner(head: _Head, of_context: list[Array], context: Any, tile: Array) -> Array:
-    """What softmax's gradient subtracts: the inner product of each query's output and its gradient."""
-    out = head.rows(context, 0, tile)
-    return _sum([(a.astype(jnp.float32) * b).sum(axis=1) for a, b in zip(of_context, out, strict=True)])
-
-
-def _log_sum(head: _Head, log_sums: Any, tile: Array) -> Array:
-    """Logarithm of softmax's divisor; past the segment's end so large that all weights are 0."""
-    where = log_sums.at[head.head, pl.ds(head.at(tile), _TILE)]
-    return triton.load(where, mask=head.is_row(tile), other=-_LOWEST)
-
-
 def _run(
     tile: Array,
-    attend: Callable[[_Head], None],
+    attend: Callable[[Head], None],
     start: Any,
     length: Any,
     form: AttentionForm,
     segments: int,
     head_dim: int,
     clear: tuple[Any, int],
-    past_end: Callable[[_Head], None] = lambda _: None,
+    past_end: Callable[[Head], None] = lambda _: None,
 ) -> None:
     """Attends in a program whose tile is within its segment; writes zeros in one of the array's tail."""
     number, head = pl.program_id(2), pl.program_id(1)
     first, count = start[number], length[number]
-    part = _Head(form, head_dim, head, first, count)
-    is_segment, is_within = number < segments, tile * _TILE < count
+    part = Head(form, head_dim, head, first, count)
+    is_segment, is_within = number < segments, tile * TILE < count
     pl.when(is_segment & is_within)(lambda: attend(part))
     pl.when(is_segment & ~is_within)(lambda: past_end(part))
 
@@ -326,16 +223,3 @@ def _run(
         for at, width in powers_of_two(columns):
             zeros = jnp.zeros((_TAIL_ROWS, width), ref.dtype)
             store(ref, first, _TAIL_ROWS, head * columns + at, width, jnp.arange(_TAIL_ROWS) < count, zeros)
-
-
-def _product_t(a: list[Array], b: list[Array]) -> Array:
-    """The product a b^T of arrays in pieces of their columns."""
-    return _sum([_dot(x, y.T) for x, y in zip(a, b, strict=True)])
-
-
-def _dot(a: Array, b: Array) -> Array:
-    return triton.dot(a, b, allow_tf32=False)
-
-
-def _sum(arrays: list[Array]) -> Array:
-    return sum(arrays[1:], start=arrays[0])

@@ -22,12 +22,12 @@ def mix(h: UInt32[Array, "*s"]) -> UInt32[Array, "*s"]:
     return h ^ (h >> 16)
 
 
-def row_seeds(tokens: UInt32[Array, " t"], key0: UInt32[Array, ""], key1: UInt32[Array, ""]) -> UInt32[Array, " t"]:
+def row_seeds(tokens: UInt32[Array, ...], key0: UInt32[Array, ""], key1: UInt32[Array, ""]) -> UInt32[Array, ...]:
     """A hash of each token under a key of two words."""
     return mix(mix(tokens ^ key0) + key1)
 
 
-def kept(seeds: UInt32[Array, "*s"], columns: UInt32[Array, "*s"], rate: float) -> Bool[Array, "*s"]:
+def kept(seeds: UInt32[Array, ...], columns: UInt32[Array, ...], rate: float) -> Bool[Array, ...]:
     """Whether an entry is kept; it is dropped with probability `rate` (to 1 in 65,536). The arguments broadcast."""
     # The finaliser's last line, which this leaves out, changes none of the upper bits that decide.
     h = seeds + columns * jnp.uint32(_GOLDEN_RATIO)

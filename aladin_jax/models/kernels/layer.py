@@ -12,9 +12,10 @@ from jax.sharding import Mesh, PartitionSpec
 from jaxtyping import Array, Bool, Float
 
 from aladin_jax.models.kernels.add_norm import NormForm, add_norm
-from aladin_jax.models.kernels.attention import AttentionForm, Segments, packed_attention
+from aladin_jax.models.kernels.attention import Segments, packed_attention
 from aladin_jax.models.kernels.bias_gelu import bias_gelu
 from aladin_jax.models.kernels.counter_dropout import key_words
+from aladin_jax.models.kernels.head_tiles import AttentionForm
 from aladin_jax.models.packing import Packing
 from aladin_jax.sharding import BATCH_AXES
 
@@ -51,7 +52,7 @@ class FusedForm(NamedTuple):
         )
 
 
-def segments_of(masks: Sequence[Bool[Array, "b s"]], packing: Packing) -> Segments:
+def segments_of(masks: Sequence[Bool[Array, "b _"]], packing: Packing) -> Segments:
     """Where each stream's tokens of each example stand in their group's flat array.
 
     Args:
