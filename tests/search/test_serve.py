@@ -244,6 +244,7 @@ def test_before_the_first_search_the_collections_own_captions_can_be_asked_with(
 
 
 def test_a_link_holds_the_query_its_depth_and_the_open_picture_and_back_goes_one_step_back(address, browser):
+    browser.get_log("browser")  # what earlier tests left there
     browser.get(address)
     browser.find_element(By.ID, "query").send_keys(QUERY, Keys.ENTER)
     first = wait(browser, results)
@@ -290,6 +291,7 @@ def test_a_picture_can_be_seen_larger_with_its_boxes_where_they_belong(address, 
     larger.click()
     assert picture.size["width"] == before
     browser.switch_to.active_element.send_keys(Keys.ESCAPE)
+    wait(browser, lambda b: "picture=" not in b.current_url)
 
 
 def test_words_that_did_not_count_are_grey_with_the_reason(address, browser):
