@@ -66,7 +66,7 @@ def image_ids(names: Iterable[str], path: Path) -> dict[str, str]:
     """The ids of names, none of which may be another's.
 
     Args:
-        names: different from each other.
+        names: different from each other; one that is an id with folders already, as files of features have, stays.
         path: where they are from.
 
     Returns:
@@ -77,7 +77,7 @@ def image_ids(names: Iterable[str], path: Path) -> dict[str, str]:
     """
     name_of: dict[str, str] = {}
     for name in names:
-        image = image_id(name)
+        image = name if _ID.fullmatch(name) and _without_ending(name) == name else image_id(name)
         if (other := name_of.setdefault(image, name)) != name:
             raise DataError(f"{shown(other)} and {shown(name)} make one id", "rename one", path=path, image=image)
     return name_of

@@ -2,7 +2,7 @@
 
     params/          Orbax checkpoint of the parameter dict (absent in a workdir, which keeps its own checkpoints)
     params.sha256    checksums of the files in params/, as `sha256sum` writes and checks them
-    model.json       {"backbone": {...}, "matching_head": {...}}
+    model.json       {"backbone": {...}, "matching_head": {...}, "caption_ending": "."}
     vocab.txt        the tokenizer's vocabulary, where there is one
     provenance.json  where the parameters came from
     optimizer/       Adam's state of the run that they are of, optimizer.sha256, and progress.json with how far it was;
@@ -25,6 +25,7 @@ import jax
 import numpy as np
 import orbax.checkpoint as ocp
 
+from aladin_jax.data.caption_ending import ORIGINAL_ENDING
 from aladin_jax.errors import first_line
 from aladin_jax.files import put_in_place, read_json, write_json
 from aladin_jax.models.aladin import Params, init_params
@@ -37,6 +38,7 @@ VOCABULARY = "vocab.txt"
 PROVENANCE = "provenance.json"
 OPTIMIZER = "optimizer"
 PROGRESS_JSON = "progress.json"
+_ENDING = "caption_ending"
 
 
 class RunState(NamedTuple):
@@ -68,6 +70,7 @@ def save_model_folder(
     provenance: Mapping[str, Any],
     *,
     run_state: RunState | None = None,
+    caption_ending: str | None = ORIGINAL_ENDING,
     overwrite: bool = False,
 ) -> None:
     """Writes a model folder, complete or not at all.
@@ -79,6 +82,7 @@ def save_model_folder(
         vocabulary: a vocab.txt to copy, or None.
         provenance: anything that JSON holds.
         run_state: of the run that the parameters are of, if it can go on.
+        caption_ending: how the captions end that they were trained on; None if that is not known.
         overwrite: replace an earlier model folder.
 
     Raises:
@@ -95,7 +99,7 @@ def save_model_folder(
             _save_arrays(unfinished, OPTIMIZER, {"adam": run_state.adam, "losses": run_state.losses})
             write_json(unfinished / PROGRESS_JSON, run_state.progress)
         write_json(unfinished / PROVENANCE, dict(provenance))
-        write_description(unfinished, model_config, vocabulary)
+        write_description(unfinished, model_config, vocabulary, caption_ending)
         put_in_place(unfinished, path)
     finally:
         shutil.rmtree(unfinished, ignore_errors=True)
@@ -153,14 +157,20 @@ def read_provenance(path: str | Path) -> dict[str, Any]:
     return read_json(file) if file.exists() else {}
 
 
-def write_description(folder: str | Path, model_config: ModelConfig, vocabulary: str | Path | None) -> None:
+def write_description(
+    folder: str | Path,
+    model_config: ModelConfig,
+    vocabulary: str | Path | None,
+    caption_ending: str | None = ORIGINAL_ENDING,
+) -> None:
     """Writes model.json and vocab.txt into a model folder or a workdir; model.json last, whole or not at all."""
     folder = Path(folder)
     if vocabulary is not None:
         copy = folder / f".{VOCABULARY}.unfinished"
         shutil.copyfile(vocabulary, copy)
         os.replace(copy, folder / VOCABULARY)
-    write_json(folder / MODEL_JSON, {name: dataclasses.asdict(part) for name, part in model_config._asdict().items()})
+    parts = {name: dataclasses.asdict(part) for name, part in model_config._asdict().items()}
+    write_json(folder / MODEL_JSON, {**parts, _ENDING: caption_ending})
 
 
 def read_description(folder: str | Path) -> tuple[ModelConfig, Path | None]:
@@ -183,6 +193,23 @@ def read_description(folder: str | Path) -> tuple[ModelConfig, Path | None]:
     vocabulary = folder / VOCABULARY
     model_config = ModelConfig(backbone, matching_head_config(values["matching_head"], str(file)))
     return model_config, vocabulary if vocabulary.is_file() else None
+
+
+def read_caption_ending(folder: str | Path) -> str | None:
+    """How the captions end that a model was trained on: a punctuation mark, or nothing.
+
+    None if that is not known: of a BERT, and of a workdir that does not say. A converted checkpoint that does not say
+    is taken for the original's.
+
+    Raises:
+        ValueError: model.json is not there, or says something impossible.
+    """
+    folder = Path(folder)
+    values = read_json(folder / MODEL_JSON)
+    ending = values.get(_ENDING, ORIGINAL_ENDING if (folder / PARAMS).is_dir() else None)
+    if ending is not None and not (isinstance(ending, str) and len(ending) <= 1):
+        raise ValueError(f"{folder / MODEL_JSON}: {_ENDING} is {ending!r:.60}; expected one character, none, or null")
+    return ending
 
 
 def matching_head_config(values: Mapping[str, Any], source: str) -> MatchingHeadConfig:

@@ -167,6 +167,7 @@ class PretrainedModel:
         tokenizer: of the vocabulary.
         bound: a function from parameters to the Flax module, see `models.aladin.bind`.
         feature_dim: width of region vectors that the model takes.
+        caption_ending: of the captions that it was trained on, which search gives to queries; None if not known.
     """
 
     def __init__(self, path: str | Path, settings: Settings | None = None):
@@ -176,6 +177,7 @@ class PretrainedModel:
         self.vocabulary = require_vocabulary(vocabulary, path)
         self.tokenizer = make_tokenizer(self.config, vocabulary, path, self.settings)
         self.feature_dim = self.config.backbone.img_feature_dim
+        self.caption_ending = model_folder.read_caption_ending(path)
         self._mesh = sharding.make_mesh()
         self.bound = aladin.bind(
             *self.config,

@@ -104,6 +104,7 @@ def _convert(options: argparse.Namespace, scratch: Path) -> None:
         source.vocabulary,
         provenance,
         run_state=run_state,
+        caption_ending=source.caption_ending,
         overwrite=options.overwrite,
     )
     print(f"\nwrote {options.output}")

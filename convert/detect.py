@@ -39,7 +39,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _detect(args: argparse.Namespace) -> None:
     from aladin_jax.image_names import FOLDER, image_id
-    from convert.detection.pictures import list_pictures
+    from aladin_jax.pictures import list_pictures
     from convert.detection.run import UNREADABLE, FoundFiles, Settings, checksum, detect_pictures
     from convert.features import captions_of, prepare_imported
     from convert.importing.source import ImportedSource

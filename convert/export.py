@@ -22,7 +22,7 @@ import torch
 from safetensors.torch import save
 
 from aladin_jax.files import check_local_options, put_in_place
-from aladin_jax.model_folder import ModelConfig, write_description
+from aladin_jax.model_folder import read_caption_ending, write_description
 from aladin_jax.pretrained import read_weights
 from convert.messages import one_line
 from convert.model_card import model_card
@@ -63,7 +63,8 @@ def _export(options: argparse.Namespace) -> None:
     with _unfinished(options.output) as unfinished:
         if as_folder:
             card = model_card(run, model_config, numbers, options.workdir / "report.json")
-            _write_folder(unfinished, tensors, model_config, vocabulary, card)
+            _write_folder(unfinished, tensors, card)
+            write_description(unfinished, model_config, vocabulary, read_caption_ending(options.workdir))
         else:
             _write_checkpoint(unfinished, tensors, run)
     print(f"wrote {options.output}")
@@ -74,13 +75,10 @@ def _write_checkpoint(path: Path, tensors: dict[str, torch.Tensor], run: Run) ->
         torch.save(original_checkpoint(tensors, run), file)
 
 
-def _write_folder(
-    path: Path, tensors: dict[str, torch.Tensor], model_config: ModelConfig, vocabulary: Path | None, card: str
-) -> None:
+def _write_folder(path: Path, tensors: dict[str, torch.Tensor], card: str) -> None:
     path.mkdir()
     (path / _WEIGHTS).write_bytes(save(tensors, metadata={"format": "pt"}))
     (path / "README.md").write_text(card, encoding="utf-8")
-    write_description(path, model_config, vocabulary)
 
 
 def _check_output(path: Path, as_folder: bool, overwrite: bool) -> None:

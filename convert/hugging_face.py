@@ -60,6 +60,7 @@ def read_bert(folder: str | Path, scratch: Path) -> Source:
         files=[config_file, *tokenizer_files, *files],
         details={},
         notes=notes,
+        caption_ending=None,
     )
 
 

@@ -13,9 +13,16 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 
+from aladin_jax.data.caption_ending import ORIGINAL_ENDING
 from aladin_jax.data.tokenization import check_vocabulary_size, read_vocabulary
 from aladin_jax.files import read_json
-from aladin_jax.model_folder import MODEL_JSON, ModelConfig, matching_head_config, read_description
+from aladin_jax.model_folder import (
+    MODEL_JSON,
+    ModelConfig,
+    matching_head_config,
+    read_caption_ending,
+    read_description,
+)
 from aladin_jax.models.backbone import BackboneConfig
 from aladin_jax.models.matching_head import MatchingHeadConfig
 from convert.matching import HEAD, Matched, match
@@ -65,6 +72,7 @@ class Source(NamedTuple):
         details: what else the files say, for the record: plain data.
         notes: what the user should know.
         progress: of the run that the weights come from, where it can go on.
+        caption_ending: of the captions that they were trained on; None if that is not known.
     """
 
     tensors: dict[str, torch.Tensor]
@@ -76,6 +84,7 @@ class Source(NamedTuple):
     details: dict[str, Any]
     notes: list[str]
     progress: Progress | None = None
+    caption_ending: str | None = ORIGINAL_ENDING
 
 
 def read_vinvl(folder: str | Path, checkpoint: str | Path | None = None) -> Source:
@@ -180,6 +189,7 @@ def read_export(folder: str | Path) -> Source:
         files=[folder / MODEL_JSON, *([vocabulary] if vocabulary else []), weights],
         details={},
         notes=matched.notes,
+        caption_ending=read_caption_ending(folder),
     )
 
 

@@ -69,6 +69,12 @@ def test_two_names_of_one_id_are_an_error(tmp_path):
         image_ids(["a.jpg", "a.png"], tmp_path)
 
 
+def test_features_that_are_called_by_ids_keep_them(tmp_path):
+    ids = [image_id(name) for name in ("two/b.jpg", "b.jpg", "my cats/cat.jpg", "東京.jpg")]
+    assert image_ids(ids, tmp_path) == {image: image for image in ids}
+    assert list(image_ids(["a~b.jpg"], tmp_path)) == [image_id("a~b.jpg")] != ["a~b"]
+
+
 @pytest.mark.parametrize("name", ["", "  ", "/", "./", ".."])
 def test_nothing_is_no_name(name):
     with pytest.raises(DataError, match="is no name of an image"):

@@ -9,8 +9,10 @@ original: its BertTokenizer cut such text out before anything else and looked it
 One known difference: the original lower-cased a word-final Greek capital sigma to its final form, this does not.
 """
 
+import functools
 from collections.abc import Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Int32
@@ -61,6 +63,14 @@ def read_vocabulary(path: str | Path) -> dict[str, int]:
     return vocabulary
 
 
+class Word(NamedTuple):
+    """A word of a text: text[start:end], and the ids of its pieces."""
+
+    start: int
+    end: int
+    ids: list[int]
+
+
 class CaptionTokenizer:
     """Token ids of captions and of tags, padded to fixed lengths."""
 
@@ -83,6 +93,7 @@ class CaptionTokenizer:
         self.vocab_file = Path(vocab_file)
         self.vocab_size = len(vocabulary)
         self.max_caption_len, self.max_labels_len = max_caption_len, max_labels_len
+        self._vocabulary = vocabulary
         self._captions = _tokenizer(vocabulary, CLS, max_caption_len)
         # A quirk of the original: the tags' first position holds [UNK], where one expects [CLS]
         # (test_tokenization.py, against golden/e2e/examples.npz).
@@ -95,6 +106,26 @@ class CaptionTokenizer:
     def labels(self, tags: Sequence[Sequence[str]]) -> tuple[Ids, Lengths]:
         """``[UNK] wordpieces [SEP]`` of each image's tags, joined by spaces as one text and cut to fit."""
         return _pad(self._labels, [" ".join(words) for words in tags])
+
+    def words(self, text: str) -> list[Word]:
+        """A text's words and punctuation marks, all of them, however long it is."""
+        found = self._uncut.encode(text, add_special_tokens=False)
+        words: list[Word] = []
+        last = None
+        for token, (start, end), word in zip(found.ids, found.offsets, found.word_ids, strict=True):
+            if words and word is not None and word == last:
+                words[-1] = Word(words[-1].start, end, [*words[-1].ids, token])
+            else:
+                words.append(Word(start, end, [token]))
+            last = word
+        return words
+
+    @functools.cached_property
+    def _uncut(self) -> Tokenizer:
+        tokenizer = _tokenizer(self._vocabulary, CLS, self.max_caption_len)
+        tokenizer.no_truncation()
+        tokenizer.no_padding()
+        return tokenizer
 
 
 def check_vocabulary(tokenizer: CaptionTokenizer, vocab_size: int) -> None:

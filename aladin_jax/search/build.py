@@ -108,6 +108,7 @@ def create_index(
             model.config,
             model.vocabulary,
             {"source": model.described, "fingerprint": model.fingerprint},
+            caption_ending=model.caption_ending,
             overwrite=(path / manifests.MODEL).exists(),
         )
         manifest = dataclasses.replace(manifest, segments=(entry,))
@@ -246,11 +247,10 @@ def _describe(
         ids.append(record.id)
         tags.append(record.tags)
         boxes.append([] if box is None else box.reshape(-1))
-        files.append(pictures.file(record.id))
+        files.append("" if picture is None else picture.file)
         texts += record.captions
         jpegs.append(b"" if picture is None else picture.jpeg)
-    columns = {"id": ids, "tags": tags, "boxes": boxes, "file": files}
-    image_table = pa.table(columns, schema=segments.IMAGE_SCHEMA)
+    image_table = pa.table({"id": ids, "tags": tags, "boxes": boxes, "file": files}, schema=segments.IMAGE_SCHEMA)
     caption_table = pa.table({"image": image_of_caption, "text": texts}, schema=segments.CAPTION_SCHEMA)
     return (
         image_table,

@@ -7,13 +7,20 @@ import json
 import sys
 from pathlib import Path
 
+import numpy as np
+
 from aladin_jax.config import Settings
+from aladin_jax.files import write_whole
 from aladin_jax.pretrained import enable_compilation_cache, load
 from aladin_jax.search import build, maintain
 from aladin_jax.search.flags import LENGTHS
 from aladin_jax.search.index import Index
 from aladin_jax.search.manifest import read_manifest
+from aladin_jax.search.segment import read_segment
 from aladin_jax.untrusted import read_lines
+
+WITHOUT_PICTURE = "without_picture.tsv"  # ids, and the file that cannot be read
+_SHOWN = 5
 
 
 def run_index(options: argparse.Namespace) -> int:
@@ -26,10 +33,19 @@ def run_index(options: argparse.Namespace) -> int:
     source = build.Source(options.data, options.split, options.images, options.shard)
     if options.backend != "local" and build.is_of(options.output, model, source, options.collection):
         return _upload(options, options.output)  # of an earlier run, whose upload was cut off
+    if options.caption_ending is not None:
+        model.caption_ending = options.caption_ending
+    if model.caption_ending is None:
+        print(
+            "note: the model does not say how the captions end that it was trained on, so queries are taken as they "
+            "are; --caption_ending . would give them a period",
+            file=sys.stderr,
+        )
     manifest = build.create_index(
         options.output, model, source, parts_dtype=options.dtype, collection=options.collection
     )
     print(f"{options.output}: {manifest.images:,} images, {manifest.captions:,} captions; model {model.described}")
+    _tell_of_pictures(options, options.output, manifest.segments[-1].name)
     return _upload(options, options.output)
 
 
@@ -47,6 +63,7 @@ def run_add(options: argparse.Namespace) -> int:
         f"{options.index}: {added.images:,} images and {added.captions:,} captions added; now {manifest.images:,} "
         f"images, {manifest.captions:,} captions in {len(manifest.segments)} segments"
     )
+    _tell_of_pictures(options, options.index, added.name)
     return _upload(options, options.index)
 
 
@@ -112,6 +129,27 @@ def _upload(options: argparse.Namespace, path: Path) -> int:
     name = qdrant.collection_of(index.manifest)
     print(f"{options.url}: {sent.written:,} images sent to collection {name}, {sent.removed:,} removed from it")
     return 0
+
+
+def _tell_of_pictures(options: argparse.Namespace, index: Path, segment: str) -> None:
+    """Counts the pictures of what was indexed, and lists the images that have none."""
+    read = read_segment(index / segment)
+    if options.images is None and not len(read.pictures):
+        return
+    empty = np.flatnonzero(np.diff(read.picture_offsets) == 0)
+    table = read.image_table.select(["id", "file"]).take(empty).to_pylist()
+    lost = {
+        "not found": [image["id"] for image in table if not image["file"]],
+        "not readable": [image["file"] for image in table if image["file"]],
+    }
+    for what, names in lost.items():
+        if names:
+            listed = ", ".join(names[:_SHOWN]) + (", ..." if len(names) > _SHOWN else "")
+            print(f"note: {len(names):,} of {read.image_table.num_rows:,} pictures {what}: {listed}", file=sys.stderr)
+    if len(empty) > _SHOWN:
+        lines = "".join(f"{image['id']}\t{image['file'] or 'not found'}\n" for image in table)
+        write_whole(index / WITHOUT_PICTURE, lines.encode())
+        print(f"note: all of them are listed in {index / WITHOUT_PICTURE}", file=sys.stderr)
 
 
 RUN = {

@@ -36,6 +36,9 @@ def index_flags(parser: Parser) -> None:
     )
     for name in LENGTHS:
         parser.add_argument(f"--{name}", type=int, metavar="N", help="instead of the checkpoint's, or the original's")
+    parser.add_argument(
+        "--caption_ending", metavar="MARK", help="what the model's training captions end in, if it does not say"
+    )
     parser.add_argument("--pooling", choices=get_args(Pooling), help="of alignment scores")
     parser.add_argument("--measure", choices=get_args(Measure), help="of matching scores")
 
@@ -113,7 +116,9 @@ def _source_flags(parser: Parser) -> None:
     _backend_flags(parser)
     parser.add_argument("--data", type=Path, required=True, metavar="DIR", help="a prepared data set")
     parser.add_argument("--split", default="test", help="of it (default: test)")
-    parser.add_argument("--images", type=Path, metavar="DIR", help="picture files ID.jpg, .png or .webp")
+    parser.add_argument(
+        "--images", type=Path, metavar="DIR", help="pictures, also in folders in it, called like the images"
+    )
 
 
 def _backend_flags(parser: Parser) -> None:
@@ -166,6 +171,8 @@ def check(options: argparse.Namespace) -> None:
     given = vars(options)
     if "text" in given and (options.text is None) == (options.image is None):
         raise ValueError("give either words or --image")
+    if len(given.get("caption_ending") or "") > 1:
+        raise ValueError(f"--caption_ending {options.caption_ending!r}: expected one mark, or '' for none")
     if "ids" in given and not options.ids and not options.ids_file:
         raise ValueError("nothing to delete: name ids, or give --ids_file")
     if "port" in given and (not 0 <= options.port < 65536 or options.in_flight < 1 or options.max_depth < 0):

@@ -174,15 +174,15 @@ class Index:
         segment, at = self._find(self._image_starts, row)
         return segment.image_table["tags"][at].as_py()
 
-    def file(self, row: int) -> str:
-        """The name of an image's picture file; "" where it is not known."""
-        segment, at = self._find(self._image_starts, row)
-        return segment.image_table["file"][at].as_py()
-
     def picture(self, row: int) -> bytes:
         """An image's picture, a JPEG file; empty where there is none."""
         segment, at = self._find(self._image_starts, row)
         return segment.picture(at)
+
+    def file(self, row: int) -> str:
+        """The path of an image's picture in the folder that it was indexed from; empty where that is not known."""
+        segment, at = self._find(self._image_starts, row)
+        return segment.image_table["file"][at].as_py()
 
     def regions(self, row: int) -> list[Region]:
         """What is known of an image's regions, in the order of `images.parts(row)` (without the first: see there)."""

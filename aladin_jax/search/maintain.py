@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from aladin_jax import model_folder
 from aladin_jax.search import ann
 from aladin_jax.search import manifest as manifests
 from aladin_jax.search import segment as segments
@@ -164,6 +165,7 @@ def describe(path: Path) -> dict[str, Any]:
         "shard": manifest.shard,
         "model": manifest.model_source,
         "fingerprint": manifest.fingerprint,
+        "caption_ending": model_folder.read_caption_ending(path / manifests.MODEL),
         "settings": dataclasses.asdict(manifest.settings),
         "unfinished": (path / manifests.UNFINISHED).exists(),
     }

@@ -41,6 +41,11 @@ _WHY = {
 }
 _HIT = {"rank": _INTEGER, "id": _TEXT, "matching": _NUMBER, "alignment": {"type": ["number", "null"]}, "why": _WHY}
 _STAGES = _object(encode=_NUMBER, match=_NUMBER, rerank=_NUMBER, explain=_NUMBER)
+_LEFT_OUT = {
+    "type": "array",
+    "description": "words of the text that did not count",
+    "items": _object(text=_TEXT, reason=_TEXT),
+}
 _TAGS = {"type": "array", "items": _TEXT}
 _K = _parameter("k", "how many results", {"type": "integer", "minimum": 1, "maximum": MAX_K, "default": 10})
 _RERANK = _parameter(
@@ -52,7 +57,11 @@ _RERANK = _parameter(
 
 def _results(**fields: Any) -> dict[str, Any]:
     return _object(
-        rerank=_INTEGER, note=_TEXT, milliseconds=_STAGES, results={"type": "array", "items": _object(**_HIT, **fields)}
+        rerank=_INTEGER,
+        note=_TEXT,
+        left_out=_LEFT_OUT,
+        milliseconds=_STAGES,
+        results={"type": "array", "items": _object(**_HIT, **fields)},
     )
 
 

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import io
-import warnings
 import zipfile
 from pathlib import Path
 from typing import Any, NamedTuple, cast
 
 import numpy as np
-import tensorflow_datasets as tfds
+from absl import logging
 from jaxtyping import Float
 from PIL import Image
 
@@ -18,20 +17,27 @@ from aladin_jax.data.dataset import Dataset
 from aladin_jax.data.records import Record, open_version
 from aladin_jax.errors import DataError
 from aladin_jax.image_names import NameIndex, find_pictures
+from aladin_jax.pictures import UnreadableError, read_picture
+from aladin_jax.untrusted import require_file
 
 MAX_SIDE = 640  # of the pictures that an index keeps
-_MAX_FILE_BYTES = 64 << 20
 _MAX_RECORD_BYTES = 64 << 20  # unpacked
-_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp")
-_FORMATS = ("JPEG", "PNG", "WEBP")
 
 
 class Picture(NamedTuple):
-    """A picture as an index keeps it: a JPEG file of at most `MAX_SIDE` pixels a side; and its size before that."""
+    """A picture as an index keeps it.
+
+    Attributes:
+        jpeg: a file of at most `MAX_SIDE` pixels a side; empty where the picture cannot be read.
+        width: before that.
+        height: before that.
+        file: its path in the folder of pictures; empty where it is out of the records.
+    """
 
     jpeg: bytes
     width: int
     height: int
+    file: str
 
 
 class Pictures:
@@ -43,18 +49,20 @@ class Pictures:
         Args:
             dataset: from `open_dataset`.
             split: the split's name.
-            folder: picture files, which `NameIndex` finds by their image's id, also in folders in it; None takes the
-                records' own, where there are any.
+            folder: picture files of any name, which `NameIndex` finds by their image's id, also in folders in it; None
+                takes the records' own, where there are any.
 
         Raises:
             DataError: there is no such folder.
         """
         if folder is not None and not folder.is_dir():
-            raise DataError("no such folder", "--images names a folder with ID.jpg, .png or .webp files", path=folder)
+            raise DataError("no such folder", "--images names a folder with pictures", path=folder)
+        import tensorflow_datasets as tfds  # a query has no data set
+
         self._folder = folder
         self._names = None
         if folder is not None:
-            self._names = NameIndex(n for n in find_pictures(folder) if n.lower().endswith(_SUFFIXES))
+            self._names = NameIndex(find_pictures(folder))
         builder = open_version(dataset.folder)
         described = cast(Any, builder.info.features)
         names = [name for name in ("image", "boxes") if name in described]
@@ -69,65 +77,50 @@ class Pictures:
 
         Boxes are the record's `boxes` (pixels), or else the last six numbers of VinVL's regions, if those are boxes.
 
+        A picture that cannot be read is logged, and counts as empty.
+
         Raises:
-            DataError: a picture that cannot be read, or is too large.
+            DataError: several pictures could be meant, or the record is damaged.
         """
         fields: Any = {}
         if self._features is not None:
+            import tensorflow_datasets as tfds
+
             skip = {"image": cast(Any, tfds.decode.SkipDecoding())} if "image" in self._features else None
             fields = self._features.deserialize_example_np(self._source[index], decoders=skip)
         picture = None
         if self._folder is not None:
-            path = self._find(image_id)
-            picture = None if path is None else shrink(read_bounded(path), path=path)
+            found = self._find(image_id)
+            picture = None if found is None else _open(self._folder / found, found)
         elif "image" in fields:
-            picture = shrink(bytes(fields["image"]), image=image_id)
-        if "boxes" in fields and picture is not None:
+            picture = _open(bytes(fields["image"]), image=image_id)
+        if "boxes" in fields and picture is not None and picture.jpeg:
             boxes = np.asarray(fields["boxes"], np.float32)
             return picture, _scaled(boxes, picture.width, picture.height) if len(boxes) == len(regions) else None
         return picture, boxes_of_regions(regions)
 
-    def file(self, image_id: str) -> str:
-        """The name of an image's file in the folder of pictures; "" where there is none."""
-        path = None if self._folder is None else self._find(image_id)
-        return "" if path is None else path.relative_to(self._folder or "").as_posix()
-
-    def _find(self, image_id: str) -> Path | None:
+    def _find(self, image_id: str) -> str | None:
         assert self._folder is not None
         assert self._names is not None
         found = self._names.find(image_id, path=self._folder, image=image_id)
-        return None if found is None else self._folder / found.name
+        return None if found is None else found.name
 
 
-def read_bounded(path: Path) -> bytes:
-    """Reads a picture file.
-
-    Raises:
-        DataError: it is larger than any picture should be.
-    """
-    if path.stat().st_size > _MAX_FILE_BYTES:
-        raise DataError(f"larger than {_MAX_FILE_BYTES:,} bytes", "make it smaller", path=path)
-    return path.read_bytes()
-
-
-def shrink(content: bytes, **where: Any) -> Picture:
-    """Reads a picture and writes it anew, so that an index holds no file that it did not make.
-
-    Raises:
-        DataError: not a JPEG, PNG or WebP picture, damaged, or of too many pixels.
-    """
+def _open(source: Path | bytes, file: str = "", **where: Any) -> Picture:
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("error", Image.DecompressionBombWarning)
-            with Image.open(io.BytesIO(content), formats=_FORMATS) as image:
-                width, height = image.size
-                small = image.convert("RGB")
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
-        raise DataError(f"not a picture that can be read ({error})", "replace or remove it", **where) from error
-    small.thumbnail((MAX_SIDE, MAX_SIDE), Image.Resampling.LANCZOS)
+        return shrink(read_picture(source, **where), file)
+    except UnreadableError as error:
+        logging.warning("%s", error)
+        return Picture(b"", 0, 0, file)
+
+
+def shrink(image: Image.Image, name: str = "") -> Picture:
+    """Writes a picture anew, so that an index holds no file that it did not make."""
+    width, height = image.size
+    image.thumbnail((MAX_SIDE, MAX_SIDE), Image.Resampling.LANCZOS)
     jpeg = io.BytesIO()
-    small.save(jpeg, "JPEG", quality=90)
-    return Picture(jpeg.getvalue(), width, height)
+    image.save(jpeg, "JPEG", quality=90)
+    return Picture(jpeg.getvalue(), width, height, name)
 
 
 def boxes_of_regions(regions: Float[np.ndarray, "r f"]) -> Float[np.ndarray, "r 4"] | None:
@@ -151,7 +144,8 @@ def read_record(path: Path, feature_dim: int) -> Record:
     if not path.is_file():
         raise ValueError(f"{path}: no such file")
     try:
-        content = io.BytesIO(read_bounded(path))
+        require_file(path, _MAX_RECORD_BYTES)
+        content = io.BytesIO(path.read_bytes())
         with zipfile.ZipFile(content) as archive:
             if sum(member.file_size for member in archive.infolist()) > _MAX_RECORD_BYTES:
                 raise ValueError(f"more than {_MAX_RECORD_BYTES:,} bytes unpacked")

@@ -28,8 +28,9 @@ from tqdm import tqdm
 
 from aladin_jax.config import Settings
 from aladin_jax.errors import first_line
+from aladin_jax.model_folder import read_caption_ending
 from aladin_jax.search.index import Index, describe_regions
-from aladin_jax.search.manifest import Manifest
+from aladin_jax.search.manifest import MODEL, Manifest
 from aladin_jax.search.ranking import Found
 
 VECTOR, REGIONS = "matching", "regions"
@@ -83,7 +84,7 @@ def upload(client: QdrantClient, index: Index, layout: Layout | None = None, *, 
     """
     manifest = index.manifest
     name = collection_of(manifest)
-    _claim(client, name, manifest, layout or Layout())
+    _claim(client, name, index, layout or Layout())
     rows = index.images.live_rows.tolist()
     written = 0
     for start in tqdm(range(0, len(rows), batch), desc=f"uploading to {name}", unit="batch", disable=None):
@@ -118,6 +119,7 @@ class QdrantEngine:
         self._client, self.collection = client, collection
         about = _metadata(client, collection)
         self.fingerprint: str = about["fingerprint"]
+        self.caption_ending: str | None = about.get("caption_ending")
         self.settings = Settings.from_dict(about["settings"], f"collection {collection}")
         shards = [about.get(f"shard-{i}") for i in range(1, about["shards"] + 1)]
         missing = [str(i) for i, shard in enumerate(shards, 1) if shard is None or shard["images"] is None]
@@ -204,9 +206,9 @@ def _metadata(client: QdrantClient, name: str) -> dict[str, Any]:
     return about
 
 
-def _claim(client: QdrantClient, name: str, manifest: Manifest, layout: Layout) -> None:
+def _claim(client: QdrantClient, name: str, index: Index, layout: Layout) -> None:
     """Makes sure that the collection is there and that the index's shard of it is the index's own."""
-    settings = manifest.settings
+    manifest, settings = index.manifest, index.manifest.settings
     if (settings.measure, settings.pooling) != ("dot", "MrSw"):
         raise ValueError(
             f"the index scores with {settings.measure} and {settings.pooling}; Qdrant has dot and MrSw only"
@@ -214,7 +216,12 @@ def _claim(client: QdrantClient, name: str, manifest: Manifest, layout: Layout) 
     number, key, count = _shard(manifest)
     claim = {"index": manifest.identity, "images": None}
     if not client.collection_exists(name):
-        described = {"fingerprint": manifest.fingerprint, "settings": dataclasses.asdict(settings), "shards": count}
+        described = {
+            "fingerprint": manifest.fingerprint,
+            "settings": dataclasses.asdict(settings),
+            "caption_ending": read_caption_ending(index.path / MODEL),
+            "shards": count,
+        }
         try:
             _create(client, name, manifest.width, layout, {**described, key: claim})
         except (ApiException, ValueError):

@@ -15,9 +15,10 @@ from aladin_jax.data.records import Record
 from aladin_jax.pretrained import PretrainedModel
 from aladin_jax.search import ranking, why
 from aladin_jax.search.index import Index, Region, describe_regions
-from aladin_jax.search.inputs import ALL, MAX_K, Depth, check_depth, check_query
+from aladin_jax.search.inputs import ALL, MAX_K, Depth, check_depth
 from aladin_jax.search.pictures import boxes_of_regions
 from aladin_jax.search.query_encoder import QueryEncoder
+from aladin_jax.search.query_text import LeftOut, ReadText
 from aladin_jax.search.ranking import Engine, ExactFinder, Finder, Found, Ranked
 
 
@@ -28,11 +29,13 @@ class Subject(NamedTuple):
         vector: [d] the matching head's.
         parts: [n, d] unit vectors of words or regions, float32.
         names: what they are: word pieces, or regions.
+        read: what was understood of it, if it is a text.
     """
 
     vector: np.ndarray
     parts: np.ndarray
     names: Any
+    read: ReadText | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -47,7 +50,7 @@ class Hit:
         tags: the image's detected classes, where pictures were asked for.
         why: the region that answered each word.
         row: in the index; -1 where there is none.
-        file: name of the picture file, "" where it is not known.
+        file: of its picture, where that is known.
     """
 
     id: str
@@ -74,19 +77,22 @@ class Results:
         hits: them.
         rerank: how many candidates were re-ranked.
         milliseconds: how long each stage took: encode, match, rerank, explain.
-        note: what became of the depth that was asked for, where that is not obvious; mostly empty.
+        note: what was not understood, and what became of the depth that was asked for; mostly empty.
+        left_out: words of the text that did not count, and why.
     """
 
     hits: list[Hit]
     rerank: int
     milliseconds: dict[str, float]
     note: str
+    left_out: tuple[LeftOut, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
         """As the command line and the web page give it."""
         return {
             "rerank": self.rerank,
             "note": self.note,
+            "left_out": [piece._asdict() for piece in self.left_out],
             "milliseconds": {name: round(value, 2) for name, value in self.milliseconds.items()},
             "results": [hit.to_json(rank) for rank, hit in enumerate(self.hits, 1)],
         }
@@ -149,11 +155,11 @@ class Searcher:
             ranked, depth = self.rank_images(subject, k=k, rerank=rerank, clock=clock)
             all_found = (self._found(int(row), *scores) for row, *scores in zip(*ranked, strict=True))
         else:
-            rerank = 0 if not len(subject.parts) else rerank
-            depth, _ = _sizes(subject, k, rerank, engine.images, "images")
+            note = _note(subject, 1 if rerank == ALL else rerank, "word of the text")
+            depth, _ = _sizes(subject, k, rerank if len(subject.parts) else 0, engine.images, "images")
             all_found = engine.find(subject.vector, subject.parts, depth, k)
             clock.lap("rerank")  # both stages, in one request
-            note = "; ".join(filter(None, (_note(subject, 1, "word of the text"), engine.note)))
+            note = "; ".join(filter(None, (note, engine.note)))
         hits = []
         for found in all_found:
             answers = why.explain(subject.names, subject.parts, found.regions, found.parts) if explain else []
@@ -161,7 +167,7 @@ class Searcher:
             scores = _scores(found.matching, found.alignment)
             hits.append(Hit(found.id, *scores, None, found.tags, answers, row, found.file))
         clock.lap("explain")
-        return Results(hits, depth, clock.milliseconds, note)
+        return Results(hits, depth, clock.milliseconds, note, subject.read.left_out if subject.read else ())
 
     @property
     def index(self) -> Index:
@@ -231,14 +237,14 @@ class Searcher:
         return ranked, depth
 
     def encode_text(self, text: str) -> Subject:
-        """Encodes words.
+        """Encodes words as the model's training captions have them: see `QueryReader.read`.
 
         Raises:
-            ValueError: an empty or overlong text.
+            ValueError: an empty or overlong text, or one of which the model knows nothing.
         """
-        text = check_query(text)
-        encoded = self.queries.caption(text)
-        return Subject(encoded.vectors[0], encoded.parts.vectors, self.queries.words(text))
+        read = self.queries.reader.read(text)
+        encoded = self.queries.caption(read.text)
+        return Subject(encoded.vectors[0], encoded.parts.vectors, self.queries.words(read.text), read)
 
     def subject_of_image(self, row: int) -> Subject:
         """A picture of the index, as a query."""
@@ -300,11 +306,11 @@ def _sizes(subject: Subject, k: int, rerank: Depth, total: int, what: str) -> tu
 
 
 def _note(subject: Subject, rerank: Depth, what: str) -> str:
-    if len(subject.parts) or rerank == 0:
-        return ""
-    if rerank == ALL:
-        return f"no {what} takes part in alignment: all scores are 0, and the later row comes first"
-    return f"no {what} takes part in alignment: the matching head's order is kept"
+    notes = list(subject.read.notes) if subject.read else []
+    if not len(subject.parts) and rerank != 0:
+        kept, equal = "the matching head's order is kept", "all scores are 0, and the later row comes first"
+        notes.append(f"no {what} takes part in alignment: {equal if rerank == ALL else kept}")
+    return "; ".join(notes)
 
 
 def _first(ranked: Ranked, k: int) -> Ranked:

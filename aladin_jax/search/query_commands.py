@@ -36,6 +36,8 @@ def _searcher(options: argparse.Namespace) -> Iterator[Searcher]:
         name = options.collection if index is None else qdrant.collection_of(index.manifest)
         engine = qdrant.QdrantEngine(client, name)
         model = load(options.checkpoint, engine.settings) if index is None else index.model()
+        if index is None:
+            model.caption_ending = engine.caption_ending
         yield Searcher(index, model, engine=engine)
 
 

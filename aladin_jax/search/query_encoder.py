@@ -18,6 +18,7 @@ from aladin_jax.encoding import Encoded
 from aladin_jax.models.aladin import Aladin, Batch, CaptionEmbeddings, ImageEmbeddings, Params
 from aladin_jax.pretrained import PretrainedModel
 from aladin_jax.scores.ragged import pack_regions, pack_words
+from aladin_jax.search.query_text import QueryReader
 
 # A text is padded to the first of these that holds it, or else to the longest: each is a compiled program.
 LENGTHS = (8, 16, 32)
@@ -35,6 +36,7 @@ class QueryEncoder:
         self._params = _take_layers_apart(jax.device_put(model.params, jax.devices()[0]))
         self._tokenizer, self._max_regions = model.tokenizer, model.settings.max_regions
         self._tokens, self.feature_dim = list(read_vocabulary(model.vocabulary)), model.feature_dim
+        self.reader = QueryReader(model.tokenizer, self._tokens, model.caption_ending)
         bound = model.bound
         self._lock = threading.Lock()  # tracing a model, in `bind`, is for one thread at a time
 

@@ -4,7 +4,7 @@ image_vectors.npy    [i, d] float32    the matching head's; caption_vectors.npy 
 image_parts.npy      [n, d]            unit vectors of regions end to end; caption_parts.npy: of words
 image_offsets.npy    [i + 1]           where each image's regions start; caption_offsets.npy likewise
 images.parquet       id, tags, boxes (x1, y1, x2, y2 of each region as shares of the picture; empty: not known),
-                     file (the picture's, "" where it is not known; older segments have no such column)
+                     file (the picture's path in the folder that it was in; empty: not known)
 captions.parquet     image (row in this segment), text
 pictures.bin, picture_offsets.npy      JPEG files end to end (an image without picture has no bytes)
 """
@@ -25,7 +25,12 @@ from aladin_jax.encoding import Encoded
 from aladin_jax.scores.ragged import Packed, offsets_of
 
 IMAGE_SCHEMA = pa.schema(
-    [("id", pa.string()), ("tags", pa.list_(pa.string())), ("boxes", pa.list_(pa.float32())), ("file", pa.string())]
+    [
+        ("id", pa.string()),
+        ("tags", pa.list_(pa.string())),
+        ("boxes", pa.list_(pa.float32())),
+        ("file", pa.string()),
+    ]
 )
 CAPTION_SCHEMA = pa.schema([("image", pa.int64()), ("text", pa.string())])
 ARRAYS = tuple(f"{side}_{kind}.npy" for side in ("image", "caption") for kind in ("vectors", "parts", "offsets"))
@@ -76,8 +81,8 @@ def read_segment(folder: Path) -> Segment:
             tables[name] = pq.read_table(folder / f"{name}.parquet", memory_map=True)
         except pa.ArrowInvalid as error:
             raise ValueError(f"{folder / name}.parquet: not a Parquet file that can be read ({error})") from error
-        if name == "images" and "file" not in tables[name].schema.names:
-            tables[name] = tables[name].append_column("file", pa.array([""] * tables[name].num_rows, pa.string()))
+        if name == "images" and "file" not in tables[name].schema.names:  # of an index made before there was one
+            tables[name] = tables[name].append_column(schema.field("file"), [[""] * tables[name].num_rows])
         if not tables[name].schema.equals(schema):
             raise ValueError(f"{folder / name}.parquet: its columns are {tables[name].schema.names}, not an index's")
     sides = {

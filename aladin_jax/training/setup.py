@@ -17,6 +17,7 @@ from jax.sharding import Mesh
 from aladin_jax import sharding
 from aladin_jax.config import Config
 from aladin_jax.data import pipeline
+from aladin_jax.data.caption_ending import ending_of_split
 from aladin_jax.data.records import Split, open_dataset
 from aladin_jax.data.tokenization import CaptionTokenizer
 from aladin_jax.encoding import Encoder
@@ -85,7 +86,7 @@ def prepare(
     Split(dataset, "train").require_captions(use="trained on")
     params = None
     if checkpoints.latest_step is None:
-        params = _first_start(config, workdir, Split(dataset, "train").feature_dim)
+        params = _first_start(config, workdir, Split(dataset, "train"))
     model_config, vocabulary = read_description(workdir)
     tokenizer = make_tokenizer(model_config, vocabulary, workdir, config.settings)
     split = Split(dataset, "train", model_config.backbone.img_feature_dim)
@@ -162,12 +163,12 @@ def prepare(
     )
 
 
-def _first_start(config: Config, workdir: Path, feature_dim: int) -> Params:
-    """The parameters that a run starts from; what model they are of is written into the workdir."""
-    weights = initial_weights(config, feature_dim)
+def _first_start(config: Config, workdir: Path, split: Split) -> Params:
+    """The parameters that a run starts from; the workdir is told what model they are of, and how its captions end."""
+    weights = initial_weights(config, split.feature_dim)
     logging.info("Weights: %s", weights.described)
     if jax.process_index() == 0:
-        write_description(workdir, weights.config, weights.vocabulary)
+        write_description(workdir, weights.config, weights.vocabulary, ending_of_split(split))
     sharding.wait_for_processes("model.json")
     return weights.params
 

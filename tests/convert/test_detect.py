@@ -11,9 +11,9 @@ from PIL import Image
 
 from aladin_jax.data.records import Split, open_dataset
 from aladin_jax.errors import DataError
+from aladin_jax.pictures import UnreadableError, list_pictures, read_picture
 from convert.detect import main
 from convert.detection.detector import Detector
-from convert.detection.pictures import UnreadableError, list_pictures, read_picture
 from convert.detection.run import _batches
 from tests.convert import tiny_detectors
 from tests.convert.tiny_detectors import PHOTOGRAPHS, photograph
@@ -276,7 +276,10 @@ def test_a_folder_without_pictures_is_refused(tmp_path):
 def test_a_picture_of_very_many_pixels_is_refused_before_it_is_unpacked(tmp_path):
     Image.new("1", (20_000, 20_000)).save(tmp_path / "bomb.png")
     assert (tmp_path / "bomb.png").stat().st_size < 10**6
-    with pytest.raises(UnreadableError, match=r"bomb\.png: Image size \(400000000 pixels\) exceeds limit"):
+    with pytest.raises(
+        UnreadableError,
+        match=r"bomb\.png: .*Image size \(400000000 pixels\) exceeds limit",
+    ):
         read_picture(tmp_path / "bomb.png")
 
 

@@ -169,6 +169,7 @@ def test_a_shard_that_is_missing_is_named(tmp_path, run, folder, state):
 def test_parameters_in_the_wrong_order_are_not_verified(tmp_path, folder, state):
     save_file({name: tensor.clone() for name, tensor in state.items()}, folder / "model.safetensors")
     source = read_bert(folder, tmp_path)
+    assert source.caption_ending is None  # it was trained on no captions
     params, _ = convert(source, seed=0)
     qkv = params["backbone"]["layers"]["qkv"]
     qkv["kernel"] = np.roll(qkv["kernel"], 24, axis=2)  # value, query, key
