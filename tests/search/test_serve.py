@@ -295,10 +295,10 @@ def test_a_picture_can_be_seen_larger_with_its_boxes_where_they_belong(address, 
 
 
 def test_words_that_did_not_count_are_grey_with_the_reason(address, browser):
-    browser.get(f"{address}?q=a+red+square+above+a+zeppelin&rerank=100")
+    browser.get(f"{address}?q=a+red+square+above+дирижабль&rerank=100")
     ignored = wait(browser, lambda b: b.find_elements(By.CSS_SELECTOR, "#asked .ignored"))
-    assert [word.text for word in ignored] == ["zeppelin"]
-    assert "“zeppelin”: not in the model's vocabulary" in browser.find_element(By.ID, "asked").text
+    assert [word.text for word in ignored] == ["дирижабль"]
+    assert "“дирижабль”: not in the model's vocabulary" in browser.find_element(By.ID, "asked").text
     browser.get(f"{address}?q=a+red+square+above+a+circle&rerank=100")
     wait(browser, results)
     assert not browser.find_element(By.ID, "asked").is_displayed()
