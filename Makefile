@@ -5,7 +5,7 @@ BIN := .venv/bin
 # Large arrays in huge pages: on a CPU a training step takes a tenth less (benchmarks/RESULTS.md).
 export GLIBC_TUNABLES ?= glibc.malloc.hugetlb=1
 
-.PHONY: install demo search test lint clean
+.PHONY: install demo search test test-beam lint clean
 install: .venv/installed
 
 # The exact pins come first, so that the project's own ranges find them satisfied.
@@ -37,5 +37,16 @@ lint: install
 test: lint
 	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder
 
+# Apache Beam excludes some pins of requirements.txt, so its tests run in an environment of their own.
+test-beam: .venv-beam/installed
+	.venv-beam/bin/python -m pytest tests/convert/dataset/test_record_beam.py
+
+.venv-beam/installed: requirements.txt pyproject.toml
+	test -x .venv-beam/bin/python || $(PYTHON) -m venv .venv-beam
+	grep "^torch==" requirements.txt > .venv-beam/constraints.txt
+	.venv-beam/bin/python -m pip install --quiet --constraint .venv-beam/constraints.txt --editable ".[beam,convert]" \
+	    pytest beartype
+	touch $@
+
 clean:
-	rm -rf .venv data runs
+	rm -rf .venv .venv-beam data runs

@@ -20,7 +20,7 @@ from aladin_jax.data.records import Split
 from aladin_jax.data.tokenization import CaptionTokenizer
 from aladin_jax.lookahead import look_ahead
 from aladin_jax.models.aladin import Aladin, Batch, Params
-from aladin_jax.models.packing import tokens_per_group
+from aladin_jax.models.packing import tokens_per_shard
 from aladin_jax.scores.all_pairs import all_alignment_scores
 from aladin_jax.scores.ragged import Packed, concatenate, pack, unit_regions, unit_words
 from aladin_jax.scores.similarity import Measure, Pooling, matching_scores
@@ -91,12 +91,12 @@ class Encoder:
         # Normalised where they are computed, and replicated, so that every process has all of them.
         @functools.partial(jax.jit, static_argnums=2, out_shardings=sharding.replicated(mesh))
         def encode_images(params: Params, batch: Batch, tokens: int) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
-            out = model(params).encode_images(batch, tokens_per_group=tokens, groups=mesh.size)
+            out = model(params).encode_images(batch, tokens_per_shard=tokens, shards=mesh.size)
             return out.vector, unit_regions(out.regions, out.region_len, dtype)
 
         @functools.partial(jax.jit, static_argnums=2, out_shardings=sharding.replicated(mesh))
         def encode_captions(params: Params, batch: Batch, tokens: int) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
-            out = model(params).encode_captions(batch, tokens_per_group=tokens, groups=mesh.size)
+            out = model(params).encode_captions(batch, tokens_per_shard=tokens, shards=mesh.size)
             return out.vector, unit_words(out.tokens, out.caption_len, dtype)
 
         self._encode_images, self._encode_captions = encode_images, encode_captions
@@ -111,7 +111,7 @@ class Encoder:
                 lengths = np.pad(arrays["label_len"] + arrays["region_len"], (0, self._batch_size - len(rows)))
                 slots = arrays["label_ids"].shape[1] + self._max_regions
                 yield _Batch(
-                    arrays, self._batch_size, tokens_per_group(lengths, slots=slots, groups=self._devices, buckets=32)
+                    arrays, self._batch_size, tokens_per_shard(lengths, slots=slots, shards=self._devices, buckets=32)
                 )
 
         number = -(-len(images) // self._batch_size)
@@ -125,17 +125,17 @@ class Encoder:
     def encode_tokens(self, params: Params, arrays: Arrays, label: str = "captions") -> Encoded:
         """Encodes tokenised captions: caption_ids [c, w] and caption_len [c]."""
         ids, lengths = np.asarray(arrays["caption_ids"]), np.asarray(arrays["caption_len"])
-        groups = caption_batches(lengths, ids.shape[1], batch_size=self._batch_size, devices=self._devices)
+        planned = caption_batches(lengths, ids.shape[1], batch_size=self._batch_size, devices=self._devices)
         batches = (
             _Batch(
-                {"caption_ids": ids[group.captions, : group.slots], "caption_len": lengths[group.captions]},
-                group.rows,
-                group.tokens,
+                {"caption_ids": ids[plan.captions, : plan.slots], "caption_len": lengths[plan.captions]},
+                plan.rows,
+                plan.tokens,
             )
-            for group in groups
+            for plan in planned
         )
-        out = _concatenate(self._encode(self._encode_captions, params, batches, len(groups), label))
-        place = np.argsort(np.concatenate([group.captions for group in groups]))
+        out = _concatenate(self._encode(self._encode_captions, params, batches, len(planned), label))
+        place = np.argsort(np.concatenate([plan.captions for plan in planned]))
         return Encoded(out.vectors[place], out.parts.take(place))
 
     def _encode(
@@ -159,7 +159,7 @@ def default_batch_size(mesh: Mesh) -> int:
 
 
 class _Batch(NamedTuple):
-    """Rows to encode, the number that they are filled up to with empty ones, and `packing.tokens_per_group`."""
+    """Rows to encode, the number that they are filled up to with empty ones, and `packing.tokens_per_shard`."""
 
     arrays: Arrays
     rows: int
@@ -173,7 +173,7 @@ class CaptionBatch(NamedTuple):
         captions: [k] which.
         slots: tokens that each is padded to.
         rows: captions that the batch is filled up to, so that batches of as many slots share an executable.
-        tokens: see `packing.tokens_per_group`.
+        tokens: see `packing.tokens_per_shard`.
     """
 
     captions: np.ndarray
@@ -205,7 +205,7 @@ def caption_batches(lengths: np.ndarray, most_slots: int, *, batch_size: int, de
         chosen, waiting = np.split(waiting[:end], range(rows, end, rows)), waiting[end:]
         # The fullest batch decides for all, and coarsely: one executable for all, and for the next call.
         filled = np.stack([np.pad(lengths[captions], (0, rows - len(captions))) for captions in chosen])
-        tokens = tokens_per_group(filled.reshape(-1), slots=slots, groups=len(chosen) * devices, buckets=32)
+        tokens = tokens_per_shard(filled.reshape(-1), slots=slots, shards=len(chosen) * devices, buckets=32)
         batches += [CaptionBatch(captions, slots, rows, tokens) for captions in chosen]
     return batches
 

@@ -1,4 +1,4 @@
-"""Files that are either whole or not there, JSON that is sound, and paths that are no files of this machine."""
+"""Files and folders that are whole or not there, JSON that is sound, paths that are no files of this machine."""
 
 import argparse
 import hashlib
@@ -88,19 +88,30 @@ def check_local_options(options: argparse.Namespace) -> None:
                 check_local(path[1])
 
 
-def put_in_place(finished: Path, path: Path) -> None:
-    """Gives a finished folder its name; an earlier one of that name is removed once the new one is there."""
-    replaced = path.with_name(f".{path.name}.replaced")
-    if path.exists():
-        shutil.rmtree(replaced, ignore_errors=True)
-        path.rename(replaced)
+@contextmanager
+def whole_folder(path: str | os.PathLike[str]) -> Iterator[Path]:
+    """A folder to write into that gets its name at the end; if the block fails, nothing is left of it.
+
+    An earlier folder of that name is removed once the new one is there.
+    """
+    path = Path(path).absolute()
+    unfinished, replaced = (path.with_name(f".{path.name}.{state}") for state in ("unfinished", "replaced"))
+    shutil.rmtree(unfinished, ignore_errors=True)  # left by a process that was killed
+    unfinished.mkdir(parents=True)
     try:
-        finished.rename(path)
-    except BaseException:
-        if replaced.exists():
-            replaced.rename(path)
-        raise
-    shutil.rmtree(replaced, ignore_errors=True)
+        yield unfinished
+        if path.exists():
+            shutil.rmtree(replaced, ignore_errors=True)
+            path.rename(replaced)
+        try:
+            unfinished.rename(path)
+        except BaseException:
+            if replaced.exists():
+                replaced.rename(path)
+            raise
+        shutil.rmtree(replaced, ignore_errors=True)
+    finally:
+        shutil.rmtree(unfinished, ignore_errors=True)
 
 
 def write_json(path: str | os.PathLike[str], value: Mapping[str, Any]) -> None:

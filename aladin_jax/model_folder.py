@@ -14,9 +14,6 @@ A folder comes into being under its name complete or not at all: it is written b
 from __future__ import annotations
 
 import dataclasses
-import hashlib
-import os
-import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -24,10 +21,11 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 import orbax.checkpoint as ocp
+from flax.traverse_util import flatten_dict, unflatten_dict
 
 from aladin_jax.data.caption_ending import ORIGINAL_ENDING
 from aladin_jax.errors import first_line
-from aladin_jax.files import put_in_place, read_json, write_json
+from aladin_jax.files import read_json, sha256, whole_folder, write_json, write_whole
 from aladin_jax.models.aladin import Params, init_params
 from aladin_jax.models.backbone import BackboneConfig
 from aladin_jax.models.matching_head import MatchingHeadConfig
@@ -88,21 +86,14 @@ def save_model_folder(
     Raises:
         ValueError: `path` exists and may not be replaced (see `check_output`).
     """
-    path = Path(path).absolute()
     check_output(path, overwrite)
-    unfinished = path.with_name(f".{path.name}.unfinished")
-    shutil.rmtree(unfinished, ignore_errors=True)  # left by a conversion that was killed
-    unfinished.mkdir(parents=True)
-    try:
-        _save_arrays(unfinished, PARAMS, params)
+    with whole_folder(path) as folder:
+        _save_arrays(folder, PARAMS, params)
         if run_state is not None:
-            _save_arrays(unfinished, OPTIMIZER, {"adam": run_state.adam, "losses": run_state.losses})
-            write_json(unfinished / PROGRESS_JSON, run_state.progress)
-        write_json(unfinished / PROVENANCE, dict(provenance))
-        write_description(unfinished, model_config, vocabulary, caption_ending)
-        put_in_place(unfinished, path)
-    finally:
-        shutil.rmtree(unfinished, ignore_errors=True)
+            _save_arrays(folder, OPTIMIZER, {"adam": run_state.adam, "losses": run_state.losses})
+            write_json(folder / PROGRESS_JSON, run_state.progress)
+        write_json(folder / PROVENANCE, dict(provenance))
+        write_description(folder, model_config, vocabulary, caption_ending)
 
 
 def load_model_folder(path: str | Path) -> tuple[Params, ModelConfig, Path | None]:
@@ -166,9 +157,7 @@ def write_description(
     """Writes model.json and vocab.txt into a model folder or a workdir; model.json last, whole or not at all."""
     folder = Path(folder)
     if vocabulary is not None:
-        copy = folder / f".{VOCABULARY}.unfinished"
-        shutil.copyfile(vocabulary, copy)
-        os.replace(copy, folder / VOCABULARY)
+        write_whole(folder / VOCABULARY, Path(vocabulary).read_bytes())
     parts = {name: dataclasses.asdict(part) for name, part in model_config._asdict().items()}
     write_json(folder / MODEL_JSON, {**parts, _ENDING: caption_ending})
 
@@ -246,20 +235,12 @@ def expected_shapes(model_config: ModelConfig) -> dict[str, tuple[int, ...]]:
 
 def flatten(params: Params) -> dict[str, Any]:
     """Names the leaves of a nested dict by their paths, joined by "/"; `unflatten` undoes it."""
-    leaves = jax.tree_util.tree_leaves_with_path(params)
-    return {jax.tree_util.keystr(path, simple=True, separator="/"): leaf for path, leaf in leaves}
+    return flatten_dict(params, sep="/")
 
 
 def unflatten(leaves: Mapping[str, Any]) -> Params:
     """Makes a nested dict of leaves by their paths."""
-    params: Params = {}
-    for path, value in leaves.items():
-        *parents, leaf = path.split("/")
-        node = params
-        for parent in parents:
-            node = node.setdefault(parent, {})
-        node[leaf] = value
-    return params
+    return unflatten_dict(leaves, sep="/")
 
 
 def check_params(params: Params, model_config: ModelConfig, source: str) -> None:
@@ -320,8 +301,5 @@ def _load_arrays(folder: Path, part: str) -> Params:
 
 
 def _checksums(folder: Path, part: str) -> str:
-    lines = []
-    for path in sorted(p for p in (folder / part).rglob("*") if p.is_file()):
-        with open(path, "rb") as file:
-            lines.append(f"{hashlib.file_digest(file, 'sha256').hexdigest()}  {path.relative_to(folder).as_posix()}\n")
-    return "".join(lines)
+    paths = sorted(path for path in (folder / part).rglob("*") if path.is_file())
+    return "".join(f"{sha256(path)}  {path.relative_to(folder).as_posix()}\n" for path in paths)

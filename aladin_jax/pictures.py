@@ -6,7 +6,7 @@ import importlib
 import io
 import warnings
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 from PIL import Image, ImageOps
@@ -102,7 +102,8 @@ def _flat(image: Image.Image) -> Image.Image:
     if image.mode.startswith("I;16"):
         image = _scaled(image, 0, 65535)
     elif image.mode in ("I", "F"):
-        image = _scaled(image, *_range(*image.getextrema(), image.mode == "F"))
+        least, most = cast(tuple[float, float], image.getextrema())
+        image = _scaled(image, *_range(least, most, image.mode == "F"))
     if image.has_transparency_data:
         above = image.convert("RGBA")
         image = Image.alpha_composite(Image.new("RGBA", above.size, "white"), above)

@@ -30,6 +30,7 @@ from aladin_jax.config import Settings
 from aladin_jax.data.records import GivenRecords, Record, Split
 from aladin_jax.data.tokenization import CaptionTokenizer, check_vocabulary
 from aladin_jax.encoding import Encoded, Encoder, Scores, score_pairs
+from aladin_jax.errors import first_line
 from aladin_jax.model_folder import ModelConfig
 from aladin_jax.models import aladin, bert
 from aladin_jax.models.aladin import MODEL_GROUPS, Params
@@ -101,7 +102,7 @@ def restore_host(item: Path) -> Any:
             restore_args = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), tree)
             return handler.restore(epath.Path(item), args=ocp.args.PyTreeRestore(restore_args=restore_args))
     except Exception as error:  # Orbax and TensorStore raise all kinds for damaged files
-        raise ValueError(f"{item}: damaged, or not a checkpoint ({str(error).partition(chr(10))[0][:200]})") from error
+        raise ValueError(f"{item}: damaged, or not a checkpoint ({first_line(error)})") from error
 
 
 def require_vocabulary(vocabulary: Path | None, source: str | Path) -> Path:

@@ -13,10 +13,10 @@ from aladin_jax.models import aladin
 from aladin_jax.models.aladin import Params
 from aladin_jax.models.backbone import BackboneConfig
 from aladin_jax.models.matching_head import MatchingHeadConfig
-from aladin_jax.models.packing import tokens_per_group
+from aladin_jax.models.packing import tokens_per_shard
 from aladin_jax.training import optim
 from aladin_jax.training.objective import Objective
-from aladin_jax.training.step import StepShape, TrainState, init_state, jit_train_step, make_train_step
+from aladin_jax.training.step import StepVariant, TrainState, init_state, jit_train_step, make_train_step
 from benchmarks import workload
 from benchmarks.interleaved import significant
 
@@ -31,7 +31,7 @@ class OurStep(NamedTuple):
     """A step and the state it starts from.
 
     Attributes:
-        jitted: (state, batch, shape) -> (state, metrics); gives the state up.
+        jitted: (state, batch, variant) -> (state, metrics); gives the state up.
         state: on the device.
         mesh: of one device.
     """
@@ -68,16 +68,16 @@ def build(
         optim.step_decay(LEARNING_RATE, steps_per_epoch=10_000, lr_step_epochs=15),
         frozen=(),
         grad_clip=GRAD_CLIP,
-        groups=1,
+        shards=1,
     )
     state = init_state(params, OBJECTIVE, optimizer, (), seed=0)
     state = jax.device_put(state, sharding.state_sharding(state, mesh))
     return OurStep(jit_train_step(step, state, mesh), state, mesh)
 
 
-def shape_of(lengths: np.ndarray) -> StepShape:
+def variant_of(lengths: np.ndarray) -> StepVariant:
     """What a batch needs compiled; `lengths` [b] are the real tokens, tags and regions of each example."""
-    return StepShape(OBJECTIVE.losses, len(lengths), tokens_per_group(lengths, slots=SLOTS, groups=1))
+    return StepVariant(OBJECTIVE.losses, len(lengths), tokens_per_shard(lengths, slots=SLOTS, shards=1))
 
 
 def real_tokens(batch: Arrays) -> np.ndarray:

@@ -28,7 +28,7 @@ from aladin_jax.data.records import Split, open_dataset
 from aladin_jax.data.tokenization import CaptionTokenizer
 from aladin_jax.models.backbone import BackboneConfig
 from aladin_jax.models.matching_head import MatchingHeadConfig
-from aladin_jax.training.step import StepShape
+from aladin_jax.training.step import StepVariant
 from benchmarks import made_up_records, our_step, workload
 from benchmarks.interleaved import significant
 from benchmarks.report import print_report
@@ -55,11 +55,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
         def batches() -> pipeline.TrainBatches:
             return stack.enter_context(contextlib.closing(train_batches(split, tokenizer, args)))
 
-        first, examples_per_second, shapes = input_alone(batches(), args.steps)
-        say("input alone", {"examples_per_second": examples_per_second, "shapes": len(shapes)})
+        first, examples_per_second, variants = input_alone(batches(), args.steps)
+        say("input alone", {"examples_per_second": examples_per_second, "shapes": len(variants)})
         results: dict[str, Any] = {"input_examples_per_second": examples_per_second}
         if not args.input_only:
-            results |= with_steps(args, first, shapes, batches)
+            results |= with_steps(args, first, variants, batches)
     print_report(
         "train_loop",
         {
@@ -113,19 +113,19 @@ def train_batches(split: Split, tokenizer: CaptionTokenizer, args: argparse.Name
     )
 
 
-def input_alone(batches: Iterator[pipeline.Batch], steps: int) -> tuple[pipeline.Batch, float, set[StepShape]]:
-    """A first batch, examples a second of the input with nothing else to do, and the shapes that training will meet."""
+def input_alone(batches: Iterator[pipeline.Batch], steps: int) -> tuple[pipeline.Batch, float, set[StepVariant]]:
+    """A first batch, examples a second of the input alone, and the variants that training will meet."""
     taken = list(itertools.islice(batches, WARM_UP))
-    shapes = {our_step.shape_of(batch.tokens) for batch in taken}
+    variants = {our_step.variant_of(batch.tokens) for batch in taken}
     examples, started = 0, time.perf_counter()
     for batch in itertools.islice(batches, steps):
-        shapes.add(our_step.shape_of(batch.tokens))
+        variants.add(our_step.variant_of(batch.tokens))
         examples += batch.num_pairs
-    return taken[0], significant(examples / (time.perf_counter() - started)), shapes
+    return taken[0], significant(examples / (time.perf_counter() - started)), variants
 
 
 def with_steps(
-    args: argparse.Namespace, first: pipeline.Batch, shapes: Iterable[StepShape], batches: Any
+    args: argparse.Namespace, first: pipeline.Batch, variants: Iterable[StepVariant], batches: Any
 ) -> dict[str, Any]:
     """Rates of the step alone, and of the loop."""
     backbone, head = BackboneConfig(num_hidden_layers=args.layers), MatchingHeadConfig()
@@ -133,16 +133,16 @@ def with_steps(
     on_device = sharding.batch_sharding(step.mesh)
     arrays, state = jax.device_put(first.arrays, on_device), step.state
     started = time.perf_counter()
-    compiled = {shape: step.jitted.lower(state, arrays, shape).compile() for shape in shapes}
+    compiled = {variant: step.jitted.lower(state, arrays, variant).compile() for variant in variants}
     results: dict[str, Any] = {"compile_seconds": significant(time.perf_counter() - started), "shapes": len(compiled)}
     say("compiled", results)
 
-    shape = our_step.shape_of(first.tokens)
+    variant = our_step.variant_of(first.tokens)
     for number in range(WARM_UP + args.steps):
         if number == WARM_UP:
             jax.block_until_ready(state)
             started = time.perf_counter()
-        state, metrics = compiled[shape](state, arrays)
+        state, metrics = compiled[variant](state, arrays)
     jax.block_until_ready(state)
     seconds = (time.perf_counter() - started) / args.steps
     flops_batch = {name: np.asarray(array) for name, array in first.arrays.items()}
@@ -159,8 +159,8 @@ def with_steps(
         asked = time.perf_counter()
         batch = next(ahead)
         waited += time.perf_counter() - asked
-        shape = our_step.shape_of(batch.tokens)
-        state, metrics = compiled[shape](state, batch.arrays)
+        variant = our_step.variant_of(batch.tokens)
+        state, metrics = compiled[variant](state, batch.arrays)
         examples += batch.num_pairs
     loss = float(metrics["loss"])
     seconds = time.perf_counter() - started

@@ -138,15 +138,15 @@ def our_way(
 ) -> Way:
     """Our step on a batch that is on the device; its first line says how long it took to trace and compile."""
     step = our_step.build(backbone, head, params, dtype, kernels)
-    shape = our_step.shape_of(our_step.real_tokens(batch))
+    variant = our_step.variant_of(our_step.real_tokens(batch))
     features = batch["region_features"].astype(dtype)  # as input sends them
     on_device = jax.device_put({**batch, "region_features": features}, sharding.batch_sharding(step.mesh))
     started = time.perf_counter()
-    compiled = step.jitted.lower(step.state, on_device, shape).compile()
+    compiled = step.jitted.lower(step.state, on_device, variant).compile()
     about = {"compile_seconds": significant(time.perf_counter() - started)}
     if from_cache:
         about["compile_seconds_from_cache"] = seconds_from_cache(
-            lambda: step.jitted.lower(step.state, on_device, shape)
+            lambda: step.jitted.lower(step.state, on_device, variant)
         )
     memory = compiled.memory_analysis()
     if memory is not None:

@@ -14,18 +14,12 @@ import sys
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import jax
+from convert.command import UsageError, run
 
-from aladin_jax.files import check_local_options
-from aladin_jax.model_folder import check_output, save_model_folder
-from convert.conversion import convert
-from convert.hugging_face import read_bert
-from convert.messages import one_line
-from convert.optimizer import convert_progress
-from convert.report import format_report, report_data
-from convert.sources import Source, is_export, read_export, read_vinvl
-from convert.torch_files import sha256
+if TYPE_CHECKING:
+    from convert.sources import Source
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -47,38 +41,45 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--overwrite", action="store_true", help="replace an earlier model folder at --output")
     parser.add_argument("--seed", type=int, default=0, help="draws parameters that the source does not hold")
     parser.add_argument("--verbose", action="store_true", help="report every tensor, not one line for all layers")
-    options = parser.parse_args(arguments)
+    return run(parser, _convert, arguments, interrupted="interrupted; nothing was written")
+
+
+def _convert(options: argparse.Namespace) -> None:
     given = [folder for folder in (options.vinvl, options.bert, options.checkpoint) if folder]
-    options.exported = next((folder for folder in given if is_export(folder)), None)
+    exported = next((folder for folder in given if _is_export(folder)), None)
     if not given:
-        parser.error("one of the arguments --vinvl --bert --checkpoint is required")
-    if options.checkpoint and not options.vinvl and not options.exported:
-        parser.error("--checkpoint goes with --vinvl, whose config.json and vocab.txt belong to it")
-    if options.exported and len(given) > 1:
-        parser.error(f"{options.exported} is an export of a whole model: give it alone")
+        raise UsageError("one of the arguments --vinvl --bert --checkpoint is required")
+    if options.checkpoint and not options.vinvl and not exported:
+        raise UsageError("--checkpoint goes with --vinvl, whose config.json and vocab.txt belong to it")
+    if exported and len(given) > 1:
+        raise UsageError(f"{exported} is an export of a whole model: give it alone")
+
+    # Now that the options are known to be sound: JAX and PyTorch take seconds to import.
+    import jax
+
+    from aladin_jax.model_folder import check_output
+    from convert.hugging_face import read_bert
+    from convert.sources import read_export, read_vinvl
+
     jax.config.update("jax_platforms", "cpu")  # an accelerator has nothing to do here
-    try:
-        check_local_options(options)
-        with tempfile.TemporaryDirectory() as scratch:
-            _convert(options, Path(scratch))
-    except (ValueError, OSError) as error:
-        print(f"error: {one_line(error)}", file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        print("error: interrupted; nothing was written", file=sys.stderr)
-        return 130
-    return 0
-
-
-def _read(options: argparse.Namespace, scratch: Path) -> Source:
-    if options.exported:
-        return read_export(options.exported)
-    return read_bert(options.bert, scratch) if options.bert else read_vinvl(options.vinvl, options.checkpoint)
-
-
-def _convert(options: argparse.Namespace, scratch: Path) -> None:
     check_output(options.output, options.overwrite)
-    source = _read(options, scratch)
+    with tempfile.TemporaryDirectory() as scratch:
+        if exported:
+            source = read_export(exported)
+        elif options.bert:
+            source = read_bert(options.bert, Path(scratch))
+        else:
+            source = read_vinvl(options.vinvl, options.checkpoint)
+        _write(source, options)
+
+
+def _write(source: Source, options: argparse.Namespace) -> None:
+    from aladin_jax.files import sha256
+    from aladin_jax.model_folder import save_model_folder
+    from convert.conversion import convert
+    from convert.optimizer import convert_progress
+    from convert.report import format_report, report_data
+
     params, report = convert(source, options.seed)
     run_state = source.progress and convert_progress(source.progress, source.model_config, report.notes)
     if run_state:
@@ -92,7 +93,7 @@ def _convert(options: argparse.Namespace, scratch: Path) -> None:
         **source.details,
     }
     if options.verify:
-        from convert.verification import verify_text_stream  # transformers is slow to import
+        from convert.verification import verify_text_stream
 
         verification = verify_text_stream(source, params)
         print(f"verified: {verification}")
@@ -108,6 +109,11 @@ def _convert(options: argparse.Namespace, scratch: Path) -> None:
         overwrite=options.overwrite,
     )
     print(f"\nwrote {options.output}")
+
+
+def _is_export(folder: Path) -> bool:
+    """Whether a folder is one that `convert.export --format safetensors` wrote."""
+    return (folder / "model.json").is_file() and (folder / "model.safetensors").is_file()
 
 
 if __name__ == "__main__":

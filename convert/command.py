@@ -7,11 +7,12 @@ import sys
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from aladin_jax.errors import DataError
 from aladin_jax.files import check_local_options
 from convert.messages import one_line
 
 
-class UsageError(ValueError):
+class UsageError(DataError):
     """An option that cannot be; ends the command as argparse does."""
 
 

@@ -10,6 +10,7 @@ import jax
 import numpy as np
 import torch
 
+from aladin_jax.errors import DataError
 from aladin_jax.model_folder import ModelConfig, expected_shapes, flatten, unflatten
 from aladin_jax.models.aladin import Params, init_params
 from convert.names import (
@@ -59,7 +60,7 @@ def convert(source: Source, seed: int) -> tuple[Params, Report]:
         seed: draws the parameters that such a source does not hold.
 
     Raises:
-        ValueError: a tensor that the table does not know, a parameter without its tensors, a shape that differs from
+        DataError: a tensor that the table does not know, a parameter without its tensors, a shape that differs from
             the configuration's, a tensor that is no float or not finite. All of a kind are listed.
     """
     table = _with_layers(source)
@@ -88,7 +89,7 @@ def _with_layers(source: Source) -> list[tuple[Entry, list[str]]]:
         layers = num_layers(entry, source.model_config)
         if layers and layers > len(source.tensors) and not entry.parameter.startswith(source.fresh):
             part = entry.parameter.split("/")[0]
-            raise ValueError(f"{source.files[0]}: {layers} layers in the {part}; the weights are of fewer")
+            raise DataError(f"{source.files[0]}: {layers} layers in the {part}; the weights are of fewer")
         table.append((entry, tensor_names(entry, layers)))
     return table
 
@@ -106,7 +107,7 @@ def _check_names(source: Source, table: list[tuple[Entry, list[str]]], unknown: 
     if missing:
         faults.append(f"parameters without a source: {_listed(missing)}")
     if faults:
-        raise ValueError(f"{source.files[-1]}: {'; '.join(faults)}")
+        raise DataError(f"{source.files[-1]}: {'; '.join(faults)}")
 
 
 def _check_shapes(source: Source, expected: list[tuple[list[str], tuple[int, ...]]]) -> None:
@@ -117,7 +118,7 @@ def _check_shapes(source: Source, expected: list[tuple[list[str], tuple[int, ...
         if tuple(source.tensors[name].shape) != shape
     ]
     if faults:
-        raise ValueError(f"{source.files[-1]}: {_listed(faults, '; ')}")
+        raise DataError(f"{source.files[-1]}: {_listed(faults, '; ')}")
 
 
 def _make(source: Source, entry: Entry, names: list[str]) -> np.ndarray:
@@ -125,12 +126,10 @@ def _make(source: Source, entry: Entry, names: list[str]) -> np.ndarray:
     for name in names:
         tensor = source.tensors[name].detach()
         if tensor.dtype not in _FLOATS:
-            raise ValueError(
-                f"{source.files[-1]}: {source.keys[name]} holds {tensor.dtype}, not floating point numbers"
-            )
+            raise DataError(f"{source.files[-1]}: {source.keys[name]} holds {tensor.dtype}, not floating point numbers")
         arrays[name] = tensor.to(torch.float32).numpy()
         if not np.isfinite(arrays[name]).all():
-            raise ValueError(f"{source.files[-1]}: {source.keys[name]} holds NaN or infinity")
+            raise DataError(f"{source.files[-1]}: {source.keys[name]} holds NaN or infinity")
     return to_parameter(entry, arrays, num_layers(entry, source.model_config))
 
 

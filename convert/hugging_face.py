@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from aladin_jax.errors import DataError
 from aladin_jax.files import read_json
 from aladin_jax.model_folder import ModelConfig
 from aladin_jax.models.backbone import BackboneConfig
@@ -30,11 +31,11 @@ def read_bert(folder: str | Path, scratch: Path) -> Source:
         scratch: where a vocab.txt is written if the folder has it within tokenizer.json only.
 
     Raises:
-        ValueError: a file is missing, damaged or refused, or the model is no BERT with an uncased WordPiece vocabulary.
+        DataError: a file is missing, damaged or refused, or the model is no BERT with an uncased WordPiece vocabulary.
     """
     folder = Path(folder)
     if not folder.is_dir():
-        raise ValueError(f"{folder}: no such folder; expected a BERT's config.json and weights in it")
+        raise DataError(f"{folder}: no such folder; expected a BERT's config.json and weights in it")
     notes: list[str] = []
     config_file, values = read_config(folder)
     backbone = BackboneConfig.from_dict(values, str(config_file))
@@ -44,9 +45,7 @@ def read_bert(folder: str | Path, scratch: Path) -> Source:
     matched = match(weights.tensors, str(files[-1]))
     notes += [*weights.notes, *matched.notes]
     if "bert.img_embedding.weight" in matched.tensors:
-        raise ValueError(
-            f"{files[-1]}: has a projection of regions, so it is no plain BERT; pass its folder as --vinvl"
-        )
+        raise DataError(f"{files[-1]}: has a projection of regions, so it is no plain BERT; pass its folder as --vinvl")
     notes.append(
         f"a plain BERT has seen no images: the projection of regions ({backbone.img_feature_dim} numbers each) "
         "and the matching head start from fresh weights"
@@ -77,7 +76,7 @@ def _check_uncased(folder: Path, notes: list[str]) -> list[Path]:
             values = {"lowercase": None, **(normalizer if isinstance(normalizer, dict) else {})}
         for field, allowed in _UNCASED.items():
             if values.get(field, allowed[0]) not in allowed:
-                raise ValueError(
+                raise DataError(
                     f"{folder / name}: {field} is {values[field]!r}; only BERT's uncased tokenizer is supported"
                 )
     if not files:
@@ -92,16 +91,16 @@ def _find_vocabulary(folder: Path, backbone: BackboneConfig, scratch: Path, note
     model = read_json(tokenizer).get("model")
     vocabulary = model.get("vocab") if isinstance(model, dict) and model.get("type") == "WordPiece" else None
     if not isinstance(vocabulary, dict):
-        raise ValueError(f"{tokenizer}: not a WordPiece tokenizer, which a BERT has")
+        raise DataError(f"{tokenizer}: not a WordPiece tokenizer, which a BERT has")
     words = {number: word for word, number in vocabulary.items() if type(number) is int}
     if sorted(words) != list(range(len(vocabulary))):
-        raise ValueError(f"{tokenizer}: its tokens are not numbered from 0 without gaps")
+        raise DataError(f"{tokenizer}: its tokens are not numbered from 0 without gaps")
     if any("\n" in word or "\r" in word for word in vocabulary):
-        raise ValueError(f"{tokenizer}: a token has a line end in it")
+        raise DataError(f"{tokenizer}: a token has a line end in it")
     text = "".join(f"{words[number]}\n" for number in range(len(words)))
     (scratch / "vocab.txt").write_text(text, encoding="utf-8", errors="surrogatepass", newline="\n")
     notes.append("vocab.txt is taken from tokenizer.json")
     try:
         return find_vocabulary(scratch, backbone, notes)
     except ValueError as error:
-        raise ValueError(str(error).replace(str(scratch / "vocab.txt"), f"{tokenizer}: vocabulary")) from error
+        raise DataError(str(error).replace(str(scratch / "vocab.txt"), f"{tokenizer}: vocabulary")) from error

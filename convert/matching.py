@@ -14,6 +14,8 @@ from typing import NamedTuple
 
 import torch
 
+from aladin_jax.errors import DataError
+
 BACKBONE, HEAD = "bert.", "final_projection_net."
 
 # Modules that only pass on to the one inside them.
@@ -49,19 +51,19 @@ def match(state: Mapping[str, torch.Tensor], source: str) -> Matched:
         source: the file, for messages.
 
     Raises:
-        ValueError: there is no backbone, or several backbones or heads, or two tensors get the same name.
+        DataError: there is no backbone, or several backbones or heads, or two tensors get the same name.
     """
     bare = {key: _WRAPPER.sub("", key) for key in state}
     backbone = _only(_before(_WORDS.fullmatch, bare.values()), "backbones", source)
     if backbone is None:
-        raise ValueError(
+        raise DataError(
             f"{source}: no tensor is called ...embeddings.word_embeddings.weight, so these are not a BERT's weights"
         )
     head = _only(_before(_HEAD_NAME.match, bare.values()), "matching heads", source)
     keys: dict[str, str] = {}
     for key, name in bare.items():
         if (other := keys.setdefault(_table_name(name, backbone, head), key)) != key:
-            raise ValueError(f"{source}: {other} and {key} are the same tensor")
+            raise DataError(f"{source}: {other} and {key} are the same tensor")
     return Matched({name: state[key] for name, key in keys.items()}, keys, _notes(bare, backbone, head))
 
 
@@ -77,7 +79,7 @@ def _before(find, names: Iterable[str]) -> set[str]:
 def _only(found: set[str], what: str, source: str) -> str | None:
     if len(found) > 1:
         listed = ", ".join(repr(before) for before in sorted(found)[:5])
-        raise ValueError(f"{source}: has several {what}, with names that begin {listed}; save the tensors of one alone")
+        raise DataError(f"{source}: has several {what}, with names that begin {listed}; save the tensors of one alone")
     return found.pop() if found else None
 
 

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from aladin_jax.errors import DataError
 from aladin_jax.evaluation.table import COLUMNS, DIRECTIONS
 from aladin_jax.model_folder import ModelConfig, read_json
 from convert.original import Run
@@ -63,7 +64,7 @@ def model_card(run: Run, model_config: ModelConfig, parameters: int, report: Pat
         report: the report.json of an evaluation; the card says so if there is none.
 
     Raises:
-        ValueError: report.json is damaged.
+        DataError: report.json is damaged.
     """
     backbone = model_config.backbone
     return _CARD.format(
@@ -114,5 +115,5 @@ def _recalls(report: Mapping[str, Any], source: Path) -> str:
                 "",
             ]
     except (AttributeError, KeyError, TypeError, ValueError) as error:
-        raise ValueError(f"{source}: not a report of an evaluation ({type(error).__name__}: {error})") from error
+        raise DataError(f"{source}: not a report of an evaluation ({type(error).__name__}: {error})") from error
     return "\n".join(lines).strip()

@@ -43,7 +43,7 @@ class NumberArray(np.ndarray):
         super().__setstate__((version, shape, kind.dtype, fortran, content))
 
 
-def _new_array(*_: Any) -> NumberArray:
+def new_array(*_: Any) -> NumberArray:
     """An empty array, which gets its shape and content from `__setstate__`, whatever was asked for."""
     return np.ndarray.__new__(NumberArray, (0,), np.int8)
 
@@ -59,5 +59,5 @@ NUMPY_GLOBALS: list[tuple[Any, str]] = [
     (NumberType, "numpy.dtype"),
     (NumberArray, "numpy.ndarray"),
     *((_scalar, f"{module}.scalar") for module in _MODULES),
-    *((_new_array, f"{module}._reconstruct") for module in _MODULES),
+    *((new_array, f"{module}._reconstruct") for module in _MODULES),
 ]

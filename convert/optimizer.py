@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 
+from aladin_jax.errors import DataError
 from aladin_jax.model_folder import ModelConfig, RunState, unflatten
 from convert.matching import Matched
 from convert.names import entries, num_layers, tensor_names, to_parameter
@@ -77,7 +78,7 @@ def read_progress(weights: Weights, matched: Matched, notes: list[str]) -> Progr
     return Progress(counts, moments, scales, foreign[0] if foreign else None)
 
 
-class _UnusableError(ValueError):
+class _UnusableError(DataError):
     """Why an optimizer's state cannot be gone on with."""
 
 

@@ -12,6 +12,7 @@ import orbax.checkpoint as ocp
 import torch
 
 from aladin_jax.config import CONFIG_JSON
+from aladin_jax.errors import DataError, first_line
 from aladin_jax.model_folder import ModelConfig, flatten, read_json, read_provenance
 from aladin_jax.models.aladin import Params
 from aladin_jax.pretrained import BEST, LATEST, newest_step
@@ -46,7 +47,7 @@ def read_run(workdir: Path, model_config: ModelConfig) -> Run:
     """Finds how the parameters that `read_weights` reads from a folder were trained.
 
     Raises:
-        ValueError: the workdir lacks a part that training writes.
+        DataError: the workdir lacks a part that training writes.
     """
     if not (workdir / CONFIG_JSON).is_file():
         before = read_provenance(workdir).get("checkpoint", {})
@@ -55,7 +56,7 @@ def read_run(workdir: Path, model_config: ModelConfig) -> Run:
     settings = read_json(workdir / CONFIG_JSON)
     latest = newest_step(workdir / LATEST)
     if latest is None:
-        raise ValueError(f"{workdir}: there is no {LATEST}/, which says how long the epochs were")
+        raise DataError(f"{workdir}: there is no {LATEST}/, which says how long the epochs were")
     best = newest_step(workdir / BEST)
     step = latest if best is None else best
     kept = f"{LATEST}/{step}/state" if best is None else f"{BEST}/{step}/default"
@@ -68,7 +69,7 @@ def read_run(workdir: Path, model_config: ModelConfig) -> Run:
             math.ceil(step / steps_per_epoch), step, config, settings, data["num_pairs"], workdir.absolute() / kept
         )
     except (KeyError, TypeError, OSError, ZeroDivisionError) as error:
-        raise ValueError(f"{workdir}: not a workdir of this version ({type(error).__name__}: {error})") from error
+        raise DataError(f"{workdir}: not a workdir of this version ({type(error).__name__}: {error})") from error
 
 
 def original_config(settings: Mapping[str, Any], model_config: ModelConfig) -> dict[str, Any]:
@@ -121,10 +122,10 @@ def original_tensors(params: Params, model_config: ModelConfig) -> dict[str, tor
     """All parameters as the original names and shapes them, bit for bit.
 
     Raises:
-        ValueError: the original has no such model.
+        DataError: the original has no such model.
     """
     if model_config.matching_head.num_heads != _HEADS:
-        raise ValueError(
+        raise DataError(
             f"the matching head has {model_config.matching_head.num_heads} attention heads, the original's has {_HEADS}"
         )
     flat, tensors = flatten(params), {}
@@ -141,7 +142,7 @@ def learned_scales(run: Run) -> dict[str, torch.Tensor]:
     For other learnable scalars of losses (weights, the affine of "mse") its checkpoints have no place.
 
     Raises:
-        ValueError: the run's checkpoint is damaged.
+        DataError: the run's checkpoint is damaged.
     """
     if run.parameters is None or run.settings is None or run.settings.get("ranking_loss") != "info_nce":
         return {}
@@ -156,8 +157,7 @@ def learned_scales(run: Run) -> dict[str, torch.Tensor]:
         found = found["params"] if is_state else found
         scales = {name: found[f"{name}_loss"]["log_scale"] for name in names}
     except Exception as error:  # Orbax and TensorStore raise all kinds for damaged files
-        cause = (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
-        raise ValueError(f"{run.parameters}: its InfoNCE scales cannot be read ({cause})") from error
+        raise DataError(f"{run.parameters}: its InfoNCE scales cannot be read ({first_line(error)})") from error
     return {f"{name}_criterion.logit_scale": torch.tensor(float(scale)) for name, scale in scales.items()}
 
 

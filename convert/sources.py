@@ -15,6 +15,7 @@ import torch
 
 from aladin_jax.data.caption_ending import ORIGINAL_ENDING
 from aladin_jax.data.tokenization import check_vocabulary_size, read_vocabulary
+from aladin_jax.errors import DataError
 from aladin_jax.files import read_json
 from aladin_jax.model_folder import (
     MODEL_JSON,
@@ -96,11 +97,11 @@ def read_vinvl(folder: str | Path, checkpoint: str | Path | None = None) -> Sour
         checkpoint: a checkpoint.pth.tar of the original, or its model's tensors alone.
 
     Raises:
-        ValueError: a file is missing, damaged or refused, or says that the model is of a kind that does not exist here.
+        DataError: a file is missing, damaged or refused, or says that the model is of a kind that does not exist here.
     """
     folder = Path(folder)
     if not folder.is_dir():
-        raise ValueError(f"{folder}: no such folder; expected VinVL's config.json and pytorch_model.bin in it")
+        raise DataError(f"{folder}: no such folder; expected VinVL's config.json and pytorch_model.bin in it")
     config_file, values = read_config(folder)
     arguments_file = folder / "training_args.bin"
     files, notes, details = [config_file], [], {}
@@ -110,7 +111,7 @@ def read_vinvl(folder: str | Path, checkpoint: str | Path | None = None) -> Sour
         arguments = load_namespace(arguments_file)
         details["training_args"] = plain(arguments, str(arguments_file))
         if not arguments.get("do_lower_case", True):
-            raise ValueError(f"{arguments_file}: do_lower_case is off; only uncased vocabularies are supported")
+            raise DataError(f"{arguments_file}: do_lower_case is off; only uncased vocabularies are supported")
     else:
         notes.append(f"{arguments_file.name} is absent: the vocabulary is taken to be uncased, as VinVL's is")
     # VinVL's code takes an absent field as "no LayerNorm".
@@ -165,16 +166,11 @@ def _with_checkpoint(
     )
 
 
-def is_export(folder: str | Path) -> bool:
-    """Whether a folder is one that `convert.export --format safetensors` wrote."""
-    return (Path(folder) / MODEL_JSON).is_file() and (Path(folder) / EXPORTED).is_file()
-
-
 def read_export(folder: str | Path) -> Source:
     """Reads a folder that `convert.export --format safetensors` wrote; it says itself what model it is.
 
     Raises:
-        ValueError: a file is damaged.
+        DataError: a file is damaged.
     """
     folder = Path(folder)
     model_config, vocabulary = read_description(folder)
@@ -197,7 +193,7 @@ def find_vocabulary(folder: Path, backbone: BackboneConfig, notes: list[str]) ->
     """Finds a folder's vocab.txt and holds it against the configuration; says in `notes` if they differ or it lacks.
 
     Raises:
-        ValueError: it is no BERT vocabulary, or not of the model's size.
+        DataError: it is no BERT vocabulary, or not of the model's size.
     """
     vocabulary = folder / "vocab.txt"
     if not vocabulary.exists():
@@ -217,7 +213,7 @@ def plain(value: Any, source: str) -> Any:
     """Plain data as JSON can hold it; anything else by its text.
 
     Raises:
-        ValueError: it is too large, or refers to itself.
+        DataError: it is too large, or refers to itself.
     """
     values = 0
 
@@ -225,7 +221,7 @@ def plain(value: Any, source: str) -> Any:
         nonlocal values
         values += 1
         if values > _MAX_PLAIN_VALUES:
-            raise ValueError(f"{source}: holds too many settings to be a record of a training run")
+            raise DataError(f"{source}: holds too many settings to be a record of a training run")
         if isinstance(value, np.generic):
             value = value.item()
         if isinstance(value, Mapping):
@@ -241,28 +237,28 @@ def plain(value: Any, source: str) -> Any:
     try:
         return visit(value)
     except RecursionError as error:
-        raise ValueError(f"{source}: its settings are nested too deep") from error
+        raise DataError(f"{source}: its settings are nested too deep") from error
 
 
 def read_config(folder: Path) -> tuple[Path, dict[str, Any]]:
     """Reads a config.json of BERT or VinVL, which older folders call bert_config.json; returns its path too.
 
     Raises:
-        ValueError: it is missing, no JSON object, lacks a size, or is of another kind of model.
+        DataError: it is missing, no JSON object, lacks a size, or is of another kind of model.
     """
     check_not_foreign(folder)
     path = next((folder / name for name in _CONFIG_NAMES if (folder / name).is_file()), None)
     if path is None:
-        raise ValueError(f"{folder / _CONFIG_NAMES[0]}: no such file, nor a {_CONFIG_NAMES[1]}")
+        raise DataError(f"{folder / _CONFIG_NAMES[0]}: no such file, nor a {_CONFIG_NAMES[1]}")
     values = read_json(path)
     for name, only in _ONLY_FIELDS.items():
         if (value := values.get(name, only)) != only:
-            raise ValueError(f"{path}: {name} is {value!r:.60}; only {only!r} is supported")
+            raise DataError(f"{path}: {name} is {value!r:.60}; only {only!r} is supported")
     # Shapes tell every size but the number of heads; a default for that would go unnoticed.
     for name in ("hidden_size", "num_hidden_layers", "num_attention_heads", "vocab_size"):
         if name not in values:
             other = "; it looks like a DistilBERT or XLM, only BERT is supported" if "n_layers" in values else ""
-            raise ValueError(f"{path}: {name} is missing{other}")
+            raise DataError(f"{path}: {name} is missing{other}")
     return path, values
 
 
@@ -277,10 +273,10 @@ def check_options(rest: Mapping[str, Any], progress: Progress | None, source: st
     for name, only in _ONLY_SETTINGS.items():
         for value in (settings.get(name, only), flags.get(name, only)):
             if value != only:
-                raise ValueError(f"{source}: trained with {name} = {value!r:.60}; only {only!r} is supported")
+                raise DataError(f"{source}: trained with {name} = {value!r:.60}; only {only!r} is supported")
     if progress and progress.foreign_trained:
         option, tensor = progress.foreign_trained
-        raise ValueError(f"{source}: trained with {option}, which is not supported: Adam has moved {tensor}")
+        raise DataError(f"{source}: trained with {option}, which is not supported: Adam has moved {tensor}")
 
 
 def _read_head(config: Any, matched: Matched, source: str, notes: list[str]) -> MatchingHeadConfig:
@@ -293,7 +289,7 @@ def _read_head(config: Any, matched: Matched, source: str, notes: list[str]) -> 
             {ours: settings[n] for ours, n in given.items() if n in settings}, f"{source}: config"
         )
     if not layers:
-        raise ValueError(
+        raise DataError(
             f"{source}: no tensor is called ...{HEAD}layers..., so there is no matching head and it is no ALADIN "
             "checkpoint; a backbone alone is converted as pytorch_model.bin of the folder at --vinvl"
         )

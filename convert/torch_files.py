@@ -7,7 +7,6 @@ Weights are then loaded with `weights_only=True`.
 from __future__ import annotations
 
 import argparse
-import hashlib
 import io
 import struct
 import warnings
@@ -107,12 +106,6 @@ def load_namespace(path: str | Path) -> dict[str, Any]:
     if not isinstance(value, argparse.Namespace):
         raise TorchFileError(f"{path}: expected an argparse.Namespace, found {type(value).__name__}")
     return vars(value)
-
-
-def sha256(path: str | Path) -> str:
-    """The SHA-256 of a file, in hexadecimal."""
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _check_file(path: Path) -> bool:

@@ -15,6 +15,7 @@ from jaxtyping import Array, Int32
 from transformers import BertConfig, BertModel
 
 from aladin_jax.data.tokenization import CaptionTokenizer
+from aladin_jax.errors import DataError
 from aladin_jax.models.aladin import Params, bind
 from aladin_jax.models.backbone import BackboneConfig
 from convert.names import ignored_because
@@ -61,7 +62,7 @@ def verify_text_stream(source: Source, params: Params) -> Verification:
     """Runs the source's tensors in `transformers` and the parameters made of them here, both in float32.
 
     Raises:
-        ValueError: a difference is `TOLERANCE` or more.
+        DataError: a difference is `TOLERANCE` or more.
     """
     ids, lengths, text = _sample(source.vocabulary, source.model_config.backbone)
     is_real = np.arange(ids.shape[1]) < lengths[:, None]
@@ -72,7 +73,7 @@ def verify_text_stream(source: Source, params: Params) -> Verification:
     )
     verification = Verification(first, last, int(lengths.sum()), text)
     if not (first < TOLERANCE and last < TOLERANCE):  # NaN is refused too
-        raise ValueError(f"{source.files[-1]}: not verified: {verification}")
+        raise DataError(f"{source.files[-1]}: not verified: {verification}")
     return verification
 
 

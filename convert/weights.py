@@ -11,7 +11,7 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 
-from aladin_jax.errors import first_line
+from aladin_jax.errors import DataError, first_line
 from aladin_jax.files import read_json
 from convert.torch_files import as_state_dict, load_torch
 
@@ -51,7 +51,7 @@ def read_weights(path: str | Path) -> Weights:
     """Reads a file of tensors by name, or a checkpoint with such an entry.
 
     Raises:
-        ValueError: it is missing, damaged or refused, or holds something else.
+        DataError: it is missing, damaged or refused, or holds something else.
     """
     path = Path(path)
     if path.suffix == ".safetensors":
@@ -63,7 +63,7 @@ def read_folder_weights(folder: Path) -> tuple[list[Path], Weights]:
     """Reads a folder's weights, of one file or several; returns the files, that to name in errors last.
 
     Raises:
-        ValueError: there are none, or they are another program's; as `read_weights`.
+        DataError: there are none, or they are another program's; as `read_weights`.
     """
     for name in WHOLE:
         whole, index = folder / name, folder / f"{name}.index.json"
@@ -73,20 +73,20 @@ def read_folder_weights(folder: Path) -> tuple[list[Path], Weights]:
             shards, tensors = _read_shards(index, lambda shard: read_weights(shard).tensors)
             return [*shards, index], Weights(tensors, {}, [])
     check_not_foreign(folder)
-    raise ValueError(f"{folder}: there is no {' or '.join(WHOLE)}, and no index of one in shards")
+    raise DataError(f"{folder}: there is no {' or '.join(WHOLE)}, and no index of one in shards")
 
 
 def check_not_foreign(folder: Path) -> None:
     """Refuses a folder whose only weights are those of another program.
 
     Raises:
-        ValueError: naming the file and the program.
+        DataError: naming the file and the program.
     """
     if any((folder / f"{name}{index}").is_file() for name in WHOLE for index in ("", ".index.json")):
         return
     for pattern, what in _FOREIGN.items():
         for found in sorted(folder.glob(pattern)):
-            raise ValueError(
+            raise DataError(
                 f"{found}: {what}; only PyTorch's weights are read, so save it with transformers as pytorch_model.bin "
                 "or model.safetensors first"
             )
@@ -96,7 +96,7 @@ def find_state(content: Any, source: str) -> Weights:
     """Finds a model's tensors in what a file of PyTorch held: the whole of it, or one of its entries.
 
     Raises:
-        ValueError: there is none, or one cannot tell which is meant.
+        DataError: there is none, or one cannot tell which is meant.
     """
     if not isinstance(content, Mapping) or not content:
         return Weights(as_state_dict(content, source), {}, [])
@@ -110,7 +110,7 @@ def find_state(content: Any, source: str) -> Weights:
         return Weights(as_state_dict(content, source), {}, [])
     preferred = [name for name in _ENTRIES if name in found]
     if not preferred and len(found) > 1:
-        raise ValueError(f"{source}: the entries {', '.join(found)} all hold a model; save the one that is meant alone")
+        raise DataError(f"{source}: the entries {', '.join(found)} all hold a model; save the one that is meant alone")
     entry = (preferred or found)[0]
     notes = [] if entry == "model" else [f"the weights are those of the entry {entry!r}"]
     if others := [name for name in found if name != entry]:
@@ -136,11 +136,11 @@ def _is_state(value: Any) -> bool:
 
 def _read_safetensors(path: Path) -> dict[str, torch.Tensor]:
     if not path.is_file():
-        raise ValueError(f"{path}: no such file")
+        raise DataError(f"{path}: no such file")
     try:
         return load_file(path)
     except (SafetensorError, OSError, ValueError, KeyError) as error:
-        raise ValueError(f"{path}: damaged or no safetensors file ({first_line(error)})") from error
+        raise DataError(f"{path}: damaged or no safetensors file ({first_line(error)})") from error
 
 
 def _read_shards(
@@ -149,18 +149,18 @@ def _read_shards(
     """Reads the files that an index names; each has to hold the tensors that it says, and no others."""
     shard_of = read_json(index).get("weight_map")
     if not isinstance(shard_of, dict) or not shard_of:
-        raise ValueError(f"{index}: there is no weight_map from tensors to files")
+        raise DataError(f"{index}: there is no weight_map from tensors to files")
     names_of: dict[str, set[str]] = {}
     for name, shard in shard_of.items():
         if not isinstance(shard, str) or not _SHARD_NAME.fullmatch(shard):
-            raise ValueError(f"{index}: {name[:80]!r} is said to be in {str(shard)[:80]!r}, which is no file beside it")
+            raise DataError(f"{index}: {name[:80]!r} is said to be in {str(shard)[:80]!r}, which is no file beside it")
         names_of.setdefault(shard, set()).add(name)
     tensors: dict[str, torch.Tensor] = {}
     for shard, names in names_of.items():
         if not (index.parent / shard).is_file():
-            raise ValueError(f"{index.parent / shard}: no such file, but {index.name} names it; copy all of its shards")
+            raise DataError(f"{index.parent / shard}: no such file, but {index.name} names it; copy all of its shards")
         found = read(index.parent / shard)
         if different := sorted(found.keys() ^ names):
-            raise ValueError(f"{index}: says otherwise than {shard} whether {different[0][:80]!r} is in it")
+            raise DataError(f"{index}: says otherwise than {shard} whether {different[0][:80]!r} is in it")
         tensors |= found
     return [index.parent / shard for shard in names_of], tensors

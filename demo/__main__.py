@@ -4,7 +4,7 @@ import argparse
 import os
 import sys
 
-from aladin_jax.files import check_local_options
+from convert.command import UsageError, run
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -16,31 +16,28 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--test", type=int, default=200, metavar="N", help="pictures to report on")
     parser.add_argument("--seed", type=int, default=88, help="of everything that is drawn and said")
     parser.add_argument("--preview", metavar="FILE.png", help="also draw a sheet of test pictures")
-    options = parser.parse_args(arguments)
-    if not (options.output or options.preview):
-        parser.error("nothing to do: give --output, --preview or both")
     # Both are read when a library is first imported, thus here. Products of a few rows gain nothing from threads, and
     # lose much to them where others use the cores; TensorFlow, for TFDS, else speaks of the CPU it finds.
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
-    try:
-        check_local_options(options)
-        if options.preview:
-            from demo import preview
+    return run(parser, _draw, arguments)
 
-            preview.save(options.preview, seed=options.seed)
-            print(f"{options.preview}: a sheet of pictures")
-        if options.output:
-            from demo import builder
 
-            sizes = {"train": options.train, "minival": options.minival, "test": options.test}
-            drawn = builder.prepare(options.output, sizes, options.seed)
-            state = "is ready" if drawn else "was ready before; nothing to do"
-            print(f"{options.output}: the data set of {sum(sizes.values())} pictures {state}")
-    except (ValueError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-    return 0
+def _draw(options: argparse.Namespace) -> None:
+    if not (options.output or options.preview):
+        raise UsageError("nothing to do: give --output, --preview or both")
+    if options.preview:
+        from demo import preview
+
+        preview.save(options.preview, seed=options.seed)
+        print(f"{options.preview}: a sheet of pictures")
+    if options.output:
+        from demo import builder
+
+        sizes = {"train": options.train, "minival": options.minival, "test": options.test}
+        drawn = builder.prepare(options.output, sizes, options.seed)
+        state = "is ready" if drawn else "was ready before; nothing to do"
+        print(f"{options.output}: the data set of {sum(sizes.values())} pictures {state}")
 
 
 if __name__ == "__main__":

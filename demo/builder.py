@@ -2,7 +2,6 @@
 
 import contextlib
 import io
-import os
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -14,6 +13,8 @@ import tensorflow_datasets as tfds
 from PIL import Image
 
 from aladin_jax.data.records import open_version
+from aladin_jax.files import write_whole
+from convert.dataset.record_writer import record_features
 from demo.captions import CAPTIONS, describe
 from demo.detections import detect
 from demo.drawing import draw
@@ -62,12 +63,7 @@ class Scenes(tfds.core.GeneratorBasedBuilder):
             description=__doc__,
             features=tfds.features.FeaturesDict(
                 {
-                    "id": tfds.features.Text(),
-                    "regions": tfds.features.Tensor(
-                        shape=(None, REGION_DIM), dtype=np.float32, encoding=tfds.features.Encoding.BYTES
-                    ),
-                    "tags": tfds.features.Sequence(tfds.features.Text()),
-                    "captions": tfds.features.Sequence(tfds.features.Text()),
+                    **record_features(REGION_DIM, np.dtype(np.float32)),
                     "image": tfds.features.Image(shape=(SIDE, SIDE, 3), encoding_format="png"),
                     "boxes": tfds.features.Tensor(shape=(None, 4), dtype=np.float32),
                 }
@@ -138,7 +134,8 @@ def prepare(output: str | Path, sizes: dict[str, int], seed: int = SEED) -> bool
         # TFDS wants a folder for downloads, and prints that it downloads.
         with tempfile.TemporaryDirectory() as downloads, contextlib.redirect_stdout(io.StringIO()):
             builder.download_and_prepare(download_dir=downloads)
-    _write_vocabulary(output / VOCABULARY)
+    output.mkdir(parents=True, exist_ok=True)
+    write_whole(output / VOCABULARY, "".join(f"{word}\n" for word in vocabulary()).encode())
     return not exists
 
 
@@ -152,14 +149,6 @@ def _check_same(target: Path, sizes: dict[str, int], seed: int) -> None:
             f"{target}: holds {found} pictures of seed {metadata['seed']}, asked for are {sizes} of seed {seed}; "
             f"remove it or choose another --output"
         )
-
-
-def _write_vocabulary(path: Path) -> None:
-    """Writes it under another name first, so that it is never there in part."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.{os.getpid()}")
-    partial.write_text("\n".join(vocabulary()) + "\n")
-    partial.replace(path)
 
 
 def _id(split: str, index: int) -> str:

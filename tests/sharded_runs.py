@@ -14,10 +14,10 @@ from aladin_jax import sharding
 from aladin_jax.data.pipeline import pad_rows
 from aladin_jax.model_folder import flatten
 from aladin_jax.models.aladin import bind
-from aladin_jax.models.packing import tokens_per_group
+from aladin_jax.models.packing import tokens_per_shard
 from aladin_jax.training import optim
 from aladin_jax.training.objective import Objective
-from aladin_jax.training.step import StepShape, init_state, jit_train_step, make_train_step
+from aladin_jax.training.step import StepVariant, init_state, jit_train_step, make_train_step
 from tests.golden_data import converted, unit_batch
 
 # Devices, how many of them share parameters between them, steps, and kernels; the fused ones have dropout, too.
@@ -55,7 +55,7 @@ def run(devices, fsdp, steps, kernels):
         lambda step: jnp.float32(1e-4),
         frozen=(),
         grad_clip=0.0,
-        groups=devices,
+        shards=devices,
     )
     state = init_state(jax.tree.map(jnp.array, params), OBJECTIVE, optimizer, (), seed=0)
     state = jax.device_put(state, sharding.state_sharding(state, mesh))
@@ -63,8 +63,8 @@ def run(devices, fsdp, steps, kernels):
     for number, (batch, pairs) in enumerate(batches(steps)):
         batch = pad_rows(batch, -(-pairs // devices) * devices)
         lengths = batch["caption_len"] + batch["label_len"] + batch["region_len"]
-        shape = StepShape(OBJECTIVE.losses, pairs, tokens_per_group(lengths, slots=38, groups=devices))
-        state, metrics = step(state, jax.device_put(batch, sharding.batch_sharding(mesh)), shape)
+        variant = StepVariant(OBJECTIVE.losses, pairs, tokens_per_shard(lengths, slots=38, shards=devices))
+        state, metrics = step(state, jax.device_put(batch, sharding.batch_sharding(mesh)), variant)
         results |= {f"{name}/{number}": value for name, value in metrics.items()}
         if number == 0:  # Adam's first moment is a tenth of the gradient
             moments = {group: adam.mu for group, adam in state.opt_state.items()}

@@ -10,7 +10,7 @@ from aladin_jax.models.aladin import bind
 from aladin_jax.scores import similarity
 from aladin_jax.training import optim
 from aladin_jax.training.objective import Objective
-from aladin_jax.training.step import StepShape, init_state, make_train_step
+from aladin_jax.training.step import StepVariant, init_state, make_train_step
 from tests.golden_data import converted, unit_batch
 
 
@@ -29,12 +29,12 @@ def products(dtype, micro_batches):
     objective, optimizer = Objective(alignment=1.0, matching=0.1, distillation=1.0), optim.adam()
     step = make_train_step(
         bind(*config, dtype=dtype), objective, optimizer, lambda step: jnp.float32(1e-4),
-        frozen=(), grad_clip=2.0, groups=1, micro_batches=micro_batches,
+        frozen=(), grad_clip=2.0, shards=1, micro_batches=micro_batches,
     )  # fmt: skip
     state = init_state(jax.tree.map(jnp.asarray, params), objective, optimizer, (), seed=0)
     batch = unit_batch("0")
-    shape = StepShape(objective.losses, len(batch["caption_len"]), None)
-    lowered = jax.jit(step, static_argnums=2).trace(state, batch, shape).lower(lowering_platforms=("cuda",))
+    variant = StepVariant(objective.losses, len(batch["caption_len"]), None)
+    lowered = jax.jit(step, static_argnums=2).trace(state, batch, variant).lower(lowering_platforms=("cuda",))
     return re.findall(r"stablehlo\.dot_general.*", lowered.as_text())
 
 

@@ -1,1 +1,1 @@
-"""From files to batches: raw readers, TFDS builders, tokenisation, the input pipeline."""
+"""From prepared records to batches: reading, tokenization, the input pipeline."""

@@ -17,10 +17,12 @@ from aladin_jax.models.backbone import Backbone, BackboneConfig, positions_withi
 from aladin_jax.models.bert import Kernels, Stream, split_layer_keys
 from aladin_jax.models.matching_head import MatchingHead, MatchingHeadConfig
 
+# Nested dicts of float32 arrays, by parameter group: those of the model are MODEL_GROUPS, and each loss that learns has
+# its own, as {"alignment_loss": {"log_scale": ...}} (see `training.objective.Objective.init_params`).
 Params = dict[str, Any]
 Batch = Mapping[str, Array]
 
-MODEL_GROUPS = ("backbone", "matching_head")  # of the parameters; losses have others
+MODEL_GROUPS = ("backbone", "matching_head")
 
 
 class ImageEmbeddings(NamedTuple):
@@ -65,7 +67,7 @@ class Aladin(nnx.Module):
         self.matching_head = MatchingHead(backbone.hidden_size, matching_head, dtype=dtype, rngs=rngs, **where)
 
     def __call__(
-        self, batch: Batch, *, key: Array | None = None, tokens_per_group: int | None = None, groups: int = 1
+        self, batch: Batch, *, key: Array | None = None, tokens_per_shard: int | None = None, shards: int = 1
     ) -> tuple[ImageEmbeddings, CaptionEmbeddings]:
         """Encodes as many images as captions, pair by pair, both through the backbone at once.
 
@@ -73,8 +75,8 @@ class Aladin(nnx.Module):
             batch: caption_ids [b, w], caption_len [b], label_ids [b, l], label_len [b], region_features [b, r, f],
                 region_len [b].
             key: draws dropout masks; None turns dropout off.
-            tokens_per_group: pack real tokens into flat arrays of this length, None to compute on padding too.
-            groups: devices along the batch axis (tokens are packed within each one's examples).
+            tokens_per_shard: pack real tokens into flat arrays of this length, None to compute on padding too.
+            shards: devices along the batch axis (tokens are packed within each one's examples).
         """
         embedding_keys = backbone_keys = head_keys = None
         if key is not None:  # one split for all: each costs compilation time
@@ -85,37 +87,37 @@ class Aladin(nnx.Module):
             head_keys = split_layer_keys(head_keys, head_layers)
         streams = [self._embed_captions(batch, embedding_keys), self._embed_images(batch, embedding_keys)]
         tokens, out = self.backbone.encode(
-            streams, keys=backbone_keys, tokens_per_group=tokens_per_group, groups=groups
+            streams, keys=backbone_keys, tokens_per_shard=tokens_per_shard, shards=shards
         )
         regions = _regions(out, batch)
         caption_vector, image_vector = self.matching_head(
             [_stream(tokens, batch["caption_len"]), _stream(regions, batch["region_len"])],
             head_keys,
-            tokens_per_group=tokens_per_group,
-            groups=groups,
+            tokens_per_shard=tokens_per_shard,
+            shards=shards,
         )
         return (
             ImageEmbeddings(image_vector, regions, batch["region_len"]),
             CaptionEmbeddings(caption_vector, tokens, batch["caption_len"]),
         )
 
-    def encode_images(self, batch: Batch, *, tokens_per_group: int | None = None, groups: int = 1) -> ImageEmbeddings:
+    def encode_images(self, batch: Batch, *, tokens_per_shard: int | None = None, shards: int = 1) -> ImageEmbeddings:
         """Encodes images alone, without dropout; arguments as in `__call__`, the caption fields left out."""
         stream = self._embed_images(batch, None)
-        [out] = self.backbone.encode([stream], keys=None, tokens_per_group=tokens_per_group, groups=groups)
+        [out] = self.backbone.encode([stream], keys=None, tokens_per_shard=tokens_per_shard, shards=shards)
         regions = _regions(out, batch)
         streams = [_stream(regions, batch["region_len"])]
-        [vector] = self.matching_head(streams, None, tokens_per_group=tokens_per_group, groups=groups)
+        [vector] = self.matching_head(streams, None, tokens_per_shard=tokens_per_shard, shards=shards)
         return ImageEmbeddings(vector, regions, batch["region_len"])
 
     def encode_captions(
-        self, batch: Batch, *, tokens_per_group: int | None = None, groups: int = 1
+        self, batch: Batch, *, tokens_per_shard: int | None = None, shards: int = 1
     ) -> CaptionEmbeddings:
         """Encodes captions alone, without dropout; arguments as in `__call__`, the image fields left out."""
         stream = self._embed_captions(batch, None)
-        [tokens] = self.backbone.encode([stream], keys=None, tokens_per_group=tokens_per_group, groups=groups)
+        [tokens] = self.backbone.encode([stream], keys=None, tokens_per_shard=tokens_per_shard, shards=shards)
         streams = [_stream(tokens, batch["caption_len"])]
-        [vector] = self.matching_head(streams, None, tokens_per_group=tokens_per_group, groups=groups)
+        [vector] = self.matching_head(streams, None, tokens_per_shard=tokens_per_shard, shards=shards)
         return CaptionEmbeddings(vector, tokens, batch["caption_len"])
 
     def _embed_captions(self, batch: Batch, keys: Array | None) -> Stream:

@@ -200,8 +200,8 @@ class Backbone(nnx.Module):
         streams: list[Stream],
         *,
         keys: LayerKeys | None,
-        tokens_per_group: int | None = None,
-        groups: int = 1,
+        tokens_per_shard: int | None = None,
+        shards: int = 1,
     ) -> list[Float[Array, "b s d"]]:
         """Runs the Transformer over streams of the same examples; see `bert.encode_streams`."""
         return encode_streams(
@@ -210,8 +210,8 @@ class Backbone(nnx.Module):
             num_heads=self.config.num_attention_heads,
             attention_dropout=self.config.attention_probs_dropout_prob,
             keys=keys,
-            tokens_per_group=tokens_per_group,
-            groups=groups,
+            tokens_per_shard=tokens_per_shard,
+            shards=shards,
             remat=self.remat,
             kernels=self.kernels,
             mesh=self.mesh,

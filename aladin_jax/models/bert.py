@@ -34,8 +34,9 @@ class LayerKeys(NamedTuple):
     attention: Array
 
 
+# Attention over flat tokens: queries, keys and values side by side [t, 3d] -> contexts [t, d], in the same order. The
+# function knows which token attends to which. At padding the result is arbitrary but finite. Keys turn dropout on.
 Attend = Callable[[Array, LayerKeys | None], Array]
-
 
 Initializers = tuple[nnx.Initializer, nnx.Initializer]
 
@@ -148,8 +149,8 @@ def encode_streams(
     num_heads: int,
     attention_dropout: float,
     keys: LayerKeys | None,
-    tokens_per_group: int | None = None,
-    groups: int = 1,
+    tokens_per_shard: int | None = None,
+    shards: int = 1,
     remat: bool = False,
     kernels: Kernels = "xla",
     mesh: Mesh | None = None,
@@ -162,11 +163,11 @@ def encode_streams(
         num_heads: attention heads; divides d.
         attention_dropout: rate on attention weights.
         keys: of the dropout masks; None turns dropout off.
-        tokens_per_group: length of a group's flat array (see `packing.plan_packing`); None keeps padding in it.
-        groups: groups of examples that are packed apart, one per device on the batch axis.
+        tokens_per_shard: length of a shard's flat array (see `packing.plan_packing`); None keeps padding in it.
+        shards: parts of the examples that are packed apart, one per device on the batch axis.
         remat: keep only the layers' inputs for the backward pass.
         kernels: `pallas` runs packed tokens through the fused layers of `models/kernels`.
-        mesh: of the devices that `groups` stand for; only the fused layers need it.
+        mesh: of the devices that `shards` stand for; only the fused layers need it.
 
     Returns:
         The streams' outputs, padded as they came; values at padding are arbitrary.
@@ -176,18 +177,18 @@ def encode_streams(
     x = jnp.concatenate([stream.x for stream in streams], axis=1)
     examples = x.shape[0]
 
-    if tokens_per_group is None:
+    if tokens_per_shard is None:
         to_flat = lambda padded: padded.reshape(-1, padded.shape[-1])  # noqa: E731
         to_padded = lambda flat: flat.reshape(examples, -1, flat.shape[-1])  # noqa: E731
     else:
-        packing = pack_streams(streams, tokens_per_group, groups)
+        packing = pack_streams(streams, tokens_per_shard, shards)
         to_flat = lambda padded: pack(padded, packing)  # noqa: E731
         to_padded = lambda flat: unpack(flat, packing, examples)  # noqa: E731
 
-    def split(padded):
+    def split(padded: Float[Array, "b s d"]) -> list[Float[Array, "b _ d"]]:
         return [padded[:, start : start + length] for start, length in zip(starts, lengths, strict=True)]
 
-    def attend(qkv, keys):
+    def attend(qkv: Float[Array, "t e"], keys: LayerKeys | None) -> Float[Array, "t d"]:
         contexts = [
             attention(
                 part,
@@ -200,16 +201,16 @@ def encode_streams(
         ]
         return to_flat(jnp.concatenate(contexts, axis=1))
 
-    if kernels == "pallas" and tokens_per_group is not None:
+    if kernels == "pallas" and tokens_per_shard is not None:
         form = fused_form(layers, num_heads, max(lengths), attention_dropout, mesh)
         segments = fused.segments_of([stream.mask for stream in streams], packing)
         return split(to_padded(fused.run_layers(layers, to_flat(x), segments, keys, form, remat)))
     return split(to_padded(run_layers(layers, to_flat(x), attend, keys, remat)))
 
 
-def pack_streams(streams: Sequence[Stream], tokens_per_group: int, groups: int) -> Packing:
+def pack_streams(streams: Sequence[Stream], tokens_per_shard: int, shards: int) -> Packing:
     """Plans the flat array of several streams of the same examples."""
-    return plan_packing(jnp.concatenate([stream.mask for stream in streams], axis=1), tokens_per_group, groups)
+    return plan_packing(jnp.concatenate([stream.mask for stream in streams], axis=1), tokens_per_shard, shards)
 
 
 def fused_form(
@@ -222,7 +223,7 @@ def fused_form(
 
 
 def attention(
-    qkv: Float[Array, "b s 3d"],
+    qkv: Float[Array, "b s e"],
     mask: Bool[Array, "b s"],
     *,
     num_heads: int,
@@ -230,7 +231,16 @@ def attention(
     key: Array | None,
     num_queries: int | None = None,
 ) -> Float[Array, "b q d"]:
-    """Multi-head attention of every position (or the first `num_queries`) over the real ones; softmax in float32."""
+    """Multi-head attention of every position over the real ones; softmax in float32.
+
+    Args:
+        qkv: queries, keys and values side by side, so that e = 3d.
+        mask: True at real positions.
+        num_heads: divides d.
+        dropout_rate: of the attention weights.
+        key: of the dropout mask; None turns dropout off.
+        num_queries: q, the first positions that ask; None for all, q = s.
+    """
     examples, slots, width = qkv.shape
     q, k, v = (jnp.swapaxes(part.reshape(examples, slots, num_heads, -1), 1, 2) for part in jnp.split(qkv, 3, axis=-1))
     q = q[:, :, :num_queries]

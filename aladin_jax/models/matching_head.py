@@ -89,13 +89,13 @@ class MatchingHead(nnx.Module):
         streams: Sequence[Stream],
         keys: LayerKeys | None,
         *,
-        tokens_per_group: int | None = None,
-        groups: int = 1,
+        tokens_per_shard: int | None = None,
+        shards: int = 1,
     ) -> list[Float[Array, "b d"]]:
         """Embeds region outputs, caption outputs, or both (of as many images as captions) at once.
 
         Only position 0 of the last layer is used, so only it is computed there: queries, feed-forward and all. The
-        plain form computes on padding; the fused kernels pack the tokens, in arrays no longer than `tokens_per_group`
+        plain form computes on padding; the fused kernels pack the tokens, in arrays no longer than `tokens_per_shard`
         (see `bert.encode_streams`).
         """
         graphdef, params = nnx.split(self.layers)
@@ -104,8 +104,8 @@ class MatchingHead(nnx.Module):
         first_keys = last_keys = None
         if keys is not None:
             first_keys, last_keys = jax.tree.map(lambda k: k[:-1], keys), jax.tree.map(lambda k: k[-1], keys)
-        if self.kernels == "pallas" and tokens_per_group is not None:
-            pooled = self._fused(first, last, streams, (first_keys, last_keys), tokens_per_group, groups)
+        if self.kernels == "pallas" and tokens_per_shard is not None:
+            pooled = self._fused(first, last, streams, (first_keys, last_keys), tokens_per_shard, shards)
             return jnp.split(normalize(pooled.astype(jnp.float32)), len(streams))
         outputs = encode_streams(
             first,
@@ -128,19 +128,19 @@ class MatchingHead(nnx.Module):
         pooled = last.finish(jnp.concatenate([x[:, 0] for x in outputs]), jnp.concatenate(contexts), last_keys)
         return jnp.split(normalize(pooled.astype(jnp.float32)), len(streams))
 
-    def _fused(self, first, last, streams, keys, tokens_per_group, groups) -> Float[Array, "n d"]:
+    def _fused(self, first, last, streams, keys, tokens_per_shard, shards) -> Float[Array, "n d"]:
         """Position 0 of every stream's examples, stream by stream, by way of the kernels."""
         config, (first_keys, last_keys) = self.config, keys
         slots = [stream.x.shape[1] for stream in streams]
-        capacity = min(tokens_per_group, len(streams[0].x) // groups * sum(slots))
-        packing = pack_streams(streams, capacity, groups)
+        capacity = min(tokens_per_shard, len(streams[0].x) // shards * sum(slots))
+        packing = pack_streams(streams, capacity, shards)
         segments = fused.segments_of([stream.mask for stream in streams], packing)
         form = fused_form(last, config.num_heads, max(slots), config.dropout, self.mesh)
         x = pack(jnp.concatenate([stream.x for stream in streams], axis=1), packing)
         x = fused.run_layers(first, x, segments, first_keys, form, remat=False)
         context = fused.attend(last, x, segments, last_keys, form)
-        group = jnp.arange(len(segments.start)) // (len(segments.start) // groups)
-        first_rows = (segments.start + group * capacity).reshape(-1, len(streams)).T.reshape(-1)
+        shard = jnp.arange(len(segments.start)) // (len(segments.start) // shards)
+        first_rows = (segments.start + shard * capacity).reshape(-1, len(streams)).T.reshape(-1)
         return last.finish(x[first_rows], context[first_rows], last_keys)
 
 

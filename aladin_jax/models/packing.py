@@ -4,7 +4,7 @@ Dense layers and LayerNorms do not mix positions, so they run on the flat array;
 [examples, slots] layout. Going from one to the other is a gather in either direction, and so is its gradient
 (XLA's own transpose of a gather is a scatter-add, which is slow on CPUs and not deterministic on GPUs).
 
-Examples are divided into `groups`, one per device along the batch axis, and a token never leaves its group, so
+Examples are divided into shards, one per device along the batch axis, and a token never leaves its shard, so
 that packing moves nothing between devices.
 """
 
@@ -20,12 +20,12 @@ from jaxtyping import Array, Bool, Float, Int, Shaped
 
 
 class Packing(NamedTuple):
-    """Where each real token stands in the padded and in the flat layout, group by group.
+    """Where each real token stands in the padded and in the flat layout, shard by shard.
 
     Attributes:
-        overflow: whether a group has more real tokens than its flat array holds.
-        slot_of_token: padded slot (within its group) of every flat position; past the real tokens it is arbitrary.
-        token_of_slot: flat position (within its group) of every padded slot; arbitrary for padding.
+        overflow: whether a shard has more real tokens than its flat array holds.
+        slot_of_token: padded slot (within its shard) of every flat position; past the real tokens it is arbitrary.
+        token_of_slot: flat position (within its shard) of every padded slot; arbitrary for padding.
         is_token: whether a flat position holds a real token.
         is_real: whether a padded slot holds a real token.
     """
@@ -37,41 +37,41 @@ class Packing(NamedTuple):
     is_real: Bool[Array, "g s"]
 
 
-def plan_packing(mask: Bool[Array, "b s"], tokens_per_group: int, groups: int) -> Packing:
+def plan_packing(mask: Bool[Array, "b s"], tokens_per_shard: int, shards: int) -> Packing:
     """Finds a flat position for every real token.
 
     Args:
         mask: real slots of each example, padding False.
-        tokens_per_group: length of a group's flat array; at least the number of real tokens of the fullest group,
+        tokens_per_shard: length of a shard's flat array; at least the number of real tokens of the fullest shard,
             which the caller counts on the host.
-        groups: number of groups; divides the number of examples.
+        shards: how many; divides the number of examples.
     """
-    is_real = mask.reshape(groups, -1)
+    is_real = mask.reshape(shards, -1)
     # A stable sort of "is padding" lists the real slots first, in order.
-    slot_of_token = jnp.argsort(~is_real, axis=1, stable=True)[:, :tokens_per_group]
+    slot_of_token = jnp.argsort(~is_real, axis=1, stable=True)[:, :tokens_per_shard]
     position = jnp.cumsum(is_real, axis=1) - 1
-    token_of_slot = jnp.clip(position, 0, tokens_per_group - 1)
+    token_of_slot = jnp.clip(position, 0, tokens_per_shard - 1)
     tokens = is_real.sum(axis=1, keepdims=True)
-    is_token = jnp.arange(tokens_per_group) < tokens
-    return Packing(jnp.any(tokens > tokens_per_group), slot_of_token, token_of_slot, is_token, is_real)
+    is_token = jnp.arange(tokens_per_shard) < tokens
+    return Packing(jnp.any(tokens > tokens_per_shard), slot_of_token, token_of_slot, is_token, is_real)
 
 
 def pack(padded: Float[Array, "b s ..."], packing: Packing) -> Float[Array, "t ..."]:
-    """Gathers real tokens into the flat layout [groups * tokens_per_group, ...]; NaN throughout if they don't fit."""
-    groups = packing.is_token.shape[0]
-    flat = _pack(padded.reshape(groups, -1, *padded.shape[2:]), packing)
+    """Gathers real tokens into the flat layout [shards * tokens_per_shard, ...]; NaN throughout if they don't fit."""
+    shards = packing.is_token.shape[0]
+    flat = _pack(padded.reshape(shards, -1, *padded.shape[2:]), packing)
     # Losing tokens must not pass unnoticed: the loss becomes NaN, and that stops a run.
     return jnp.where(packing.overflow, jnp.nan, flat.reshape(-1, *padded.shape[2:]))
 
 
 def unpack(flat: Shaped[Array, "t ..."], packing: Packing, examples: int) -> Shaped[Array, "b s ..."]:
     """Puts flat tokens back into their padded slots; what stands in padding is arbitrary but finite."""
-    groups = packing.is_token.shape[0]
-    padded = _unpack(flat.reshape(groups, -1, *flat.shape[1:]), packing)
+    shards = packing.is_token.shape[0]
+    padded = _unpack(flat.reshape(shards, -1, *flat.shape[1:]), packing)
     return padded.reshape(examples, -1, *flat.shape[1:])
 
 
-def tokens_per_group(lengths: np.ndarray, *, slots: int, groups: int, buckets: int = 16) -> int:
+def tokens_per_shard(lengths: np.ndarray, *, slots: int, shards: int, buckets: int = 16) -> int:
     """Chooses the length of the flat arrays on the host: few different ones, so that few steps are compiled.
 
     They differ by slots * sqrt(examples) / 4, or a part of the padded size where that is less. Sums of as many lengths
@@ -81,14 +81,14 @@ def tokens_per_group(lengths: np.ndarray, *, slots: int, groups: int, buckets: i
     Args:
         lengths: [b] real tokens of each example, all streams together.
         slots: padded slots of an example.
-        groups: as in `plan_packing`.
-        buckets: lengths differ by no more than 1/buckets of the padded size.
+        shards: as in `plan_packing`.
+        buckets: lengths differ by no more than 1/buckets of the padded size, but for that rounding.
     """
-    per_group = lengths.reshape(groups, -1)
-    examples = per_group.shape[1]
+    per_shard = lengths.reshape(shards, -1)
+    examples = per_shard.shape[1]
     bucket = max(math.ceil(min(slots * examples**0.5 / 4, slots * examples / buckets)), 1)
     bucket = -(-bucket // 64) * 64 if bucket >= 128 else bucket
-    fullest = int(per_group.sum(axis=1).max())
+    fullest = int(per_shard.sum(axis=1).max())
     return min(-(-fullest // bucket) * bucket, slots * examples)
 
 
@@ -102,12 +102,12 @@ def _zero_unless(keep: Bool[Array, "g n"], rows: Float[Array, "g n ..."]) -> Flo
 
 
 @jax.custom_vjp
-def _pack(padded, packing):
+def _pack(padded: Float[Array, "g s ..."], packing: Packing) -> Float[Array, "g t ..."]:
     return _gather(padded, packing.slot_of_token)
 
 
 @jax.custom_vjp
-def _unpack(flat, packing):
+def _unpack(flat: Shaped[Array, "g t ..."], packing: Packing) -> Shaped[Array, "g s ..."]:
     return _gather(flat, packing.token_of_slot)
 
 

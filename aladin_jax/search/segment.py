@@ -11,7 +11,6 @@ pictures.bin, picture_offsets.npy      JPEG files end to end (an image without p
 
 from __future__ import annotations
 
-import hashlib
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -22,6 +21,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from aladin_jax.encoding import Encoded
+from aladin_jax.files import sha256
 from aladin_jax.scores.ragged import Packed, offsets_of
 
 IMAGE_SCHEMA = pa.schema(
@@ -167,12 +167,6 @@ def write_segment(folder: Path, pieces: Sequence[tuple[Segment, np.ndarray]], pa
         "words": words,
         "files": files,
     }
-
-
-def sha256(path: Path) -> str:
-    """SHA-256 of a file, in hexadecimal."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def sync(path: Path) -> None:

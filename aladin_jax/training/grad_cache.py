@@ -23,7 +23,7 @@ def value_and_grad(
     key: Key[Array, ""],
     *,
     micro_batches: int,
-    groups: int,
+    shards: int,
 ) -> tuple[tuple[Float[Array, ""], Any], Any]:
     """Computes what `jax.value_and_grad(has_aux=True)` of the encoded batch's loss does, up to rounding.
 
@@ -33,17 +33,17 @@ def value_and_grad(
         params: what the gradient is taken of.
         batch: tree of arrays with a leading axis of examples.
         key: each micro-batch draws its dropout masks from a key of its own, the same ones both times.
-        micro_batches: how many; with `groups`, it divides the number of examples.
-        groups: devices along the batch axis: each one's examples are cut alike, and stay there.
+        micro_batches: how many; with `shards`, it divides the number of examples.
+        shards: devices along the batch axis: each one's examples are cut alike, and stay there.
 
     Returns:
         ((value, auxiliary output), gradient).
     """
-    parts = jax.tree.map(lambda x: _cut(x, micro_batches, groups), batch), jax.random.split(key, micro_batches)
+    parts = jax.tree.map(lambda x: _cut(x, micro_batches, shards), batch), jax.random.split(key, micro_batches)
     embeddings = jax.lax.map(lambda part: encode(params, *part), parts)
-    embeddings = jax.tree.map(lambda x: _join(x, groups), embeddings)
+    embeddings = jax.tree.map(lambda x: _join(x, shards), embeddings)
     result, (of_embeddings, gradient) = jax.value_and_grad(loss, argnums=(0, 1), has_aux=True)(embeddings, params)
-    of_embeddings = jax.tree.map(lambda x: _cut(x, micro_batches, groups), of_embeddings)
+    of_embeddings = jax.tree.map(lambda x: _cut(x, micro_batches, shards), of_embeddings)
 
     def add(total: Any, part: Any) -> tuple[Any, None]:
         of_part, *inputs = part
@@ -53,11 +53,11 @@ def value_and_grad(
     return result, jax.lax.scan(add, gradient, (of_embeddings, *parts))[0]
 
 
-def _cut(x: Shaped[Array, "b ..."], micro_batches: int, groups: int) -> Shaped[Array, "m n ..."]:
-    by_group = x.reshape(groups, micro_batches, -1, *x.shape[1:])
-    return by_group.swapaxes(0, 1).reshape(micro_batches, -1, *x.shape[1:])
+def _cut(x: Shaped[Array, "b ..."], micro_batches: int, shards: int) -> Shaped[Array, "m n ..."]:
+    by_shard = x.reshape(shards, micro_batches, -1, *x.shape[1:])
+    return by_shard.swapaxes(0, 1).reshape(micro_batches, -1, *x.shape[1:])
 
 
-def _join(x: Shaped[Array, "m n ..."], groups: int) -> Shaped[Array, "b ..."]:
-    by_micro_batch = x.reshape(len(x), groups, -1, *x.shape[2:])
+def _join(x: Shaped[Array, "m n ..."], shards: int) -> Shaped[Array, "b ..."]:
+    by_micro_batch = x.reshape(len(x), shards, -1, *x.shape[2:])
     return by_micro_batch.swapaxes(0, 1).reshape(-1, *x.shape[2:])

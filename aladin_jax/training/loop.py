@@ -69,11 +69,11 @@ def _loop(
     with contextlib.closing(create_writer(workdir)) as writer:
         while step < run.num_steps:
             batch = next(run.batches)
-            shape = run.shape_of(batch, run.objective.active_in(step // run.steps_per_epoch))
-            if shape not in run.step:
+            variant = run.variant_of(batch, run.objective.active_in(step // run.steps_per_epoch))
+            if variant not in run.step:
                 with metrics.paused():
-                    run.step.compile(state, batch.arrays, shape)
-            state, values = run.step(state, batch.arrays, shape)
+                    run.step.compile(state, batch.arrays, variant)
+            state, values = run.step(state, batch.arrays, variant)
             step += 1
             metrics.add(step, values, batch.num_pairs)
             if profile:

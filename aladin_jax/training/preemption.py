@@ -13,6 +13,7 @@ import numpy as np
 from absl import logging
 
 from aladin_jax import sharding
+from aladin_jax.errors import first_line
 
 
 class Interruption:
@@ -57,10 +58,10 @@ def ends_at_once() -> Iterator[None]:
     except Exception as error:
         if jax.process_count() == 1:
             raise
-        reason = str(error).partition("\n")[0]
         print(
-            f"error: process {jax.process_index()} of {jax.process_count()}: {reason}; once that is mended, or another "
-            "process that was lost is back, start all again: they go on from the newest checkpoint",
+            f"error: process {jax.process_index()} of {jax.process_count()}: {first_line(error, 1000)}; "
+            "once that is mended, or another process that was lost is back, start all again: they go on from the "
+            "newest checkpoint",
             file=sys.stderr,
             flush=True,
         )

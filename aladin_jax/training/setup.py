@@ -26,12 +26,12 @@ from aladin_jax.evaluation.table import Reports
 from aladin_jax.model_folder import read_description, write_description
 from aladin_jax.models import aladin
 from aladin_jax.models.aladin import Params
-from aladin_jax.models.packing import tokens_per_group
+from aladin_jax.models.packing import tokens_per_shard
 from aladin_jax.pretrained import DTYPES, kernels_for, make_tokenizer
 from aladin_jax.training import checkpoint, optim
 from aladin_jax.training.initial import initial_weights, resumed
 from aladin_jax.training.objective import Objective
-from aladin_jax.training.step import StepShape, TrainState, init_state, jit_train_step, make_train_step
+from aladin_jax.training.step import StepVariant, TrainState, init_state, jit_train_step, make_train_step
 from aladin_jax.training.writers import log_parameters
 
 
@@ -41,13 +41,13 @@ class Run:
 
     Attributes:
         state: where training starts, on the devices.
-        step: state -> state, for a batch on the devices and its shape.
+        step: state -> state, for a batch on the devices and its variant.
         batches: prefetched to the devices, from where `state` is.
         objective: says which losses act in an epoch.
         validate: parameters -> reports; None where the run validates nothing.
         steps_per_epoch: the last, smaller batch included.
         num_steps: when to stop.
-        packed_groups: groups of each process within which tokens are packed; 0 to compute on padding too.
+        packed_shards: of each process, within which tokens are packed; 0 to compute on padding too.
         slots: padded tokens, tags and regions of a pair.
     """
 
@@ -58,15 +58,15 @@ class Run:
     validate: Callable[[Params], Reports] | None
     steps_per_epoch: int
     num_steps: int
-    packed_groups: int
+    packed_shards: int
     slots: int
 
-    def shape_of(self, batch: pipeline.Batch, active: tuple[str, ...]) -> StepShape:
+    def variant_of(self, batch: pipeline.Batch, active: tuple[str, ...]) -> StepVariant:
         """What to compile for: a batch while the losses `active` act."""
-        if not self.packed_groups:
-            return StepShape(active, batch.num_pairs)
-        tokens = np.asarray(tokens_per_group(batch.tokens, slots=self.slots, groups=self.packed_groups))
-        return StepShape(active, batch.num_pairs, int(sharding.largest_of_processes(tokens)))
+        if not self.packed_shards:
+            return StepVariant(active, batch.num_pairs)
+        tokens = np.asarray(tokens_per_shard(batch.tokens, slots=self.slots, shards=self.packed_shards))
+        return StepVariant(active, batch.num_pairs, int(sharding.largest_of_processes(tokens)))
 
 
 def prepare(
@@ -147,7 +147,7 @@ def prepare(
         ),
         frozen=config.frozen,
         grad_clip=config.grad_clip,
-        groups=mesh.size,
+        shards=mesh.size,
         micro_batches=config.micro_batches,
     )
     return Run(
@@ -158,7 +158,7 @@ def prepare(
         validate=validate,
         steps_per_epoch=steps_per_epoch,
         num_steps=num_steps,
-        packed_groups=mesh.size // jax.process_count() * config.micro_batches if config.pack_tokens else 0,
+        packed_shards=mesh.size // jax.process_count() * config.micro_batches if config.pack_tokens else 0,
         slots=config.data.max_caption_len + config.data.max_labels_len + config.data.max_regions,
     )
 
@@ -218,24 +218,24 @@ def make_objective(config: Config) -> Objective:
 
 
 class CompiledSteps:
-    """The step's executables by shape, each compiled ahead of its first use."""
+    """The step's executables by variant, each compiled ahead of its first use."""
 
     def __init__(self, jitted: Any):
         self._jitted = jitted
-        self._executables: dict[StepShape, jax.stages.Compiled] = {}
+        self._executables: dict[StepVariant, jax.stages.Compiled] = {}
 
-    def __contains__(self, shape: StepShape) -> bool:
-        return shape in self._executables
+    def __contains__(self, variant: StepVariant) -> bool:
+        return variant in self._executables
 
-    def compile(self, state: TrainState, arrays: pipeline.Arrays, shape: StepShape) -> None:
-        """Compiles for a shape; the log says which, and how long it took."""
-        packed = "" if shape.tokens_per_group is None else f", room for {shape.tokens_per_group:,} tokens a device"
-        what = f"{shape.num_pairs} pairs{packed}, losses {', '.join(shape.active)}"
-        logging.info("Compiling step shape %d: %s", len(self._executables) + 1, what)
+    def compile(self, state: TrainState, arrays: pipeline.Arrays, variant: StepVariant) -> None:
+        """Compiles for a variant; the log says which, and how long it took."""
+        packed = "" if variant.tokens_per_shard is None else f", room for {variant.tokens_per_shard:,} tokens a device"
+        what = f"{variant.num_pairs} pairs{packed}, losses {', '.join(variant.active)}"
+        logging.info("Compiling step variant %d: %s", len(self._executables) + 1, what)
         started = time.perf_counter()
-        self._executables[shape] = self._jitted.lower(state, arrays, shape).compile()
+        self._executables[variant] = self._jitted.lower(state, arrays, variant).compile()
         logging.info("Compiled in %.1f s", time.perf_counter() - started)
 
-    def __call__(self, state: TrainState, arrays: pipeline.Arrays, shape: StepShape):
+    def __call__(self, state: TrainState, arrays: pipeline.Arrays, variant: StepVariant):
         """Runs the step; `state` is given up."""
-        return self._executables[shape](state, arrays)
+        return self._executables[variant](state, arrays)

@@ -25,7 +25,7 @@ class TrainState(NamedTuple):
 
     Attributes:
         step: steps done.
-        params: groups of float32 arrays: backbone, matching_head, and the losses' own.
+        params: by group: backbone, matching_head, and the losses' own.
         opt_state: Adam's state for each group that is not frozen.
         rng: raw key that dropout masks derive from, together with `step`.
     """
@@ -37,18 +37,18 @@ class TrainState(NamedTuple):
 
 
 @dataclasses.dataclass(frozen=True)
-class StepShape:
-    """What a compiled step is specialised to; steps of another shape are another executable.
+class StepVariant:
+    """What a step is compiled for; another variant is another executable.
 
     Attributes:
         active: names of the losses that act (they change with the epoch).
         num_pairs: real pairs in the batch; rows beyond it only fill up the devices.
-        tokens_per_group: length of each device's flat token array, in a micro-batch; None to compute on padding.
+        tokens_per_shard: length of each device's flat token array, in a micro-batch; None to compute on padding.
     """
 
     active: tuple[str, ...]
     num_pairs: int
-    tokens_per_group: int | None = None
+    tokens_per_shard: int | None = None
 
 
 def init_state(
@@ -72,9 +72,9 @@ def make_train_step(
     *,
     frozen: tuple[str, ...],
     grad_clip: float,
-    groups: int,
+    shards: int,
     micro_batches: int = 1,
-) -> Callable[[TrainState, Batch, StepShape], tuple[TrainState, Metrics]]:
+) -> Callable[[TrainState, Batch, StepVariant], tuple[TrainState, Metrics]]:
     """Builds the step function; jit it with `jit_train_step`.
 
     Args:
@@ -85,30 +85,30 @@ def make_train_step(
         frozen: parameter groups that are not differentiated (the backbone then runs with dropout all the same, as
             in the original).
         grad_clip: largest global gradient norm, 0 for none.
-        groups: devices along the batch axis.
+        shards: devices along the batch axis.
         micro_batches: encode the batch in so many parts, one after the other (see `grad_cache`).
 
     Returns:
-        step(state, batch, shape) -> (state, metrics): `loss`, `loss_<name>`, `grad_norm` (before clipping),
+        step(state, batch, variant) -> (state, metrics): `loss`, `loss_<name>`, `grad_norm` (before clipping),
         `learning_rate`.
     """
 
-    def step(state: TrainState, batch: Batch, shape: StepShape) -> tuple[TrainState, Metrics]:
-        trained = objective.trained_groups(shape.active, frozen)
+    def step(state: TrainState, batch: Batch, variant: StepVariant) -> tuple[TrainState, Metrics]:
+        trained = objective.trained_groups(variant.active, frozen)
         fixed = {group: values for group, values in state.params.items() if group not in trained}
         key = jax.random.fold_in(jax.random.wrap_key_data(state.rng), state.step)
 
         def encode(trained_params: Params, batch: Batch, key: Array) -> tuple[Array, ...]:
             encoder = model({**fixed, **trained_params})
-            images, captions = encoder(batch, key=key, tokens_per_group=shape.tokens_per_group, groups=groups)
+            images, captions = encoder(batch, key=key, tokens_per_shard=variant.tokens_per_shard, shards=shards)
             return images.vector, images.regions, captions.vector, captions.tokens
 
         def loss_of(embeddings: tuple[Array, ...], trained_params: Params) -> tuple[Array, Metrics]:
             image_vector, regions, caption_vector, tokens = embeddings
             images = ImageEmbeddings(image_vector, regions, batch["region_len"])
             captions = CaptionEmbeddings(caption_vector, tokens, batch["caption_len"])
-            images, captions = jax.tree.map(lambda x: x[: shape.num_pairs], (images, captions))
-            return objective(images, captions, {**fixed, **trained_params}, shape.active)
+            images, captions = jax.tree.map(lambda x: x[: variant.num_pairs], (images, captions))
+            return objective(images, captions, {**fixed, **trained_params}, variant.active)
 
         params = {group: state.params[group] for group in trained}
         if micro_batches == 1:
@@ -116,7 +116,7 @@ def make_train_step(
             (loss, parts), grads = jax.value_and_grad(at_once, has_aux=True)(params)
         else:
             (loss, parts), grads = grad_cache.value_and_grad(
-                encode, loss_of, params, batch, key, micro_batches=micro_batches, groups=groups
+                encode, loss_of, params, batch, key, micro_batches=micro_batches, shards=shards
             )
         learning_rate = schedule(state.step)
         params, opt_state, norm = optim.apply_gradients(
@@ -134,8 +134,8 @@ def make_train_step(
 
 
 def jit_train_step(
-    step: Callable[[TrainState, Batch, StepShape], tuple[TrainState, Metrics]], state: Any, mesh: Mesh
-) -> Callable[[TrainState, Batch, StepShape], tuple[TrainState, Metrics]]:
+    step: Callable[[TrainState, Batch, StepVariant], tuple[TrainState, Metrics]], state: Any, mesh: Mesh
+) -> Callable[[TrainState, Batch, StepVariant], tuple[TrainState, Metrics]]:
     """Jits `step` with the state's shardings, an evenly divided batch, and the state donated.
 
     Args:

@@ -1,7 +1,7 @@
 """Numbers out of a pickled NumPy array of objects, without running anything that the pickle names.
 
-The pickle's own names for arrays and their types are answered by the stand-ins below, which check sizes and types
-themselves; any other name is refused.
+The pickle's own names for arrays and their types are answered by the stand-ins of `convert.numbers`, here with arrays
+of objects added; any other name is refused.
 """
 
 import io
@@ -10,69 +10,49 @@ from typing import Any
 
 import numpy as np
 
-_PLAIN = "biuf"  # kinds of NumPy's types that are numbers
+from aladin_jax.errors import DataError
+from convert.numbers import NUMPY_GLOBALS, NumberType, new_array
 
 
-class RefusedError(ValueError):
+class RefusedError(DataError):
     """A pickle that names or holds something else than numbers, texts, lists and dicts."""
 
 
-class _Type:
-    """Stands in for numpy.dtype."""
+class _Type(NumberType):
+    """A dtype of numbers, or that of objects."""
 
-    def __init__(self, name: object, *_: object):
-        if not isinstance(name, str) or len(name) > 8:
-            raise RefusedError("a type that is none")
-        self.dtype = np.dtype(name)
-
-    def __setstate__(self, state: Any) -> None:
-        if isinstance(state, tuple) and len(state) > 1 and state[1] in ("<", ">"):
-            self.dtype = self.dtype.newbyteorder(state[1])
+    def __init__(self, code: Any, *rest: Any):
+        self.of_objects = code in ("O", "O8")
+        super().__init__("i1" if self.of_objects else code, *rest)
 
 
 class _Array:
-    """Stands in for an array of numbers, or of objects."""
+    """Stands in for an array: `value` is one of numbers, or a list of objects."""
 
     value: Any = None
 
     def __setstate__(self, state: Any) -> None:
-        _, shape, kind, fortran, content = state
-        if not isinstance(kind, _Type) or not isinstance(shape, tuple):
-            raise RefusedError("an array that is none")
-        if kind.dtype.kind == "O" and isinstance(content, list):
+        version, shape, kind, fortran, content = state
+        if kind.of_objects:
             self.value = content
         else:
-            self.value = _numbers(kind, content).reshape(shape, order="F" if fortran else "C")
+            self.value = new_array()
+            self.value.__setstate__((version, shape, kind, fortran, content))
 
 
-def _numbers(kind: _Type, content: object) -> np.ndarray:
-    if kind.dtype.kind not in _PLAIN or not isinstance(content, bytes):
-        raise RefusedError(f"an array of {kind.dtype}")
-    return np.frombuffer(content, kind.dtype)
-
-
-def _scalar(kind: _Type, content: bytes) -> Any:
-    return _numbers(kind, content)[:1].reshape(())
-
-
-def _ndarray(*_: object) -> None:
-    raise RefusedError("an array made otherwise")
-
-
-_STAND_INS = {
-    "multiarray _reconstruct": lambda *_: _Array(),
-    "multiarray scalar": _scalar,
-    "numpy ndarray": _ndarray,
-    "numpy dtype": _Type,
+_STAND_INS = {name: stand_in for stand_in, name in NUMPY_GLOBALS if name.startswith("numpy.")} | {
+    "numpy.dtype": _Type,
+    "numpy.ndarray": object,  # is named, never called: it would take as much memory as it is told to
+    "numpy.core.multiarray._reconstruct": lambda *_: _Array(),
+    "numpy._core.multiarray._reconstruct": lambda *_: _Array(),
 }
 
 
 class _Unpickler(pickle.Unpickler):
     def find_class(self, module: str, name: str) -> Any:
-        short = module if module == "numpy" else module.removeprefix("numpy.core.").removeprefix("numpy._core.")
-        if module.startswith("numpy") and f"{short} {name}" in _STAND_INS:
-            return _STAND_INS[f"{short} {name}"]
-        raise RefusedError(f"it names {module}.{name}"[:100])
+        if (found := _STAND_INS.get(f"{module}.{name}")) is None:
+            raise RefusedError(f"it names {module}.{name}"[:100])
+        return found
 
     def persistent_load(self, pid: Any) -> Any:
         raise RefusedError("it refers to something outside")
@@ -96,15 +76,15 @@ def read_numbers(content: bytes) -> dict[str, np.ndarray]:
             np.lib.format.read_array_header_1_0(stream)
         else:
             np.lib.format.read_array_header_2_0(stream)
-        array = _Unpickler(stream).load()
-        [found] = array.value
-        values = {name: value.value if isinstance(value, _Array) else value for name, value in found.items()}
+        [found] = _Unpickler(stream).load().value
+        values = {n: value.value if isinstance(value, _Array) else value for n, value in found.items()}
     except RefusedError:
         raise
     except Exception as error:  # a damaged pickle ends in exceptions of every kind
         raise RefusedError(f"it is damaged ({type(error).__name__})") from error
-    return {
+    arrays = {
         name: np.asarray(value)
         for name, value in values.items()
-        if isinstance(name, str) and isinstance(value, np.ndarray | int | float)
+        if isinstance(name, str) and isinstance(value, np.ndarray | np.generic | int | float)
     }
+    return {name: array for name, array in arrays.items() if array.dtype.kind in "biuf"}

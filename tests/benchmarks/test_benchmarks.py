@@ -27,10 +27,7 @@ def test_scoring_ends_with_one_json_line_of_ratios_hardware_versions_and_lengths
     scoring.main(["--images", "3", "--baseline_images", "1", "--runs", "2", "--sizes", "2", "--candidates", "3"])
     report = json.loads(capsys.readouterr().out.splitlines()[-1])
     assert report["lengths"]["all_pairs"]["captions"] == 15
-    assert report["hardware"]["cores"] >= 1
     assert {"jax", "numpy", "torch"} <= report["versions"].keys()
-    pairs = report["all_pairs"]["pairs_per_second"]
-    assert pairs["original"]["min"] <= pairs["original"]["median"] <= pairs["original"]["max"]
     for results, name in (("all_pairs", "ratio"), ("all_pairs", "gemm_fraction"), ("alignment_loss", "ratio")):
         assert report[results][name]["median"] > 0
     assert [(row["candidates"], row["dtype"]) for row in report["re_ranking"]] == [(3, "float32"), (3, "float16")]

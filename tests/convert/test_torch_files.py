@@ -13,7 +13,7 @@ import torch
 from torch._utils import _rebuild_tensor_v2
 
 from convert import pickles
-from convert.torch_files import TorchFileError, load_namespace, load_state_dict, load_torch, sha256
+from convert.torch_files import TorchFileError, load_namespace, load_state_dict, load_torch
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 E2E, UNIT = GOLDEN / "e2e", GOLDEN / "unit"
@@ -327,11 +327,6 @@ def test_tensors_as_many_as_a_data_set_has_images_are_read(tmp_path):
     found = load_torch(save(images, tmp_path / "feats.pt", zipped=False))
     assert found.keys() == images.keys()
     assert torch.equal(torch.stack(list(found.values())), torch.stack(list(images.values())))
-
-
-def test_sha256_is_that_of_the_content(tmp_path):
-    (tmp_path / "a").write_bytes(b"abc")
-    assert sha256(tmp_path / "a") == "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
 
 
 def test_every_truncation_of_a_legacy_checkpoint_is_refused(tmp_path):

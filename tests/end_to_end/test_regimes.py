@@ -59,7 +59,6 @@ def test_a_frozen_backbone_does_not_move(small_run, tmp_path):
     np.testing.assert_array_equal(
         trained["backbone"]["layers"]["qkv"]["kernel"], before["backbone"]["layers"]["qkv"]["kernel"]
     )
-    assert np.abs(trained["matching_head"]["layers"]["qkv"]["kernel"]).sum() > 0
     assert not np.array_equal(
         trained["matching_head"]["layers"]["qkv"]["kernel"], before["matching_head"]["layers"]["qkv"]["kernel"]
     )

@@ -58,7 +58,7 @@ def encode(key, hidden=0.0, of_attention=0.0, head=0.0):
         dataclasses.replace(config.backbone, hidden_dropout_prob=hidden, attention_probs_dropout_prob=of_attention),
         dataclasses.replace(config.matching_head, dropout=head),
     )
-    encode = jax.jit(lambda params, batch, key: model(params)(batch, key=key, tokens_per_group=200))
+    encode = jax.jit(lambda params, batch, key: model(params)(batch, key=key, tokens_per_shard=200))
     return encode(params, unit_batch("0"), key)
 
 

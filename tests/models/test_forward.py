@@ -16,7 +16,7 @@ from tests.models import reference
 
 ATOL = 2e-5
 # Real tokens of the golden evaluation batch, and of the fullest third of it, both with some room.
-LAYOUTS = {"padded": (None, 1), "packed": (300, 1), "packed in groups": (120, 3)}
+LAYOUTS = {"padded": (None, 1), "packed": (300, 1), "packed in shards": (120, 3)}
 
 
 @functools.cache
@@ -65,8 +65,8 @@ def small():
 def test_both_streams_equal_the_originals(differences, layout):
     params, config = converted("unit")
     batch, expected = unit_batch("eval"), arrays("unit/expected.npz")
-    tokens_per_group, groups = LAYOUTS[layout]
-    images, captions = encode(params, config, batch, tokens_per_group=tokens_per_group, groups=groups)
+    tokens_per_shard, shards = LAYOUTS[layout]
+    images, captions = encode(params, config, batch, tokens_per_shard=tokens_per_shard, shards=shards)
     check_golden(differences, images, captions, expected, "forward")
     for group in images, captions:
         assert group.vector.dtype == jnp.float32
@@ -76,14 +76,14 @@ def test_both_streams_equal_the_originals(differences, layout):
 def test_each_stream_alone_equals_the_originals(differences, layout):
     params, config = converted("unit")
     batch, expected = unit_batch("eval"), arrays("unit/expected.npz")
-    tokens_per_group, groups = LAYOUTS[layout]
+    tokens_per_shard, shards = LAYOUTS[layout]
     model = model_of(config)
 
     @jax.jit
     def alone(params, image_batch, caption_batch):
         return (
-            model(params).encode_images(image_batch, tokens_per_group=tokens_per_group, groups=groups),
-            model(params).encode_captions(caption_batch, tokens_per_group=tokens_per_group, groups=groups),
+            model(params).encode_images(image_batch, tokens_per_shard=tokens_per_shard, shards=shards),
+            model(params).encode_captions(caption_batch, tokens_per_shard=tokens_per_shard, shards=shards),
         )
 
     captions = {name: batch[name] for name in ("caption_ids", "caption_len")}
@@ -107,11 +107,11 @@ def check_golden(differences, images, captions, expected, group):
             )
 
 
-@pytest.mark.parametrize("tokens_per_group", [None, 60])
-def test_another_size_without_region_layernorm_follows_the_formulas(small, tokens_per_group):
+@pytest.mark.parametrize("tokens_per_shard", [None, 60])
+def test_another_size_without_region_layernorm_follows_the_formulas(small, tokens_per_shard):
     params, config, batch = small
     assert "region_norm" not in params["backbone"]
-    images, captions = encode(params, config, batch, tokens_per_group=tokens_per_group)
+    images, captions = encode(params, config, batch, tokens_per_shard=tokens_per_shard)
     for n in range(4):
         expected = reference.encode(params, config, batch, n)
         np.testing.assert_allclose(images.vector[n], expected.image, atol=1e-5)
@@ -135,8 +135,8 @@ def test_what_stands_in_padding_changes_nothing(small):
     for side, name in (("caption", "caption_ids"), ("label", "label_ids"), ("region", "region_features")):
         padding = np.arange(batch[name].shape[1]) >= batch[f"{side}_len"][:, None]
         spoilt[name][padding] = noise.integers(1, 50, spoilt[name][padding].shape)
-    for tokens_per_group in (None, 60):
-        clean, other = (encode(params, config, b, tokens_per_group=tokens_per_group) for b in (batch, spoilt))
+    for tokens_per_shard in (None, 60):
+        clean, other = (encode(params, config, b, tokens_per_shard=tokens_per_shard) for b in (batch, spoilt))
         for side, length, name in ((0, "region_len", "regions"), (1, "caption_len", "tokens")):
             np.testing.assert_array_equal(clean[side].vector, other[side].vector)
             for n in range(4):
@@ -147,15 +147,15 @@ def test_what_stands_in_padding_changes_nothing(small):
 def test_an_empty_row_gives_finite_numbers(small):
     params, config, batch = small
     empty = {name: np.concatenate([array, np.zeros_like(array[:1])]) for name, array in batch.items()}
-    for tokens_per_group in (None, 60):
-        outputs = encode(params, config, empty, tokens_per_group=tokens_per_group)
+    for tokens_per_shard in (None, 60):
+        outputs = encode(params, config, empty, tokens_per_shard=tokens_per_shard)
         assert all(np.isfinite(array).all() for array in jax.tree.leaves(outputs))
 
 
 def test_bfloat16_stays_close_to_float32_and_gives_float32_vectors_and_bfloat16_regions_and_tokens():
     params, config = converted("unit")
     batch = unit_batch("eval")
-    exact, rounded = encode(params, config, batch), encode(params, config, batch, jnp.bfloat16, tokens_per_group=300)
+    exact, rounded = encode(params, config, batch), encode(params, config, batch, jnp.bfloat16, tokens_per_shard=300)
     for full, half in zip(exact, rounded, strict=True):
         assert half.vector.dtype == jnp.float32
         assert half[1].dtype == jnp.bfloat16

@@ -142,7 +142,7 @@ def fused_outputs(config, params, batch, **layout):
 
 def test_the_fused_model_equals_the_original(differences):
     params, config = converted("unit")
-    images, captions = fused_outputs(config, params, unit_batch("eval"), tokens_per_group=300)
+    images, captions = fused_outputs(config, params, unit_batch("eval"), tokens_per_shard=300)
     check_golden(differences, images, captions, arrays("unit/expected.npz"), "forward")
 
 
@@ -152,7 +152,7 @@ def test_masks_depend_on_the_key_and_not_on_how_much_room_the_flat_array_has():
     config = ModelConfig(backbone, dataclasses.replace(config.matching_head, dropout=0.2))
     batch = unit_batch("eval")
     one, roomy, other = (
-        fused_outputs(config, params, batch, tokens_per_group=tokens, key=jax.random.key(seed))[0].vector
+        fused_outputs(config, params, batch, tokens_per_shard=tokens, key=jax.random.key(seed))[0].vector
         for seed, tokens in ((0, 300), (0, 333), (1, 300))
     )
     np.testing.assert_allclose(one, roomy, atol=2e-6)
@@ -163,13 +163,13 @@ def test_an_empty_row_gives_finite_numbers():
     params, config = converted("unit")
     batch = unit_batch("eval")
     empty = {name: np.concatenate([array, np.zeros_like(array[:1])]) for name, array in batch.items()}
-    outputs = fused_outputs(config, params, empty, tokens_per_group=300)
+    outputs = fused_outputs(config, params, empty, tokens_per_shard=300)
     assert all(np.isfinite(array).all() for array in jax.tree.leaves(outputs))
 
 
 def test_tokens_that_do_not_fit_are_not_lost_in_silence():
     params, config = converted("unit")
-    images, _ = fused_outputs(config, params, unit_batch("eval"), tokens_per_group=200)
+    images, _ = fused_outputs(config, params, unit_batch("eval"), tokens_per_shard=200)
     assert np.isnan(images.vector).all()
 
 
@@ -182,7 +182,7 @@ def test_the_step_lowers_for_a_gpu_with_a_kernel_for_every_part(monkeypatch):
     batch = jax.tree.map(jnp.asarray, batch)
 
     def loss(params):
-        images, captions = model(params)(batch, key=jax.random.key(0), tokens_per_group=320)
+        images, captions = model(params)(batch, key=jax.random.key(0), tokens_per_shard=320)
         return images.vector.sum() + captions.tokens.sum()
 
     lowered = jax.jit(jax.grad(loss)).trace(params).lower(lowering_platforms=("cuda",))

@@ -6,20 +6,20 @@ import numpy as np
 import pytest
 
 from aladin_jax.models.aladin import bind
-from aladin_jax.models.packing import pack, plan_packing, tokens_per_group, unpack
+from aladin_jax.models.packing import pack, plan_packing, tokens_per_shard, unpack
 from tests.golden_data import converted, unit_batch
 
 LENGTHS = np.array([[3, 0], [5, 2], [1, 4], [0, 0]])  # two streams of four examples
 MASK = np.concatenate([np.arange(slots) < LENGTHS[:, [k]] for k, slots in enumerate((5, 4))], axis=1)
 
 
-@pytest.mark.parametrize(("length", "groups"), [(15, 1), (20, 1), (10, 2), (7, 4)])
-def test_tokens_keep_their_order_and_find_their_way_back(length, groups):
+@pytest.mark.parametrize(("length", "shards"), [(15, 1), (20, 1), (10, 2), (7, 4)])
+def test_tokens_keep_their_order_and_find_their_way_back(length, shards):
     x = np.random.default_rng(0).standard_normal((4, 9, 2), np.float32)
-    packing = plan_packing(jnp.asarray(MASK), length, groups)
+    packing = plan_packing(jnp.asarray(MASK), length, shards)
     flat = pack(jnp.asarray(x), packing)
-    assert flat.shape == (groups * length, 2)
-    for found, rows, real in zip(np.split(flat, groups), np.split(x, groups), np.split(MASK, groups), strict=True):
+    assert flat.shape == (shards * length, 2)
+    for found, rows, real in zip(np.split(flat, shards), np.split(x, shards), np.split(MASK, shards), strict=True):
         np.testing.assert_array_equal(found[: real.sum()], rows[real])
     np.testing.assert_array_equal(np.asarray(unpack(flat, packing, 4))[MASK], x[MASK])
 
@@ -28,7 +28,7 @@ def test_tokens_that_do_not_fit_make_everything_nan():
     x = jnp.ones((4, 9, 2))
     assert not jnp.isnan(pack(x, plan_packing(jnp.asarray(MASK), 15, 1))).any()
     assert jnp.isnan(pack(x, plan_packing(jnp.asarray(MASK), 14, 1))).all()
-    # One group too full is enough: 10 tokens in the first half, 5 in the second.
+    # One shard too full is enough: 10 tokens in the first half, 5 in the second.
     assert jnp.isnan(pack(x, plan_packing(jnp.asarray(MASK), 9, 2))).all()
 
 
@@ -36,22 +36,22 @@ def test_a_model_whose_tokens_do_not_fit_gives_nan_vectors():
     params, config = converted("unit")
     batch = unit_batch("eval")
     model = bind(*config)
-    images, captions = jax.jit(lambda params, batch: model(params)(batch, tokens_per_group=40))(params, batch)
+    images, captions = jax.jit(lambda params, batch: model(params)(batch, tokens_per_shard=40))(params, batch)
     assert np.isnan(images.vector).all()
     assert np.isnan(captions.vector).all()
 
 
-def test_flat_arrays_have_room_for_the_fullest_group_and_come_in_few_lengths():
+def test_flat_arrays_have_room_for_the_fullest_shard_and_come_in_few_lengths():
     rng = np.random.default_rng(1)
     found = set()
     for _ in range(200):
         lengths = rng.integers(0, 135, 32)
-        room = tokens_per_group(lengths, slots=134, groups=4)
+        room = tokens_per_shard(lengths, slots=134, shards=4)
         fullest = lengths.reshape(4, 8).sum(1).max()
         assert fullest <= room <= fullest + 8 * 134 / 16
         found.add(room)
     assert len(found) <= 16
-    assert tokens_per_group(np.full(32, 134), slots=134, groups=4) == 8 * 134
+    assert tokens_per_shard(np.full(32, 134), slots=134, shards=4) == 8 * 134
 
 
 def test_packing_leaves_values_and_gradients_of_all_parameters_as_they_are():
@@ -68,8 +68,8 @@ def test_packing_leaves_values_and_gradients_of_all_parameters_as_they_are():
     weights["regions"] *= (np.arange(10) < batch["region_len"][:, None])[..., None]
     weights["tokens"] *= (np.arange(16) < batch["caption_len"][:, None])[..., None]
 
-    def loss(params, tokens_per_group, groups):
-        images, captions = model(params)(batch, tokens_per_group=tokens_per_group, groups=groups)
+    def loss(params, tokens_per_shard, shards):
+        images, captions = model(params)(batch, tokens_per_shard=tokens_per_shard, shards=shards)
         outputs = {
             "image": images.vector,
             "caption": captions.vector,

@@ -10,7 +10,7 @@ import pytest
 from aladin_jax.models.aladin import bind
 from aladin_jax.training import grad_cache, optim
 from aladin_jax.training.objective import Objective
-from aladin_jax.training.step import StepShape, init_state, make_train_step
+from aladin_jax.training.step import StepVariant, init_state, make_train_step
 from tests.golden_data import converted, unit_batch
 
 ALL_LOSSES = Objective(
@@ -29,7 +29,7 @@ def padded(batch, rows):
 
 
 @functools.cache
-def first_step(objective, micro_batches=1, frozen=(), remat=False, tokens=None, pairs=6, groups=1):
+def first_step(objective, micro_batches=1, frozen=(), remat=False, tokens=None, pairs=6, shards=1):
     params, config = converted("unit")
     optimizer = optim.adam()
     step = make_train_step(
@@ -39,12 +39,12 @@ def first_step(objective, micro_batches=1, frozen=(), remat=False, tokens=None, 
         lambda step: jnp.float32(1e-3),
         frozen=frozen,
         grad_clip=0.0,
-        groups=groups,
+        shards=shards,
         micro_batches=micro_batches,
     )
     state = init_state(jax.tree.map(jnp.asarray, params), objective, optimizer, frozen, seed=0)
     batch = padded(unit_batch("0"), 8)
-    return jax.jit(step, static_argnums=2)(state, batch, StepShape(objective.losses, pairs, tokens))
+    return jax.jit(step, static_argnums=2)(state, batch, StepVariant(objective.losses, pairs, tokens))
 
 
 def assert_same_step(found, expected):
@@ -78,7 +78,7 @@ def test_a_frozen_backbone_stays_without_gradients():
 
 def test_devices_cut_each_their_own_examples():
     objective = Objective(alignment=1.0)
-    assert_same_step(first_step(objective, 2, groups=2, tokens=76), first_step(objective))
+    assert_same_step(first_step(objective, 2, shards=2, tokens=76), first_step(objective))
 
 
 def test_layers_computed_again_for_the_backward_pass_give_the_same_gradients():
@@ -96,7 +96,7 @@ def test_a_micro_batch_has_the_same_dropout_mask_both_times():
         return jnp.square(embeddings).sum(), embeddings
 
     (value, embeddings), gradient = grad_cache.value_and_grad(
-        encode, loss, jnp.float32(3.0), batch, jax.random.key(4), micro_batches=4, groups=1
+        encode, loss, jnp.float32(3.0), batch, jax.random.key(4), micro_batches=4, shards=1
     )
     assert 0 < np.count_nonzero(embeddings) < 8
     assert set(np.unique(embeddings / batch)) == {0.0, 3.0}

@@ -11,7 +11,7 @@ import pytest
 from aladin_jax.models.aladin import bind
 from aladin_jax.training import optim
 from aladin_jax.training.objective import Objective
-from aladin_jax.training.step import StepShape, init_state, make_train_step
+from aladin_jax.training.step import StepVariant, init_state, make_train_step
 from tests.golden_data import converted, unit_batch
 
 PAIRS = 6
@@ -29,14 +29,14 @@ def compiled(objective, frozen=(), dropout=0.0, dtype=jnp.float32):
         lambda step: jnp.float32(1e-4),
         frozen=frozen,
         grad_clip=2.0,
-        groups=1,
+        shards=1,
     )
     state = functools.partial(init_state, jax.tree.map(jnp.asarray, params), objective, optim.adam(), frozen)
     return jax.jit(step, static_argnums=2), state
 
 
 def run(step, state, objective, batch="0"):
-    return step(state, unit_batch(batch), StepShape(objective.losses, PAIRS, 200))
+    return step(state, unit_batch(batch), StepVariant(objective.losses, PAIRS, 200))
 
 
 def test_a_frozen_backbone_runs_with_dropout_that_follows_seed_and_step():
@@ -95,5 +95,5 @@ def test_bfloat16_steps_stay_close_and_keep_float32_parameters():
 def test_tokens_that_do_not_fit_make_the_loss_nan():
     objective = Objective(matching=1.0)
     step, state_of = compiled(objective, ("backbone",), 0.2)
-    _, metrics = step(state_of(seed=1), unit_batch("0"), StepShape(objective.losses, PAIRS, 40))
+    _, metrics = step(state_of(seed=1), unit_batch("0"), StepVariant(objective.losses, PAIRS, 40))
     assert np.isnan(metrics["loss"])

@@ -13,7 +13,7 @@ from aladin_jax.model_folder import flatten
 from aladin_jax.models.aladin import bind
 from aladin_jax.training import optim
 from aladin_jax.training.setup import make_objective
-from aladin_jax.training.step import StepShape, init_state, jit_train_step, make_train_step
+from aladin_jax.training.step import StepVariant, init_state, jit_train_step, make_train_step
 from convert.names import entries, num_layers, to_tensors
 from tests.golden_data import REGIMES, arrays, converted, unit_batch
 
@@ -36,7 +36,7 @@ def pytorch_tensors(params, model_config):
 @pytest.fixture(scope="module", params=RUNS)
 def trained(request):
     """The original's numbers of a regime, and this project's after the same three steps."""
-    regime, tokens_per_group = request.param.partition(",")[0], RUNS[request.param]
+    regime, tokens_per_shard = request.param.partition(",")[0], RUNS[request.param]
     config = Config.from_dict(importlib.import_module(f"configs.{regime}").get_config().to_dict())
     params, model_config = converted("unit")
     objective, optimizer, frozen = make_objective(config), optim.adam(), config.frozen
@@ -48,12 +48,12 @@ def trained(request):
         lambda step: jnp.float32(LEARNING_RATE),
         frozen=frozen,
         grad_clip=config.grad_clip,
-        groups=1,
+        shards=1,
     )
     state = init_state(jax.tree.map(jnp.array, params), objective, optimizer, frozen, seed=0)
     step, history = jit_train_step(step, state, mesh), []
     for number in range(3):
-        state, metrics = step(state, unit_batch(str(number)), StepShape(objective.losses, 6, tokens_per_group))
+        state, metrics = step(state, unit_batch(str(number)), StepVariant(objective.losses, 6, tokens_per_shard))
         history.append(jax.device_get(metrics))
     prefix = f"train/{REGIMES[regime]}/"
     golden = {n.removeprefix(prefix): a for n, a in arrays("unit/expected.npz").items() if n.startswith(prefix)}
