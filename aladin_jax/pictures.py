@@ -6,7 +6,7 @@ import importlib
 import io
 import warnings
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 from PIL import Image, ImageOps
@@ -102,17 +102,18 @@ def _flat(image: Image.Image) -> Image.Image:
     if image.mode.startswith("I;16"):
         image = _scaled(image, 0, 65535)
     elif image.mode in ("I", "F"):
-        least, most = cast(tuple[float, float], image.getextrema())
-        image = _scaled(image, *_range(least, most, image.mode == "F"))
+        image = _scaled(image, *_range(np.asarray(image)))
     if image.has_transparency_data:
         above = image.convert("RGBA")
         image = Image.alpha_composite(Image.new("RGBA", above.size, "white"), above)
     return image.convert("RGB")
 
 
-def _range(least: float, most: float, real: bool) -> tuple[float, float]:
+def _range(values: np.ndarray) -> tuple[float, float]:
     """Black and white of numbers that may be anything: shares, 8 or 16 bits; or else their own range."""
-    whites = [1, 255, 65535] if real else [255, 65535]
+    finite = values[np.isfinite(values)]
+    least, most = (float(finite.min()), float(finite.max())) if finite.size else (0.0, 0.0)
+    whites = [1, 255, 65535] if values.dtype.kind == "f" else [255, 65535]
     return (0, next(white for white in whites if most <= white)) if least >= 0 and most <= 65535 else (least, most)
 
 

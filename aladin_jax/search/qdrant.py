@@ -13,11 +13,12 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import fcntl
 import hashlib
 import os
-import time
 import uuid
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -28,6 +29,7 @@ from tqdm import tqdm
 
 from aladin_jax.config import Settings
 from aladin_jax.errors import first_line
+from aladin_jax.files import make_folder
 from aladin_jax.model_folder import read_caption_ending
 from aladin_jax.search.index import Index, describe_regions
 from aladin_jax.search.manifest import MODEL, Manifest
@@ -36,7 +38,6 @@ from aladin_jax.search.ranking import Found
 VECTOR, REGIONS = "matching", "regions"
 _BATCH = 32  # of BERT-base, some 8 MB a request; the server takes 32
 _SCROLLED = 1000
-_WAIT_SECONDS = 600.0  # for another process that has the folder of an embedded Qdrant
 
 
 @dataclasses.dataclass(frozen=True)
@@ -165,27 +166,40 @@ def connect(url: str) -> Iterator[QdrantClient]:
     Raises:
         ValueError: the server does not answer, or refuses; or the folder stays in use.
     """
-    if url.startswith(("/", "./", "../")):
-        client = _embedded(url)
-    else:
-        client = QdrantClient(url=url, api_key=os.environ.get("QDRANT_API_KEY"), timeout=60)
+    with contextlib.ExitStack() as turn:
+        if url.startswith(("/", "./", "../")):
+            turn.enter_context(_turn(Path(url)))
+            client = _embedded(url)
+        else:
+            client = QdrantClient(url=url, api_key=os.environ.get("QDRANT_API_KEY"), timeout=60)
+        with _closing(client, url):
+            yield client
+
+
+@contextlib.contextmanager
+def _closing(client: QdrantClient, url: str) -> Iterator[None]:
     try:
-        yield client
+        yield
     except ApiException as error:
         raise ValueError(f"{url}: {first_line(error)}; the same command goes on where it was") from error
     finally:
         client.close()
 
 
+@contextlib.contextmanager
+def _turn(folder: Path) -> Iterator[None]:
+    """Waits for a folder: an embedded Qdrant reads what it holds before it looks whether another process has it."""
+    make_folder(folder)
+    with (folder / ".turn").open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
 def _embedded(folder: str) -> QdrantClient:
-    deadline = time.monotonic() + _WAIT_SECONDS
-    while True:
-        try:
-            return QdrantClient(path=folder)
-        except RuntimeError as error:  # another process has it
-            if time.monotonic() > deadline:
-                raise ValueError(f"{folder}: in use by another process; wait until it has finished") from error
-            time.sleep(0.2)
+    try:
+        return QdrantClient(path=folder)
+    except RuntimeError as error:  # a process that takes no turns has it
+        raise ValueError(f"{folder}: in use by another program; wait until it has finished") from error
 
 
 _OWN = ["id", "index", "content"]
