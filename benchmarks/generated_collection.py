@@ -125,6 +125,7 @@ def write_collection(
         feature_dim=model.feature_dim,
         parts_dtype=parts_dtype,
         segments=tuple(entries),
+        identity="0" * 32,
     )
     manifests.write_manifest(path, manifest)
 

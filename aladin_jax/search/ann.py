@@ -15,7 +15,7 @@ import numpy as np
 from jaxtyping import Bool, Float, Int
 from tqdm import tqdm
 
-from aladin_jax.files import write_whole
+from aladin_jax.files import sha256, write_whole
 from aladin_jax.scores.similarity import Measure
 from aladin_jax.search import segment
 from aladin_jax.search.index import Index
@@ -127,7 +127,7 @@ def faults(folder: Path) -> list[str]:
     found = []
     for sums in sorted(folder.glob("images.*.sha256")):
         path = sums.with_suffix("")
-        if not path.is_file() or segment.sha256(path) != sums.read_text(encoding="utf-8", errors="replace"):
+        if not path.is_file() or sha256(path) != sums.read_text(encoding="utf-8", errors="replace"):
             found.append(f"{path}: missing or damaged; remove it and {sums.name}, --ann builds it anew")
     return found
 
@@ -163,7 +163,7 @@ def _build(faiss: Any, path: Path, kind: Kind, vectors: Float[np.ndarray, "n d"]
     faiss.write_index(made, str(unfinished))
     segment.sync(unfinished)
     unfinished.replace(path)
-    write_whole(_sum_of(path), segment.sha256(path).encode())  # last: what has a sum is whole
+    write_whole(_sum_of(path), sha256(path).encode())  # last: what has a sum is whole
 
 
 def _read(faiss: Any, path: Path, vectors: np.ndarray) -> Any:

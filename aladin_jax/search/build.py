@@ -6,6 +6,7 @@ import dataclasses
 import hashlib
 import json
 import shutil
+import uuid
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,7 @@ from aladin_jax.scores.ragged import Packed, offsets_of
 from aladin_jax.search import manifest as manifests
 from aladin_jax.search import segment as segments
 from aladin_jax.search.index import Index
+from aladin_jax.search.inputs import check_shard
 from aladin_jax.search.manifest import Manifest, SegmentEntry
 from aladin_jax.search.pictures import Pictures
 from aladin_jax.search.segment import Segment
@@ -42,15 +44,28 @@ class Source:
         data: folder of a prepared data set.
         split: of it.
         images: folder of picture files, or None.
+        shard: "i/n" for the i-th of n parts of the split alone.
     """
 
     data: Path
     split: str
     images: Path | None = None
+    shard: str = "1/1"
+
+    def rows(self, total: int) -> np.ndarray:
+        """Those of the split's `total` rows that the shard has: n blocks, of sizes that differ by 1 at most."""
+        number, count = check_shard(self.shard)
+        return np.arange(total * (number - 1) // count, total * number // count)
 
 
 def create_index(
-    path: Path, model: PretrainedModel, source: Source, *, parts_dtype: str = "float32", part_images: int = PART_IMAGES
+    path: Path,
+    model: PretrainedModel,
+    source: Source,
+    *,
+    parts_dtype: str = "float32",
+    part_images: int = PART_IMAGES,
+    collection: str = "",
 ) -> Manifest:
     """Makes an index; called again after it was killed, goes on after the last finished part.
 
@@ -60,6 +75,7 @@ def create_index(
         source: what goes in.
         parts_dtype: number format of regions and words, "float32" or "float16".
         part_images: images encoded between two points at which it can go on.
+        collection: of Qdrant, that its images will go to; "" for one of its own.
 
     Raises:
         ValueError: there is something at `path` already, or the data do not fit the model or are damaged.
@@ -82,6 +98,9 @@ def create_index(
             feature_dim=model.feature_dim,
             parts_dtype=parts_dtype,
             segments=(),
+            identity=uuid.uuid4().hex,
+            collection=collection,
+            shard=source.shard,
             features=_made(source),
         )
         entry = _build(path, model, source, manifest, part_images, taken=frozenset())
@@ -98,6 +117,18 @@ def create_index(
         manifests.write_manifest(path, manifest)
         shutil.rmtree(path / manifests.UNFINISHED)
     return manifest
+
+
+def is_of(path: Path, model: PretrainedModel, source: Source, collection: str) -> bool:
+    """Whether a finished index is what `create_index` would make, and was not changed since."""
+    if not (path / manifests.MANIFEST).exists():
+        return False
+    manifest = manifests.read_manifest(path)
+    made_for = (manifest.generation, manifest.fingerprint, manifest.shard, manifest.collection)
+    if made_for != (1, model.fingerprint, source.shard, collection):
+        return False
+    split = Split(open_dataset(source.data), source.split, model.feature_dim)
+    return Index(path).ids == [split.ids[row] for row in source.rows(split.num_images)]
 
 
 def add_to_index(path: Path, model: PretrainedModel, source: Source, *, part_images: int = PART_IMAGES) -> Manifest:
@@ -137,17 +168,19 @@ def _build(
     """Encodes a split part by part and writes its segment; the caller's manifest makes it count."""
     dataset = open_dataset(source.data)
     split = Split(dataset, source.split, model.feature_dim)
-    _check_ids(split, taken, path)
+    chosen = source.rows(split.num_images)
+    ids = [split.ids[row] for row in chosen]
+    _check_ids(split, ids, taken, path)
     pictures = Pictures(dataset, source.split, source.images)
     pictures.require_any(split.ids)
     folder = path / manifests.UNFINISHED
-    _start_or_go_on(folder, manifest, source, split, part_images)
-    starts = range(0, split.num_images, part_images)
+    _start_or_go_on(folder, manifest, source, split, ids, part_images)
+    starts = range(0, len(chosen), part_images)
     parts = [folder / f"part-{number:06d}" for number in range(len(starts))]
     encoder, params = model.encoder, model.device_params
-    with tqdm(total=split.num_images, desc=f"indexing {split.name}", unit="image", disable=None) as progress:
+    with tqdm(total=len(chosen), desc=f"indexing {split.name}", unit="image", disable=None) as progress:
         for part, start in zip(parts, starts, strict=True):
-            rows = np.arange(start, min(start + part_images, split.num_images))
+            rows = chosen[start : start + part_images]
             if not part.exists():
                 images = encoder.encode_images(params, split, rows)
                 captions, image_of_caption = _encode_captions(encoder, params, split, rows, manifest.width)
@@ -173,22 +206,24 @@ def _segment_name(generation: int) -> str:
     return f"segment-{generation:06d}"
 
 
-def _check_ids(split: Split, taken: Any, path: Path) -> None:
-    if not split.num_images:
-        raise DataError(f"{split.name} has no image", path=split.directory)
-    for image_id in split.ids:
+def _check_ids(split: Split, ids: list[str], taken: Any, path: Path) -> None:
+    if not ids:
+        raise DataError(f"{split.name} has no image for this index", path=split.directory)
+    for image_id in ids:
         check_image_id(image_id, path=split.directory)
     if len(split.index_of_id) != split.num_images:
         raise DataError(f"ids of {split.name} come more than once", "give each image an id of its own", path=path)
-    there = [image_id for image_id in split.ids if image_id in taken]
+    there = [image_id for image_id in ids if image_id in taken]
     if there:
         raise ValueError(
-            f"{path}: {len(there)} of {split.num_images} ids are in the index already (first: {there[0]}); "
+            f"{path}: {len(there)} of {len(ids)} ids are in the index already (first: {there[0]}); "
             "delete them first, or add other data"
         )
 
 
-def _start_or_go_on(folder: Path, manifest: Manifest, source: Source, split: Split, part_images: int) -> None:
+def _start_or_go_on(
+    folder: Path, manifest: Manifest, source: Source, split: Split, ids: list[str], part_images: int
+) -> None:
     """Keeps finished parts of the same job; parts of any other are removed."""
     job = {
         "fingerprint": manifest.fingerprint,
@@ -196,7 +231,7 @@ def _start_or_go_on(folder: Path, manifest: Manifest, source: Source, split: Spl
         "part_images": part_images,
         "generation": manifest.generation,
         "split": f"{split.directory.absolute()}:{split.name}",
-        "ids": hashlib.sha256("\n".join(split.ids).encode()).hexdigest(),
+        "ids": hashlib.sha256("\n".join(ids).encode()).hexdigest(),
         "captions": hashlib.sha256(split.caption_counts.tobytes()).hexdigest(),
         "images": None if source.images is None else str(source.images.absolute()),
     }

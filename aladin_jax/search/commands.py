@@ -6,7 +6,6 @@ import argparse
 import json
 import sys
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -32,6 +31,9 @@ def run_index(options: argparse.Namespace) -> int:
     settings = Settings.from_dict({**vars(Settings.of_model(options.checkpoint)), **chosen}, "the command line")
     enable_compilation_cache()
     model = load(options.checkpoint, settings)
+    source = build.Source(options.data, options.split, options.images, options.shard)
+    if options.backend != "local" and build.is_of(options.output, model, source, options.collection):
+        return _upload(options, options.output)  # of an earlier run, whose upload was cut off
     if options.caption_ending is not None:
         model.caption_ending = options.caption_ending
     if model.caption_ending is None:
@@ -41,7 +43,9 @@ def run_index(options: argparse.Namespace) -> int:
             file=sys.stderr,
         )
     warn_of_untrained_heads(model.lineage)
-    manifest = build.create_index(options.output, model, _source(options), parts_dtype=options.dtype)
+    manifest = build.create_index(
+        options.output, model, source, parts_dtype=options.dtype, collection=options.collection
+    )
     print(f"{options.output}: {manifest.images:,} images, {manifest.captions:,} captions; model {model.described}")
     _tell_of_pictures(options, options.output, manifest.segments[-1].name)
     return _upload(options, options.output)
@@ -54,7 +58,8 @@ def run_add(options: argparse.Namespace) -> int:
         model = load(options.checkpoint, read_manifest(options.index).settings)
     else:
         model = Index(options.index).model()
-    manifest = build.add_to_index(options.index, model, _source(options))
+    source = build.Source(options.data, options.split, options.images)
+    manifest = build.add_to_index(options.index, model, source)
     added = manifest.segments[-1]
     print(
         f"{options.index}: {added.images:,} images and {added.captions:,} captions added; now {manifest.images:,} "
@@ -73,7 +78,7 @@ def run_delete(options: argparse.Namespace) -> int:
         raise ValueError(f"{options.ids_file}: no id in it; write one a line")
     manifest = maintain.delete_images(options.index, ids)
     print(f"{options.index}: {len(ids):,} images deleted, {manifest.images:,} left; `merge` gives their room back")
-    return 0
+    return _upload(options, options.index)
 
 
 def run_merge(options: argparse.Namespace) -> int:
@@ -85,7 +90,7 @@ def run_merge(options: argparse.Namespace) -> int:
         f"{options.index}: {before['segments']} segments, {before['bytes']:,} bytes -> {after['segments']} segment, "
         f"{after['bytes']:,} bytes; {after['images']:,} images"
     )
-    return 0
+    return _upload(options, options.index)
 
 
 def run_verify(options: argparse.Namespace) -> int:
@@ -119,20 +124,18 @@ def warn_of_untrained_heads(lineage: Lineage) -> None:
         print(f"warning: {line}", file=sys.stderr)
 
 
-def engine_of(options: argparse.Namespace, index: Index) -> Any:
-    """The engine that --backend names; None for this machine."""
+def _upload(options: argparse.Namespace, path: Path) -> int:
+    """Brings Qdrant's collection up to date with the index, if --backend names it."""
     if options.backend == "local":
-        return None
+        return 0
     from aladin_jax.search import qdrant  # its client, only where it is used
 
-    return qdrant.QdrantEngine(qdrant.connect(options.url), index, shards=options.shards, replicas=options.replicas)
-
-
-def _upload(options: argparse.Namespace, path: Path) -> int:
-    """Brings Qdrant's collection up to date with the index."""
-    engine = engine_of(options, Index(path))
-    if engine is not None:
-        print(f"{options.url}: {engine.upload():,} images sent to collection {engine.collection}")
+    index = Index(path)
+    with qdrant.connect(options.url) as client:
+        layout = qdrant.Layout(options.shards, options.replicas, options.quantization)
+        sent = qdrant.upload(client, index, layout)
+    name = qdrant.collection_of(index.manifest)
+    print(f"{options.url}: {sent.written:,} images sent to collection {name}, {sent.removed:,} removed from it")
     return 0
 
 
@@ -155,10 +158,6 @@ def _tell_of_pictures(options: argparse.Namespace, index: Path, segment: str) ->
         lines = "".join(f"{image['id']}\t{image['file'] or 'not found'}\n" for image in table)
         write_whole(index / WITHOUT_PICTURE, lines.encode())
         print(f"note: all of them are listed in {index / WITHOUT_PICTURE}", file=sys.stderr)
-
-
-def _source(options: argparse.Namespace) -> build.Source:
-    return build.Source(options.data, options.split, options.images)
 
 
 RUN = {

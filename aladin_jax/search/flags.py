@@ -9,7 +9,14 @@ from pathlib import Path
 from typing import get_args
 
 from aladin_jax.config import Measure, Pooling
-from aladin_jax.search.inputs import KINDS, PARTS_DTYPES, check_depth
+from aladin_jax.search.inputs import (
+    KINDS,
+    PARTS_DTYPES,
+    QUANTIZATIONS,
+    check_collection,
+    check_depth,
+    check_shard,
+)
 
 LENGTHS = ("max_caption_len", "max_labels_len", "max_regions")
 
@@ -19,6 +26,10 @@ Parser = argparse.ArgumentParser
 def index_flags(parser: Parser) -> None:
     """Flags of `index`."""
     _source_flags(parser)
+    parser.add_argument(
+        "--shard", type=_checked(check_shard), default="1/1", metavar="i/n", help="index the i-th of n parts of it"
+    )
+    _collection_flag(parser)
     parser.add_argument("--checkpoint", required=True, metavar="W", help="a converted checkpoint, or a workdir")
     parser.add_argument("--output", type=Path, required=True, metavar="INDEX", help="the folder to make")
     parser.add_argument(
@@ -43,8 +54,15 @@ def add_flags(parser: Parser) -> None:
 def delete_flags(parser: Parser) -> None:
     """Flags of `delete`."""
     index_flag(parser)
+    _backend_flags(parser)
     parser.add_argument("ids", nargs="*", metavar="ID", help="images to delete")
     parser.add_argument("--ids_file", type=Path, metavar="FILE", help="one id a line")
+
+
+def merge_flags(parser: Parser) -> None:
+    """Flags of `merge`."""
+    index_flag(parser)
+    _backend_flags(parser)
 
 
 def info_flags(parser: Parser) -> None:
@@ -55,7 +73,9 @@ def info_flags(parser: Parser) -> None:
 
 def query_flags(parser: Parser) -> None:
     """Flags of `query`."""
-    index_flag(parser)
+    parser.add_argument("--index", type=Path, metavar="INDEX", help="folder of the index; or ask a collection alone:")
+    _collection_flag(parser)
+    parser.add_argument("--checkpoint", metavar="W", help="the model that --collection was made with")
     _backend_flags(parser)
     _ann_flags(parser)
     parser.add_argument("text", nargs="?", help="what the picture shows")
@@ -110,9 +130,18 @@ def _source_flags(parser: Parser) -> None:
 
 def _backend_flags(parser: Parser) -> None:
     parser.add_argument("--backend", choices=("local", "qdrant"), default="local", help="where both stages run")
-    parser.add_argument("--url", help="of Qdrant")
-    parser.add_argument("--shards", type=int, default=1, metavar="N", help="of a new collection")
-    parser.add_argument("--replicas", type=int, default=1, metavar="N", help="of each shard")
+    parser.add_argument("--url", help="of Qdrant, http://HOST:PORT; or a folder ./DIR, to try it without a server")
+    parser.add_argument("--shards", type=int, default=1, metavar="N", help="of a new collection, over its machines")
+    parser.add_argument("--replicas", type=int, default=1, metavar="N", help="of each of them")
+    parser.add_argument(
+        "--quantization", choices=QUANTIZATIONS, default="none", help="of a new collection's dense vectors in memory"
+    )
+
+
+def _collection_flag(parser: Parser) -> None:
+    parser.add_argument(
+        "--collection", type=_checked(check_collection), default="", metavar="NAME", help="of Qdrant (default: its own)"
+    )
 
 
 def _ann_flags(parser: Parser) -> None:
@@ -143,6 +172,19 @@ def check_port(host: str, port: int) -> None:
         raise ValueError(f"{host}:{port}: cannot listen there ({reason}); give another --port or --host") from error
 
 
+def _checked(check: Callable[[str], object]) -> Callable[[str], str]:
+    """A flag's type: the text as it is, if it passes."""
+
+    def take(text: str) -> str:
+        try:
+            check(text)
+        except ValueError as error:
+            raise argparse.ArgumentTypeError(str(error)) from None
+        return text
+
+    return take
+
+
 def check(options: argparse.Namespace) -> None:
     """Checks what does not need an index, a model or a data set to be opened.
 
@@ -165,9 +207,17 @@ def check(options: argparse.Namespace) -> None:
             raise ValueError("--backend qdrant needs --url")
         if given.get("ann"):
             raise ValueError(f"--ann is for --backend local; {options.backend} has its own")
+        if given.get("shards", 1) < 1 or given.get("replicas", 1) < 1:
+            raise ValueError("--shards and --replicas must be at least 1")
+    elif given.get("collection"):
+        raise ValueError("--collection is for --backend qdrant")
+    if given.get("shard", "1/1") != "1/1" and given["backend"] == "qdrant" and not options.collection:
+        raise ValueError("--shard needs --collection, the same name on every machine")
+    if "text" in given:
+        _check_query(options)
     if given.get("effort") is not None and not options.ann:
         raise ValueError("--effort is for --ann; name hnsw or ivf")
-    if "index" in given and not options.index.is_dir():
+    if given.get("index") and not options.index.is_dir():
         raise ValueError(f"{options.index}: no index there; python -m aladin_jax.search index makes one")
     for name in ("checkpoint", "data", "images"):
         if given.get(name) and not Path(given[name]).is_dir():
@@ -176,12 +226,21 @@ def check(options: argparse.Namespace) -> None:
         check_port(options.host, options.port)
 
 
+def _check_query(options: argparse.Namespace) -> None:
+    if options.index and (options.collection or options.checkpoint):
+        raise ValueError("--index knows its collection and its model; leave out --collection and --checkpoint")
+    if not options.index and not (options.collection and options.checkpoint):
+        raise ValueError("name --index; or --collection and --checkpoint, to ask a Qdrant collection alone")
+    if not options.index and (options.image or options.plot):
+        raise ValueError("--image and --plot need --index, which has the captions and the pictures")
+
+
 FLAGS: dict[str, Callable[[Parser], None]] = {
     "index": index_flags,
     "query": query_flags,
     "add": add_flags,
     "delete": delete_flags,
-    "merge": index_flag,
+    "merge": merge_flags,
     "verify": index_flag,
     "info": info_flags,
     "tradeoff": tradeoff_flags,

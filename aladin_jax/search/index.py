@@ -187,9 +187,13 @@ class Index:
     def regions(self, row: int) -> list[Region]:
         """What is known of an image's regions, in the order of `images.parts(row)` (without the first: see there)."""
         segment, at = self._find(self._image_starts, row)
-        boxes = np.asarray(segment.image_table["boxes"][at].as_py(), np.float32).reshape(-1, 4)
         offsets = segment.images.parts.offsets
-        return describe_regions(int(offsets[at + 1] - offsets[at]), boxes, self.tags(row))
+        return describe_regions(int(offsets[at + 1] - offsets[at]), self.boxes(row), self.tags(row))
+
+    def boxes(self, row: int) -> Float[np.ndarray, "r 4"]:
+        """The boxes of an image's regions, as shares of the picture; none where they are not known."""
+        segment, at = self._find(self._image_starts, row)
+        return np.asarray(segment.image_table["boxes"][at].as_py(), np.float32).reshape(-1, 4)
 
     def _find(self, starts: np.ndarray, row: int) -> tuple[Segment, int]:
         number = int(np.searchsorted(starts, row, side="right")) - 1

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Literal
 
 MAX_QUERY_CHARACTERS = 1000
@@ -12,6 +13,9 @@ Depth = int | Literal["all"]
 Kind = Literal["hnsw", "ivf"]  # of approximate search, see `ann`
 KINDS: tuple[Kind, ...] = ("hnsw", "ivf")
 PARTS_DTYPES = ("float32", "float16")  # of the regions and words in an index
+COLLECTION_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,127}")  # of Qdrant
+MAX_SHARDS = 10_000
+QUANTIZATIONS = ("none", "int8")  # of dense vectors in Qdrant
 
 
 def check_query(text: str) -> str:
@@ -43,3 +47,27 @@ def check_depth(rerank: str | int) -> Depth:
     if isinstance(rerank, int) and not isinstance(rerank, bool) and rerank >= 0:
         return rerank
     raise ValueError(f"rerank is {str(rerank)[:20]!r}; expected a count from 0, or all")
+
+
+def check_shard(text: str) -> tuple[int, int]:
+    """Reads "i/n", the i-th of n parts of a data set, counted from 1.
+
+    Raises:
+        ValueError: it is not that.
+    """
+    found = re.fullmatch(r"([1-9][0-9]{0,4})/([1-9][0-9]{0,4})", text)
+    number, count = (int(part) for part in found.groups()) if found else (0, 0)
+    if not 1 <= number <= count <= MAX_SHARDS:
+        raise ValueError(f"shard is {text[:20]!r}; expected i/n, for example 2/3 for the second of three parts")
+    return number, count
+
+
+def check_collection(name: str) -> str:
+    """Checks the name of a Qdrant collection.
+
+    Raises:
+        ValueError: it holds other characters than it may.
+    """
+    if not COLLECTION_NAME.fullmatch(name):
+        raise ValueError(f"collection is {name[:40]!r}; expected 1 to 128 of A-Z a-z 0-9 _ . -")
+    return name

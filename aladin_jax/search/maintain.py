@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from aladin_jax import model_folder
+from aladin_jax.files import sha256
 from aladin_jax.search import ann
 from aladin_jax.search import manifest as manifests
 from aladin_jax.search import segment as segments
@@ -102,7 +103,7 @@ def verify(path: Path) -> list[str]:
                 faults.append(f"{file}: missing")
             elif (size := file.stat().st_size) != about.get("bytes"):
                 faults.append(f"{file}: {size:,} bytes, the manifest says {about.get('bytes')}")
-            elif (found := segments.sha256(file)) != about.get("sha256"):
+            elif (found := sha256(file)) != about.get("sha256"):
                 faults.append(f"{file}: SHA-256 is {found}, the manifest says {about.get('sha256')}")
     if faults:
         return faults
@@ -160,6 +161,9 @@ def describe(path: Path) -> dict[str, Any]:
         "width": manifest.width,
         "parts_dtype": manifest.parts_dtype,
         "bytes": sum(file.stat().st_size for file in files),
+        "identity": manifest.identity,
+        "collection": manifest.collection,
+        "shard": manifest.shard,
         "model": manifest.model_source,
         "fingerprint": manifest.fingerprint,
         "caption_ending": model_folder.read_caption_ending(path / manifests.MODEL),

@@ -12,6 +12,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import fcntl
+import hashlib
 import json
 import os
 import re
@@ -23,7 +24,7 @@ from typing import Any
 from aladin_jax.config import Settings
 from aladin_jax.files import read_json, write_whole
 from aladin_jax.search import segment
-from aladin_jax.search.inputs import PARTS_DTYPES
+from aladin_jax.search.inputs import COLLECTION_NAME, PARTS_DTYPES, check_shard
 
 SCHEMA = 1
 MANIFEST, MODEL, UNFINISHED, LOCK = "manifest.json", "model", ".unfinished", "lock"
@@ -71,6 +72,9 @@ class Manifest:
         feature_dim: width of region features that the model takes.
         parts_dtype: number format of regions and words.
         segments: in row order.
+        identity: of this index, made when it was; copies share it.
+        collection: of Qdrant, that it was made for; "" for one of its own.
+        shard: "i/n", which of n parts of a data set it was made of.
         schema: version of this format.
         features: how regions were made ("detector" or "encoder", its fingerprint, settings); None if that is not known.
     """
@@ -83,6 +87,9 @@ class Manifest:
     feature_dim: int
     parts_dtype: str
     segments: tuple[SegmentEntry, ...]
+    identity: str
+    collection: str = ""
+    shard: str = "1/1"
     schema: int = SCHEMA
     features: dict[str, Any] | None = None
 
@@ -114,11 +121,17 @@ def read_manifest(index: Path) -> Manifest:
     try:
         settings = Settings.from_dict(values.pop("settings"), str(path))
         segments = tuple(SegmentEntry(**entry) for entry in values.pop("segments"))
+        values.setdefault("identity", _identity_of_old(segments))
         manifest = Manifest(settings=settings, segments=segments, **values)
     except (KeyError, TypeError, AttributeError) as error:
         raise ValueError(f"{path}: damaged ({error}); restore it, or index the data again") from error
     _check(manifest, path)
     return manifest
+
+
+def _identity_of_old(segments: tuple[SegmentEntry, ...]) -> str:
+    """An identity for an index made before they had one; the next change writes it down."""
+    return hashlib.sha256(json.dumps([entry.files for entry in segments], sort_keys=True).encode()).hexdigest()[:32]
 
 
 def _check(manifest: Manifest, path: Path) -> None:
@@ -130,6 +143,14 @@ def _check(manifest: Manifest, path: Path) -> None:
         faults.append("fingerprint")
     if manifest.features is not None and not is_made(manifest.features):
         faults.append("features")
+    if not re.fullmatch(r"[0-9a-f]{32}", str(manifest.identity)):
+        faults.append("identity")
+    if not COLLECTION_NAME.fullmatch(str(manifest.collection)) and manifest.collection != "":
+        faults.append("collection")
+    try:
+        check_shard(str(manifest.shard))
+    except ValueError:
+        faults.append("shard")
     if manifest.parts_dtype not in PARTS_DTYPES:
         faults.append("parts_dtype")
     for entry in manifest.segments:

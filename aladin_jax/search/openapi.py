@@ -101,13 +101,20 @@ DESCRIPTION: dict[str, Any] = {
                 _parameter("offset", "how many to leave out", {"type": "integer", "minimum": 0, "default": 0}),
                 _parameter("limit", "how many", {"type": "integer", "minimum": 1, "maximum": MAX_K, "default": 48}),
             ],
-            _object(total=_INTEGER, results={"type": "array", "items": _object(id=_TEXT, tags=_TAGS)}),
+            _object(total=_INTEGER, results={"type": "array", "items": _object(id=_TEXT, tags=_TAGS, file=_TEXT)}),
             "400",
         ),
         "/api/info": _operation(
             "What the index holds",
             [],
-            _object(images=_INTEGER, captions=_INTEGER, fingerprint=_TEXT, model=_TEXT, max_depth=_INTEGER),
+            _object(
+                images=_INTEGER,
+                captions=_INTEGER,
+                fingerprint=_TEXT,
+                model=_TEXT,
+                max_depth=_INTEGER,
+                examples={"type": "array", "items": _TEXT, "description": "captions of the index, to ask with"},
+            ),
         ),
     },
 }

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any, NamedTuple, cast
 
 import numpy as np
-import tensorflow_datasets as tfds
 from absl import logging
 from jaxtyping import Float
 from PIL import Image
@@ -58,6 +57,8 @@ class Pictures:
         """
         if folder is not None and not folder.is_dir():
             raise DataError("no such folder", "--images names a folder with pictures", path=folder)
+        import tensorflow_datasets as tfds  # a query has no data set
+
         self._folder = folder
         self._names = None
         if folder is not None:
@@ -83,6 +84,8 @@ class Pictures:
         """
         fields: Any = {}
         if self._features is not None:
+            import tensorflow_datasets as tfds
+
             skip = {"image": cast(Any, tfds.decode.SkipDecoding())} if "image" in self._features else None
             fields = self._features.deserialize_example_np(self._source[index], decoders=skip)
         picture = None

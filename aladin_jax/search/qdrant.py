@@ -1,157 +1,335 @@
 """The same two stages in Qdrant, for collections beyond one machine: both in one request.
 
 An image is one point: its matching vector, dense; its regions as a multivector scored by MaxSim over dot products, with
-no index of its own; its id and tags as payload. MaxSim has no floor, while ALADIN's evaluation counts a word that no
-region is similar to as 0: one zero vector among the regions is that floor.
+no index of its own; as payload its id, tags, boxes, file name, the identity of its index, and a hash of all this.
+MaxSim has no floor, while ALADIN's evaluation counts a word that no region is similar to as 0: one zero vector among
+the regions is that floor.
+
+The collection's metadata say whose it is: the model's fingerprint and settings, and for each of its shards the index
+that fills it. An index that is whole fills the only shard; `index --shard i/n` makes one that fills the i-th of n.
 """
 
 from __future__ import annotations
 
+import contextlib
+import dataclasses
+import fcntl
+import hashlib
 import os
 import uuid
-from typing import Any
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
 
 import numpy as np
 from jaxtyping import Float
 from qdrant_client import QdrantClient, models
+from qdrant_client.http.exceptions import ApiException
 from tqdm import tqdm
 
-from aladin_jax.search.index import Index
-from aladin_jax.search.ranking import Ranked
+from aladin_jax.config import Settings
+from aladin_jax.errors import first_line
+from aladin_jax.files import make_folder
+from aladin_jax.model_folder import read_caption_ending
+from aladin_jax.search.index import Index, describe_regions
+from aladin_jax.search.manifest import MODEL, Manifest
+from aladin_jax.search.ranking import Found
 
 VECTOR, REGIONS = "matching", "regions"
 _BATCH = 32  # of BERT-base, some 8 MB a request; the server takes 32
+_SCROLLED = 1000
+
+
+@dataclasses.dataclass(frozen=True)
+class Layout:
+    """How a new collection is kept.
+
+    Attributes:
+        shards: parts that it is divided into, over the cluster's machines.
+        replicas: copies of each part.
+        quantization: of the dense vector in memory; "int8" takes a quarter, and the best are scored again in float32.
+    """
+
+    shards: int = 1
+    replicas: int = 1
+    quantization: str = "none"
+
+
+class Sent(NamedTuple):
+    """What an upload changed: points written, points removed."""
+
+    written: int
+    removed: int
+
+
+def collection_of(manifest: Manifest) -> str:
+    """The collection that an index's images go to: the one it was made for, else one of its own."""
+    return manifest.collection or f"aladin-{manifest.identity[:16]}"
+
+
+def upload(client: QdrantClient, index: Index, layout: Layout | None = None, *, batch: int = _BATCH) -> Sent:
+    """Makes the collection hold what the index holds, and nothing else of this index.
+
+    An image is sent if its point is missing or holds other content; called again after it was cut off, it goes on.
+    Points of other indexes are left alone.
+
+    Args:
+        client: connected.
+        index: whose images are sent.
+        layout: of the collection, if it is not there yet.
+        batch: points of a request.
+
+    Raises:
+        ValueError: the collection is another index's, or of another model; or the index's scores are others than
+            inner products and MrSw.
+    """
+    manifest = index.manifest
+    name = collection_of(manifest)
+    _claim(client, name, index, layout or Layout())
+    rows = index.images.live_rows.tolist()
+    written = 0
+    for start in tqdm(range(0, len(rows), batch), desc=f"uploading to {name}", unit="batch", disable=None):
+        wanted = [_point(index, row) for row in rows[start : start + batch]]
+        points = client.retrieve(name, [point.id for point, _ in wanted], with_payload=_OWN)
+        there = {str(point.id): point.payload or {} for point in points}
+        for payload in there.values():
+            if payload.get("index") != manifest.identity:
+                raise ValueError(
+                    f"collection {name}: image {payload.get('id')!r} is there from another index; "
+                    "delete it there, or give one of the two another id"
+                )
+        changed = [point for point, content in wanted if there.get(str(point.id), {}).get("content") != content]
+        if changed:
+            client.upsert(name, changed, wait=True)
+            written += len(changed)
+    removed = _remove_deleted(client, name, index)
+    _, number, _ = _shard(manifest)
+    client.update_collection(name, metadata={number: {"index": manifest.identity, "images": len(rows)}})
+    return Sent(written, removed)
 
 
 class QdrantEngine:
-    """A collection of an index's images; the index still has the model, the pictures and the captions."""
+    """Asks a collection; needs no index, for all that an answer says is in the points."""
 
-    def __init__(self, client: QdrantClient, index: Index, *, shards: int = 1, replicas: int = 1, batch: int = _BATCH):
-        """Names the collection after the index's model, so that no other model's vectors get into it.
-
-        Args:
-            client: connected.
-            index: whose images they are.
-            shards: parts that a new collection is divided into, over the cluster's machines.
-            replicas: copies of each part.
-            batch: points of a request.
+    def __init__(self, client: QdrantClient, collection: str):
+        """Reads whose the collection is.
 
         Raises:
-            ValueError: the index's scores are others than inner products and MrSw.
+            ValueError: there is no such collection, or it is not one that `upload` made.
         """
-        settings = index.manifest.settings
-        if (settings.measure, settings.pooling) != ("dot", "MrSw"):
-            raise ValueError(
-                f"the index scores with {settings.measure} and {settings.pooling}; Qdrant has dot and MrSw only"
-            )
-        self.collection = f"aladin-{index.manifest.fingerprint[:16]}"
-        self._client, self._index, self._batch = client, index, batch
-        self._shards, self._replicas = shards, replicas
+        self._client, self.collection = client, collection
+        about = _metadata(client, collection)
+        self.fingerprint: str = about["fingerprint"]
+        self.caption_ending: str | None = about.get("caption_ending")
+        self.settings = Settings.from_dict(about["settings"], f"collection {collection}")
+        shards = [about.get(f"shard-{i}") for i in range(1, about["shards"] + 1)]
+        missing = [str(i) for i, shard in enumerate(shards, 1) if shard is None or shard["images"] is None]
+        self.note = ""
+        if missing:
+            self.note = f"shard {', '.join(missing)} of {len(shards)} is not all there yet: its images cannot be found"
+        self.images: int = client.count(collection, exact=True).count
 
-    def upload(self) -> int:
-        """Makes the collection hold what the index holds; called again, sends only what is missing.
-
-        Returns:
-            How many images were sent.
-        """
-        if not self._client.collection_exists(self.collection):
-            width = self._index.manifest.width
-            self._client.create_collection(
-                self.collection,
-                vectors_config={
-                    VECTOR: models.VectorParams(size=width, distance=models.Distance.DOT),
-                    REGIONS: models.VectorParams(
-                        size=width,
-                        distance=models.Distance.DOT,
-                        on_disk=True,
-                        hnsw_config=models.HnswConfigDiff(m=0),
-                        multivector_config=models.MultiVectorConfig(comparator=models.MultiVectorComparator.MAX_SIM),
-                    ),
-                },
-                shard_number=self._shards,
-                replication_factor=self._replicas,
-            )
-        rows = self._index.images.live_rows.tolist()
-        sent = 0
-        for start in tqdm(range(0, len(rows), self._batch), desc="uploading", unit="batch", disable=None):
-            points = {self._point_id(row): row for row in rows[start : start + self._batch]}
-            there = self._client.retrieve(self.collection, list(points), with_payload=False)
-            missing = [self._point(point, row) for point, row in points.items() if point not in {p.id for p in there}]
-            if missing:
-                self._client.upsert(self.collection, missing, wait=True)
-                sent += len(missing)
-        self._remove_deleted()
-        return sent
-
-    def rank(self, vector: Float[np.ndarray, " d"], words: Float[np.ndarray, "w d"], depth: int, k: int) -> Ranked:
+    def find(self, vector: Float[np.ndarray, " d"], words: Float[np.ndarray, "w d"], depth: int, k: int) -> list[Found]:
         """The first k images: `depth` candidates of the matching head in the alignment head's order, then the rest."""
-        if depth and not len(words):  # MaxSim of no words: every score is 0, and the later row comes first
-            rows = self._index.images.live_rows[::-1][:k]
-            matching = [np.dot(self._index.images.vector(int(row)), vector) for row in rows]
-            return Ranked(rows, np.asarray(matching, np.float32), np.zeros(len(rows), np.float32))
-        found = []
-        if depth:
-            found = self._client.query_points(
+        k, aligned = min(k, self.images), []
+        if depth and len(words):
+            aligned = self._client.query_points(
                 self.collection,
                 prefetch=models.Prefetch(query=vector.tolist(), using=VECTOR, limit=depth),
                 query=words.tolist(),
                 using=REGIONS,
                 limit=min(k, depth),
-                with_payload=["id"],
-                with_vectors=[VECTOR],
+                with_payload=True,
+                with_vectors=True,
             ).points
-        aligned = [self._row(point) for point in found]
-        scores = [point.score for point in found]
-        matching = [float(np.dot(self._dense(point), vector)) for point in found]
-        if len(aligned) < k:
-            rest = self._client.query_points(
-                self.collection, query=vector.tolist(), using=VECTOR, limit=max(k, depth), with_payload=["id"]
-            ).points
-            for point in rest:
-                row = self._row(point)
-                if len(aligned) < k and row not in aligned:
-                    aligned.append(row)
-                    matching.append(point.score)
-                    scores.append(np.nan)
-        return Ranked(np.asarray(aligned, np.int64), np.asarray(matching, np.float32), np.asarray(scores, np.float32))
+        found = [_found(point, vector, point.score) for point in aligned]
+        if len(found) < k:
+            known = {some.id for some in found}
+            rest = [some for some in self._nearest(vector, max(k, depth)) if some.id not in known]
+            found += rest[: k - len(found)]
+        return found
 
-    def _point(self, point_id: str, row: int) -> models.PointStruct:
-        images = self._index.images
-        regions = images.parts(row)
-        floor = np.zeros((1, self._index.manifest.width), np.float32)
-        return models.PointStruct(
-            id=point_id,
-            vector={VECTOR: images.vector(row).tolist(), REGIONS: np.concatenate([regions, floor]).tolist()},
-            payload={"id": self._index.ids[row], "tags": self._index.tags(row)},
+    def _nearest(self, vector: Float[np.ndarray, " d"], count: int) -> list[Found]:
+        points = self._client.query_points(
+            self.collection, query=vector.tolist(), using=VECTOR, limit=count, with_payload=True, with_vectors=True
+        ).points
+        return [_found(point, vector, float("nan")) for point in points]
+
+
+@contextlib.contextmanager
+def connect(url: str) -> Iterator[QdrantClient]:
+    """A client of the server at an address, or of an embedded Qdrant in a folder (`./name` or `/name`), to try it.
+
+    A server's key, if it wants one, is in the environment's QDRANT_API_KEY. A folder is one process's at a time: others
+    wait for it.
+
+    Raises:
+        ValueError: the server does not answer, or refuses; or the folder stays in use.
+    """
+    with contextlib.ExitStack() as turn:
+        if url.startswith(("/", "./", "../")):
+            turn.enter_context(_turn(Path(url)))
+            client = _embedded(url)
+        else:
+            client = QdrantClient(url=url, api_key=os.environ.get("QDRANT_API_KEY"), timeout=60)
+        with _closing(client, url):
+            yield client
+
+
+@contextlib.contextmanager
+def _closing(client: QdrantClient, url: str) -> Iterator[None]:
+    try:
+        yield
+    except ApiException as error:
+        raise ValueError(f"{url}: {first_line(error)}; the same command goes on where it was") from error
+    finally:
+        client.close()
+
+
+@contextlib.contextmanager
+def _turn(folder: Path) -> Iterator[None]:
+    """Waits for a folder: an embedded Qdrant reads what it holds before it looks whether another process has it."""
+    make_folder(folder)
+    with (folder / ".turn").open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
+def _embedded(folder: str) -> QdrantClient:
+    try:
+        return QdrantClient(path=folder)
+    except RuntimeError as error:  # a process that takes no turns has it
+        raise ValueError(f"{folder}: in use by another program; wait until it has finished") from error
+
+
+_OWN = ["id", "index", "content"]
+
+
+def _shard(manifest: Manifest) -> tuple[int, str, int]:
+    """The shard that an index fills: its number, the metadata's name of it, and how many there are."""
+    number, count = (int(part) for part in manifest.shard.split("/"))
+    return number, f"shard-{number}", count
+
+
+def _metadata(client: QdrantClient, name: str) -> dict[str, Any]:
+    if not client.collection_exists(name):
+        raise ValueError(f"no collection {name}; `index --backend qdrant` makes one")
+    about = client.get_collection(name).config.metadata or {}
+    if not {"fingerprint", "settings", "shards"} <= about.keys():
+        raise ValueError(f"collection {name}: not made by this program; name another with --collection")
+    return about
+
+
+def _claim(client: QdrantClient, name: str, index: Index, layout: Layout) -> None:
+    """Makes sure that the collection is there and that the index's shard of it is the index's own."""
+    manifest, settings = index.manifest, index.manifest.settings
+    if (settings.measure, settings.pooling) != ("dot", "MrSw"):
+        raise ValueError(
+            f"the index scores with {settings.measure} and {settings.pooling}; Qdrant has dot and MrSw only"
         )
+    number, key, count = _shard(manifest)
+    claim = {"index": manifest.identity, "images": None}
+    if not client.collection_exists(name):
+        described = {
+            "fingerprint": manifest.fingerprint,
+            "settings": dataclasses.asdict(settings),
+            "caption_ending": read_caption_ending(index.path / MODEL),
+            "shards": count,
+        }
+        try:
+            _create(client, name, manifest.width, layout, {**described, key: claim})
+        except (ApiException, ValueError):
+            if not client.collection_exists(name):  # else another machine was faster
+                raise
+    about = _metadata(client, name)
+    if about["fingerprint"] != manifest.fingerprint:
+        raise ValueError(
+            f"collection {name}: of model {about['fingerprint']}, the index is of {manifest.fingerprint}; "
+            "index with the same checkpoint and lengths, or name another with --collection"
+        )
+    if about["shards"] != count:
+        raise ValueError(f"collection {name}: of {about['shards']} shards, the index is shard {number} of {count}")
+    if about.get(key) is None:
+        client.update_collection(name, metadata={key: claim})
+        about = _metadata(client, name)
+    if about[key]["index"] != manifest.identity:
+        whose = "another index's" if count == 1 else f"shard {number} of {count} is another index's"
+        raise ValueError(f"collection {name}: {whose} ({about[key]['index']}); name another with --collection")
 
-    def _point_id(self, row: int) -> str:
-        return str(uuid.uuid5(uuid.NAMESPACE_URL, f"aladin:{self._index.ids[row]}"))
 
-    def _row(self, point: Any) -> int:
-        payload = point.payload or {}
-        row = self._index.row_of_id.get(payload.get("id", ""))
-        if row is None:
-            raise ValueError(
-                f"collection {self.collection} holds {payload.get('id')!r}, the index does not; upload again"
-            )
-        return row
+def _create(client: QdrantClient, name: str, width: int, layout: Layout, metadata: dict[str, Any]) -> None:
+    quantization = None
+    if layout.quantization == "int8":
+        scalar = models.ScalarQuantizationConfig(type=models.ScalarType.INT8, quantile=0.99, always_ram=True)
+        quantization = models.ScalarQuantization(scalar=scalar)
+    client.create_collection(
+        name,
+        vectors_config={
+            VECTOR: models.VectorParams(
+                size=width,
+                distance=models.Distance.DOT,
+                on_disk=quantization is not None,
+                quantization_config=quantization,
+            ),
+            REGIONS: models.VectorParams(
+                size=width,
+                distance=models.Distance.DOT,
+                on_disk=True,
+                hnsw_config=models.HnswConfigDiff(m=0),
+                multivector_config=models.MultiVectorConfig(comparator=models.MultiVectorComparator.MAX_SIM),
+            ),
+        },
+        shard_number=layout.shards,
+        replication_factor=layout.replicas,
+        metadata=metadata,
+    )
+    if client.init_options.get("url"):  # an embedded Qdrant has no payload indexes, and warns of it
+        client.create_payload_index(name, "index", models.PayloadSchemaType.KEYWORD)
 
-    def _dense(self, point: Any) -> np.ndarray:
-        return np.asarray(point.vector[VECTOR], np.float32)
 
-    def _remove_deleted(self) -> None:
-        """Removes points of images that the index no longer has."""
-        gone, offset = [], None
-        while True:
-            points, offset = self._client.scroll(self.collection, limit=1000, offset=offset, with_payload=["id"])
-            gone += [p.id for p in points if (p.payload or {}).get("id") not in self._index.row_of_id]
-            if offset is None:
-                break
-        for start in range(0, len(gone), 1000):
-            self._client.delete(self.collection, models.PointIdsList(points=gone[start : start + 1000]), wait=True)
+def _point(index: Index, row: int) -> tuple[models.PointStruct, str]:
+    """An image's point, and the hash of its content."""
+    regions, vector = index.images.parts(row), index.images.vector(row)
+    boxes = index.boxes(row).reshape(-1).tolist()
+    image_id, tags, file = index.ids[row], index.tags(row), index.file(row)
+    described = repr((image_id, tags, boxes, file)).encode()
+    content = hashlib.sha256(described + vector.tobytes() + regions.tobytes()).hexdigest()
+    floor = np.zeros((1, len(vector)), np.float32)
+    point = models.PointStruct(
+        id=str(uuid.uuid5(uuid.NAMESPACE_URL, f"aladin:{image_id}")),
+        vector={VECTOR: vector.tolist(), REGIONS: np.concatenate([regions, floor]).tolist()},
+        payload={
+            "id": image_id,
+            "tags": tags,
+            "boxes": boxes,
+            "file": file,
+            "index": index.manifest.identity,
+            "content": content,
+        },
+    )
+    return point, content
 
 
-def connect(url: str) -> QdrantClient:
-    """A client of a server; the key, if it wants one, is in the environment's QDRANT_API_KEY."""
-    return QdrantClient(url=url, api_key=os.environ.get("QDRANT_API_KEY"), timeout=60)
+def _found(point: Any, vector: Float[np.ndarray, " d"], alignment: float) -> Found:
+    payload = point.payload
+    parts = np.asarray(point.vector[REGIONS], np.float32)[:-1]  # without the floor
+    boxes = np.asarray(payload["boxes"], np.float32).reshape(-1, 4)
+    matching = float(np.dot(np.asarray(point.vector[VECTOR], np.float32), vector))
+    regions = describe_regions(len(parts), boxes, payload["tags"])
+    return Found(payload["id"], matching, alignment, payload["tags"], payload["file"], regions, parts)
+
+
+def _remove_deleted(client: QdrantClient, name: str, index: Index) -> int:
+    """Removes this index's points of images that it no longer has."""
+    own = models.FieldCondition(key="index", match=models.MatchValue(value=index.manifest.identity))
+    gone, offset = [], None
+    while True:
+        points, offset = client.scroll(
+            name, models.Filter(must=[own]), limit=_SCROLLED, offset=offset, with_payload=["id"]
+        )
+        gone += [point.id for point in points if (point.payload or {}).get("id") not in index.row_of_id]
+        if offset is None:
+            break
+    for start in range(0, len(gone), _SCROLLED):
+        client.delete(name, models.PointIdsList(points=gone[start : start + _SCROLLED]), wait=True)
+    return len(gone)

@@ -19,7 +19,7 @@ from aladin_jax.search.inputs import ALL, MAX_K, Depth, check_depth
 from aladin_jax.search.pictures import boxes_of_regions
 from aladin_jax.search.query_encoder import QueryEncoder
 from aladin_jax.search.query_text import LeftOut, ReadText
-from aladin_jax.search.ranking import Engine, ExactFinder, Finder, Ranked
+from aladin_jax.search.ranking import Engine, ExactFinder, Finder, Found, Ranked
 
 
 class Subject(NamedTuple):
@@ -49,7 +49,7 @@ class Hit:
         caption: its text, where captions were asked for.
         tags: the image's detected classes, where pictures were asked for.
         why: the region that answered each word.
-        row: in the index.
+        row: in the index; -1 where there is none.
         file: of its picture, where that is known.
     """
 
@@ -103,7 +103,7 @@ class Searcher:
 
     def __init__(
         self,
-        index: Index,
+        index: Index | None,
         model: PretrainedModel | None = None,
         images: Finder | None = None,
         engine: Engine | None = None,
@@ -111,18 +111,25 @@ class Searcher:
         """Loads the model and the matching vectors.
 
         Args:
-            index: to search.
-            model: the index's, if it is loaded already.
+            index: to search; None if all that is asked for is in the engine.
+            model: the index's, if it is loaded already; the engine's, if there is no index.
             images: finds candidates among images; None compares with all.
             engine: runs both stages of text queries elsewhere; None runs them here.
+
+        Raises:
+            ValueError: the model is not the one that the engine's vectors are of.
         """
-        self.index = index
-        self.queries = QueryEncoder(index.model() if model is None else model)
-        self._settings = index.manifest.settings
+        model = index.model() if model is None and index is not None else model
+        assert model is not None, "without an index, give the model"
+        if engine is not None and engine.fingerprint != model.fingerprint:
+            raise ValueError(f"the collection is of model {engine.fingerprint}, not of {model.fingerprint}")
+        self._index = index
+        self.queries = QueryEncoder(model)
+        self._settings = model.settings
         self._engine = engine
         self._images = images
         if images is None and engine is None:
-            self._images = ExactFinder(index.images, self._settings.measure)
+            self._images = ExactFinder(self.index.images, self._settings.measure)
         self._lock = threading.Lock()
         self._captions: Finder | None = None
 
@@ -141,29 +148,42 @@ class Searcher:
         clock = _Clock()
         subject = self.encode_text(text)
         clock.lap("encode")
-        ranked, depth = self.rank_images(subject, k=k, rerank=rerank, clock=clock)
+        note = _note(subject, rerank, "word of the text")
+        # Where all scores are equal, the order is that of the index's rows, which only the index knows.
+        engine = None if rerank == ALL and not len(subject.parts) and self._index is not None else self._engine
+        if engine is None:
+            ranked, depth = self.rank_images(subject, k=k, rerank=rerank, clock=clock)
+            all_found = (self._found(int(row), *scores) for row, *scores in zip(*ranked, strict=True))
+        else:
+            note = _note(subject, 1 if rerank == ALL else rerank, "word of the text")
+            depth, _ = _sizes(subject, k, rerank if len(subject.parts) else 0, engine.images, "images")
+            all_found = engine.find(subject.vector, subject.parts, depth, k)
+            clock.lap("rerank")  # both stages, in one request
+            note = "; ".join(filter(None, (note, engine.note)))
         hits = []
-        for row, matching, alignment in zip(*ranked, strict=True):
-            row = int(row)
-            answers = []
-            if explain:
-                answers = why.explain(
-                    subject.names, subject.parts, self.index.regions(row), self.index.images.parts(row)
-                )
-            hits.append(
-                Hit(
-                    self.index.ids[row],
-                    *_scores(matching, alignment),
-                    None,
-                    self.index.tags(row),
-                    answers,
-                    row,
-                    self.index.file(row),
-                )
-            )
+        for found in all_found:
+            answers = why.explain(subject.names, subject.parts, found.regions, found.parts) if explain else []
+            row = -1 if self._index is None else self._index.row_of_id.get(found.id, -1)
+            scores = _scores(found.matching, found.alignment)
+            hits.append(Hit(found.id, *scores, None, found.tags, answers, row, found.file))
         clock.lap("explain")
-        note, left_out = _note(subject, rerank, "word of the text"), subject.read.left_out if subject.read else ()
-        return Results(hits, depth, clock.milliseconds, note, left_out)
+        return Results(hits, depth, clock.milliseconds, note, subject.read.left_out if subject.read else ())
+
+    @property
+    def index(self) -> Index:
+        """The index.
+
+        Raises:
+            ValueError: there is none.
+        """
+        if self._index is None:
+            raise ValueError("only words can be asked of a collection alone; give --index for the rest")
+        return self._index
+
+    def _found(self, row: int, matching: Any, alignment: Any) -> Found:
+        index = self.index
+        about = index.tags(row), index.file(row), index.regions(row)
+        return Found(index.ids[row], matching, alignment, *about, index.images.parts(row))
 
     def find_captions(self, subject: Subject, *, k: int = 10, rerank: Depth = 100, explain: bool = True) -> Results:
         """Captions for a picture.
@@ -224,15 +244,12 @@ class Searcher:
     def rank_images(
         self, subject: Subject, *, k: int, rerank: Depth, clock: _Clock | None = None
     ) -> tuple[Ranked, int]:
-        """The two stages alone: rows and scores of the first k images, and how many were re-ranked."""
+        """The two stages alone, here: rows and scores of the first k images, and how many were re-ranked."""
         clock = _Clock() if clock is None else clock
         images = self.index.images
         depth, count = _sizes(subject, k, rerank, len(images.live_rows), "images")
-        if self._engine is not None:
-            ranked = self._engine.rank(subject.vector, subject.parts, depth, min(k, len(images.live_rows)))
-            clock.lap("rerank")  # both stages, in one request
-            return ranked, depth
-        assert self._images is not None
+        if self._images is None:
+            self._images = ExactFinder(images, self._settings.measure)
         candidates = self._images.find(subject.vector, count)
         clock.lap("match")
         align = ranking.align_images(subject.parts, images, self._settings.pooling)

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from aladin_jax.lineage import lineage_of_model_folder
 from aladin_jax.pictures import read_picture
-from aladin_jax.pretrained import enable_compilation_cache
+from aladin_jax.pretrained import enable_compilation_cache, load
 from aladin_jax.search.ann import AnnFinder
 from aladin_jax.search.asked_picture import read_asked
-from aladin_jax.search.commands import engine_of, warn_of_untrained_heads
+from aladin_jax.search.commands import warn_of_untrained_heads
 from aladin_jax.search.index import Index
 from aladin_jax.search.manifest import MODEL
 from aladin_jax.search.pictures import shrink
@@ -22,8 +24,29 @@ from aladin_jax.search.query import Results, Searcher, Subject
 def run_query(options: argparse.Namespace) -> int:
     """Asks an index."""
     enable_compilation_cache()
-    index = Index(options.index)
-    searcher = Searcher(index, images=_finder(options, index), engine=engine_of(options, index))
+    with _searcher(options) as searcher:
+        return _ask(options, searcher)
+
+
+@contextlib.contextmanager
+def _searcher(options: argparse.Namespace) -> Iterator[Searcher]:
+    index = Index(options.index) if options.index else None
+    if options.backend == "local":
+        assert index is not None
+        yield Searcher(index, images=_finder(options, index))
+        return
+    from aladin_jax.search import qdrant  # its client, only where it is used
+
+    with qdrant.connect(options.url) as client:
+        name = options.collection if index is None else qdrant.collection_of(index.manifest)
+        engine = qdrant.QdrantEngine(client, name)
+        model = load(options.checkpoint, engine.settings) if index is None else index.model()
+        if index is None:
+            model.caption_ending = engine.caption_ending
+        yield Searcher(index, model, engine=engine)
+
+
+def _ask(options: argparse.Namespace, searcher: Searcher) -> int:
     if options.text is not None:
         results = searcher.find_images(options.text, k=options.k, rerank=options.rerank)
         asked: dict[str, Any] = {"query": options.text}
@@ -38,7 +61,7 @@ def run_query(options: argparse.Namespace) -> int:
         from aladin_jax.search import drawing  # Matplotlib, only where it is used
 
         if options.text is not None or options.similar:
-            drawing.save_results(results, index, options.text or f"like {options.image}", options.plot)
+            drawing.save_results(results, searcher.index, options.text or f"like {options.image}", options.plot)
         else:
             drawing.save_captions(results, picture, options.image, options.plot)
     if options.json:

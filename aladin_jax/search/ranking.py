@@ -16,7 +16,7 @@ from jaxtyping import Float, Int
 
 from aladin_jax.scores.ragged import scores_of_caption, scores_of_image
 from aladin_jax.scores.similarity import Measure, Pooling, matching_scores
-from aladin_jax.search.index import Side
+from aladin_jax.search.index import Region, Side
 
 Align = Callable[[Int[np.ndarray, " k"]], Float[np.ndarray, " k"]]
 
@@ -51,11 +51,43 @@ class Finder(Protocol):
         ...
 
 
+class Found(NamedTuple):
+    """An image that was found, and what an answer says of it.
+
+    Attributes:
+        id: of the image.
+        matching: the matching head's score.
+        alignment: the alignment head's, NaN if it was not re-ranked.
+        tags: detected class names.
+        file: name of its picture file, "" where that is not known.
+        regions: those that take part in alignment.
+        parts: [r, d] their unit vectors.
+    """
+
+    id: str
+    matching: float
+    alignment: float
+    tags: list[str]
+    file: str
+    regions: list[Region]
+    parts: Float[np.ndarray, "r d"]
+
+
 @runtime_checkable
 class Engine(Protocol):
-    """Runs both stages of a text query elsewhere."""
+    """Runs both stages of a text query elsewhere.
 
-    def rank(self, vector: Float[np.ndarray, " d"], words: Float[np.ndarray, "w d"], depth: int, k: int) -> Ranked:
+    Attributes:
+        fingerprint: of the model whose vectors it has.
+        images: how many it has.
+        note: what an answer should say of it; mostly empty.
+    """
+
+    fingerprint: str
+    images: int
+    note: str
+
+    def find(self, vector: Float[np.ndarray, " d"], words: Float[np.ndarray, "w d"], depth: int, k: int) -> list[Found]:
         """The first k images, `depth` candidates re-ranked."""
         ...
 

@@ -13,6 +13,7 @@ from pathlib import Path
 from threading import BoundedSemaphore
 from typing import Any
 
+import numpy as np
 import uvicorn
 from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 from starlette.applications import Starlette
@@ -25,11 +26,14 @@ from starlette.routing import Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from aladin_jax.search import openapi
+from aladin_jax.search.connections import BoundedConnection
+from aladin_jax.search.index import Index
 from aladin_jax.search.inputs import ALL, Depth, check_depth
 from aladin_jax.search.query import Searcher
 
 PAGE = Path(__file__).parent / "page"
 PAGE_FILES = {"/": "index.html", "/page.css": "page.css", "/page.js": "page.js"}
+EXAMPLES, MAX_EXAMPLE = 6, 120  # captions to ask with; characters of the longest
 LOOPBACK: tuple[str, ...] = ("127.0.0.1", "localhost", "::1")
 HEADERS = (
     (
@@ -52,6 +56,8 @@ class Limits:
         in_flight: searches under way and waiting; beyond, the answer is 503.
         workers: searches under way at once.
         seconds: after which a search is answered with 504.
+        connections: at once.
+        request_seconds: that a request may take to come, from its first byte to its last.
     """
 
     max_k: int = openapi.MAX_K
@@ -59,6 +65,8 @@ class Limits:
     in_flight: int = 16
     workers: int = 2
     seconds: float = 10.0
+    connections: int = 500
+    request_seconds: float = 10.0
 
 
 class SearchServer:
@@ -70,6 +78,7 @@ class SearchServer:
         self._slots = BoundedSemaphore(limits.in_flight)
         self._pool = ThreadPoolExecutor(limits.workers, thread_name_prefix="search")
         self._live_ids = list(self._index.row_of_id)
+        self._examples = _examples(self._index)
         searcher.queries.warm_up()
         for depth in (0, 10, 30, 100, 300):
             searcher.find_images("a picture of a thing", rerank=min(depth, limits.max_depth))
@@ -127,14 +136,16 @@ class SearchServer:
         """Some images of the index, in its order."""
         offset, limit = _count(request, "offset", 0, 0, 10**9), _count(request, "limit", 48, 1, self._limits.max_k)
         ids = self._live_ids[offset : offset + limit]
-        found = [{"id": image_id, "tags": self._index.tags(self._index.row(image_id))} for image_id in ids]
+        rows = [(image_id, self._index.row(image_id)) for image_id in ids]
+        found = [{"id": name, "tags": self._index.tags(row), "file": self._index.file(row)} for name, row in rows]
         return JSONResponse({"total": len(self._live_ids), "results": found})
 
     async def info(self, _request: Request) -> Response:
         """What the index holds."""
         manifest = self._index.manifest
         about = {"images": manifest.images, "captions": manifest.captions, "fingerprint": manifest.fingerprint}
-        return JSONResponse(about | {"model": Path(manifest.model_source).name, "max_depth": self._limits.max_depth})
+        about |= {"model": Path(manifest.model_source).name, "max_depth": self._limits.max_depth}
+        return JSONResponse(about | {"examples": self._examples})
 
     async def picture(self, request: Request) -> Response:
         """A picture's JPEG file, out of the index: an id is looked up, and never becomes a path."""
@@ -210,21 +221,38 @@ class SafeHeaders:
 def serve(searcher: Searcher, *, host: str, port: int, limits: Limits) -> None:
     """Serves until SIGTERM or SIGINT; answers what is under way first."""
     hosts = list(LOOPBACK) if host in LOOPBACK else None
-    app = SearchServer(searcher, limits).app(hosts)
+    server = server_of(SearchServer(searcher, limits).app(hosts), host=host, port=port, limits=limits)
     for number in (signal.SIGTERM, signal.SIGINT):  # uvicorn raises the signal again once it has stopped
         signal.signal(number, lambda *_: None)
-    uvicorn.run(
+    server.run()
+
+
+def server_of(app: Starlette, *, host: str, port: int, limits: Limits) -> uvicorn.Server:
+    """A server of the application, not started, that bounds connections as well."""
+    bounded: Any = functools.partial(BoundedConnection, most=limits.connections, seconds=limits.request_seconds)
+    config = uvicorn.Config(
         app,
         host=host,
         port=port,
+        http=bounded,
+        ws="none",
         log_level="warning",
         access_log=False,
         timeout_keep_alive=5,
         timeout_graceful_shutdown=10,
-        limit_concurrency=1000,
         h11_max_incomplete_event_size=16384,
         server_header=False,
     )
+    return uvicorn.Server(config)
+
+
+def _examples(index: Index) -> list[str]:
+    """Some captions of images that are not deleted, of as many places of the index, each once."""
+    rows = index.captions.live_rows
+    places = np.linspace(0, len(rows) - 1, 4 * EXAMPLES).astype(int) if len(rows) else []
+    texts = dict.fromkeys(index.caption(int(rows[place])).strip() for place in places)
+    short = [text for text in texts if 0 < len(text) <= MAX_EXAMPLE]
+    return short[:: max(len(short) // EXAMPLES, 1)][:EXAMPLES]
 
 
 async def _page(name: str, _request: Request) -> Response:

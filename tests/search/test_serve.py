@@ -4,17 +4,20 @@ import threading
 import time
 
 import pytest
-import uvicorn
+from PIL import Image
 from selenium import webdriver
 from selenium.webdriver.common.by import By
 from selenium.webdriver.common.keys import Keys
 from selenium.webdriver.support.ui import WebDriverWait
 from starlette.testclient import TestClient
 
+from aladin_jax.pretrained import load
 from aladin_jax.search import openapi
+from aladin_jax.search.build import Source, create_index
 from aladin_jax.search.index import Index
 from aladin_jax.search.query import Searcher
-from aladin_jax.search.serve import Limits, SearchServer
+from aladin_jax.search.serve import Limits, SearchServer, server_of
+from tests.search.conftest import SCENES_SETTINGS
 
 QUERY = "a red square above a blue circle"
 
@@ -33,8 +36,9 @@ def client(server):
 @pytest.fixture(scope="module")
 def address(scenes_index):
     """A server on a free port of this machine, as `serve` runs it."""
-    app = SearchServer(Searcher(Index(scenes_index)), Limits()).app(["127.0.0.1"])
-    running = uvicorn.Server(uvicorn.Config(app, host="127.0.0.1", port=0, log_level="error"))
+    limits = Limits()
+    app = SearchServer(Searcher(Index(scenes_index)), limits).app(["127.0.0.1"])
+    running = server_of(app, host="127.0.0.1", port=0, limits=limits)
     thread = threading.Thread(target=running.run)
     thread.start()
     while not running.started:
@@ -219,3 +223,103 @@ def test_the_description_names_every_route_of_the_api(server, client):
     assert described == openapi.DESCRIPTION
     routes = {route.path for route in server.app().routes if route.path.startswith("/api/")}
     assert set(described["paths"]) == routes - {"/api/openapi.json"}
+
+
+def results(browser):
+    return [card.text.split("\n")[0] for card in browser.find_elements(By.CSS_SELECTOR, "#results .card")]
+
+
+def test_before_the_first_search_the_collections_own_captions_can_be_asked_with(address, browser, scenes_index):
+    browser.get(address)
+    examples = wait(browser, lambda b: b.find_elements(By.CSS_SELECTOR, "#examples button"))
+    index = Index(scenes_index)
+    captions = {index.caption(row) for row in range(len(index.captions))}
+    assert 1 < len(examples) <= 6
+    assert {example.text for example in examples} <= captions
+    text = examples[1].text
+    examples[1].click()
+    wait(browser, results)
+    assert browser.find_element(By.ID, "query").get_property("value") == text
+    assert not browser.find_element(By.ID, "examples").is_displayed()
+
+
+def test_a_link_holds_the_query_its_depth_and_the_open_picture_and_back_goes_one_step_back(address, browser):
+    browser.get_log("browser")  # what earlier tests left there
+    browser.get(address)
+    browser.find_element(By.ID, "query").send_keys(QUERY, Keys.ENTER)
+    first = wait(browser, results)
+    browser.find_element(By.ID, "depth").send_keys(Keys.HOME)
+    wait(browser, lambda b: ", 0 candidates" in b.find_element(By.ID, "status").text)
+    matched = results(browser)
+    browser.find_elements(By.CSS_SELECTOR, "#results .card")[3].click()
+    link = browser.current_url
+    details = browser.find_element(By.ID, "details")
+    wait(browser, lambda _: details.is_displayed())
+    words = [word.text for word in browser.find_elements(By.CSS_SELECTOR, "#words button")]
+    assert words
+    browser.back()
+    wait(browser, lambda _: not details.is_displayed())
+    assert results(browser) == matched
+    browser.back()
+    wait(browser, lambda b: ", 24 candidates" in b.find_element(By.ID, "status").text)
+    assert results(browser) == first
+    browser.back()
+    wait(browser, lambda b: b.find_element(By.ID, "examples").is_displayed())
+    browser.get("about:blank")
+    browser.get(link)  # as whoever it is sent to
+    wait(browser, lambda b: b.find_element(By.ID, "details").is_displayed())
+    assert results(browser) == matched
+    assert browser.find_element(By.ID, "details-title").text == matched[3]
+    assert [word.text for word in browser.find_elements(By.CSS_SELECTOR, "#words button")] == words
+    browser.switch_to.active_element.send_keys(Keys.ESCAPE)
+    wait(browser, lambda b: "picture=" not in b.current_url)
+    assert not [entry for entry in browser.get_log("browser") if entry["level"] == "SEVERE"]
+
+
+def test_a_picture_can_be_seen_larger_with_its_boxes_where_they_belong(address, browser):
+    browser.get(f"{address}?q=a+red+square&rerank=100")
+    card = wait(browser, lambda b: b.find_elements(By.CSS_SELECTOR, "#results .card"))[0]
+    card.click()
+    picture, larger = browser.find_element(By.ID, "details-picture"), browser.find_element(By.ID, "larger")
+    wait(browser, lambda _: picture.get_property("naturalWidth"))
+    box = browser.find_element(By.CSS_SELECTOR, "#boxes .box")
+    before, share = picture.size["width"], box.size["width"] / picture.size["width"]
+    larger.click()
+    assert picture.size["height"] > 500
+    assert picture.size["width"] > before
+    assert box.size["width"] / picture.size["width"] == pytest.approx(share, abs=0.03)
+    larger.click()
+    assert picture.size["width"] == before
+    browser.switch_to.active_element.send_keys(Keys.ESCAPE)
+    wait(browser, lambda b: "picture=" not in b.current_url)
+
+
+def test_words_that_did_not_count_are_grey_with_the_reason(address, browser):
+    browser.get(f"{address}?q=a+red+square+above+дирижабль&rerank=100")
+    ignored = wait(browser, lambda b: b.find_elements(By.CSS_SELECTOR, "#asked .ignored"))
+    assert [word.text for word in ignored] == ["дирижабль"]
+    assert "“дирижабль”: not in the model's vocabulary" in browser.find_element(By.ID, "asked").text
+    browser.get(f"{address}?q=a+red+square+above+a+circle&rerank=100")
+    wait(browser, results)
+    assert not browser.find_element(By.ID, "asked").is_displayed()
+
+
+def test_browsing_goes_through_all_pictures_page_by_page(address, browser, scenes_index):
+    browser.get(f"{address}?browse=20")
+    wait(browser, results)
+    assert results(browser) == Index(scenes_index).ids[20:]
+    assert "Pictures 21 to 24 of 24" in browser.find_element(By.ID, "status").text
+    assert not browser.find_element(By.ID, "more").is_displayed()
+
+
+def test_the_files_name_is_shown_where_the_index_knows_it(client, scenes_folder, tmp_path):
+    folder = tmp_path / "pictures"
+    (folder / "of mine").mkdir(parents=True)
+    for number in range(24):
+        Image.new("RGB", (20, 10)).save(folder / "of mine" / f"test-{number:05d}.png")
+    model = load(scenes_folder / "model", SCENES_SETTINGS)
+    create_index(tmp_path / "index", model, Source(scenes_folder / "data", "test", folder))
+    searcher = Searcher(Index(tmp_path / "index"), model)
+    for hit in searcher.find_images(QUERY, k=3).hits:
+        assert hit.to_json(1)["file"] == f"of mine/{hit.id}.png"
+    assert client.get("/api/search", params={"q": QUERY}).json()["results"][0]["file"] == ""

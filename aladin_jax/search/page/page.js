@@ -1,12 +1,16 @@
 "use strict";
 // Everything that comes from the index is put into the page as text, never as HTML.
+// What the page shows is its address's: ?q=TEXT&rerank=N, ?browse=OFFSET, and &picture=ID while one is open.
 
 const at = (id) => document.getElementById(id);
-const depths = [0, 10, 30, 100, 300, "all"];
+const depths = ["0", "10", "30", "100", "300", "all"];
+const pageSize = 48;
+const hint = "Say what the picture shows, then press Enter.";
 let latest = 0;
-let mode = null; // what the page shows: {path, query} of the last request
+let shown = null; // the address's part that the results are of
+let hits = new Map(); // those in sight, by id
 
-const depth = () => String(depths[Number(at("depth").value)]);
+const depth = () => depths[Number(at("depth").value)];
 
 function element(name, className, text) {
   const made = document.createElement(name);
@@ -29,10 +33,41 @@ async function ask(path, parameters) {
 }
 
 const pictureOf = (id) => `pictures/${encodeURIComponent(id)}`;
+const nameOf = (hit) => hit.file || hit.id;
 const scores = (hit) => `matching ${hit.matching.toFixed(3)}` +
   (hit.alignment === null ? "" : ` · alignment ${hit.alignment.toFixed(3)}`);
 
-function card(hit, text) {
+// The address and what follows from it
+
+const state = () => new URLSearchParams(location.search);
+
+function go(parameters, opened = false) {
+  const query = new URLSearchParams(parameters).toString();
+  history.pushState({ opened }, "", query ? `?${query}` : location.pathname);
+  return render();
+}
+
+async function render() {
+  const now = state(), picture = now.get("picture");
+  now.delete("picture");
+  if (now.toString() !== shown) {
+    shown = now.toString();
+    at("query").value = now.get("q") ?? "";
+    if (depths.includes(now.get("rerank"))) at("depth").value = depths.indexOf(now.get("rerank"));
+    at("depth-value").textContent = depth();
+    for (const id of ["asked", "examples", "more"]) at(id).hidden = true;
+    if (now.get("q")) await search(now.get("q"));
+    else if (now.has("browse")) await browse(Number(now.get("browse")) || 0);
+    else await welcome();
+  }
+  if (picture !== (state().get("picture"))) return; // the address has changed meanwhile
+  if (picture) open(hits.get(picture) ?? { id: picture });
+  else if (at("details").open) at("details").close();
+}
+
+// Results
+
+function card(hit) {
   const item = element("li");
   const button = element("button", "card");
   button.type = "button";
@@ -41,24 +76,25 @@ function card(hit, text) {
   image.alt = (hit.tags ?? []).join(", ") || `picture ${hit.id}`;
   image.src = pictureOf(hit.id);
   image.addEventListener("error", () => image.replaceWith(element("span", "none", "no picture")), { once: true });
-  button.append(image, element("span", "id", hit.id), element("span", "", text));
-  button.addEventListener("click", () => open(hit));
+  button.append(image, element("span", "id", nameOf(hit)), element("span", "", hit.matching === undefined ? "" : scores(hit)));
+  button.addEventListener("click", () => go([...state(), ["picture", hit.id]], true));
   item.append(button);
   return item;
 }
 
 async function show(path, parameters, describe) {
   const number = ++latest;
-  mode = { path, parameters, describe };
   at("results").setAttribute("aria-busy", "true");
   say("Searching …");
   try {
-    const answer = await ask(path, parameters());
+    const answer = await ask(path, parameters);
     if (number !== latest) return;
-    at("results").replaceChildren(...answer.results.map((hit) => card(hit, hit.matching === undefined ? "" : scores(hit))));
-    say(answer.results.length ? describe(answer) : "No pictures in this index.");
+    hits = new Map(answer.results.map((hit) => [hit.id, hit]));
+    at("results").replaceChildren(...answer.results.map(card));
+    say(answer.results.length ? describe(answer) : "No pictures here.");
   } catch (error) {
     if (number !== latest) return;
+    hits = new Map();
     at("results").replaceChildren();
     say(`That did not work: ${error.message}`, true);
   } finally {
@@ -66,19 +102,61 @@ async function show(path, parameters, describe) {
   }
 }
 
-function search() {
-  const q = at("query").value.trim();
-  if (!q) { say("Say what the picture shows, then press Enter."); at("results").replaceChildren(); return; }
-  show("api/search", () => ({ q, k: 24, rerank: depth() }), (answer) => {
+function search(q) {
+  return show("api/search", { q, k: 24, rerank: depth() }, (answer) => {
+    showIgnored(q, answer.left_out ?? []);
     const total = Object.values(answer.milliseconds).reduce((sum, value) => sum + value, 0);
     return `${answer.results.length} pictures in ${total.toFixed(1)} ms, ${answer.rerank} candidates re-ranked ` +
       `in ${answer.milliseconds.rerank.toFixed(1)} ms${answer.note && `; ${answer.note}`}`;
   });
 }
 
-function browse() {
-  show("api/images", () => ({ limit: 48 }), (answer) => `${answer.total} pictures; pick one to get its captions`);
+function browse(offset) {
+  return show("api/images", { offset, limit: pageSize }, (answer) => {
+    const last = offset + answer.results.length;
+    at("more").hidden = last >= answer.total;
+    at("more").onclick = () => { scrollTo(0, 0); go({ browse: last }); };
+    return `Pictures ${(offset + 1).toLocaleString("en")} to ${last.toLocaleString("en")} of ` +
+      `${answer.total.toLocaleString("en")}; pick one to get its captions`;
+  });
 }
+
+async function welcome() {
+  const number = ++latest;
+  hits = new Map();
+  at("results").replaceChildren();
+  at("results").setAttribute("aria-busy", "false");
+  say(hint);
+  const { examples } = await ask("api/info", {}).catch(() => ({ examples: [] }));
+  if (number !== latest || !examples.length) return;
+  at("examples-list").replaceChildren(...examples.map((text) => {
+    const item = element("li");
+    const button = element("button", "", text);
+    button.type = "button";
+    button.addEventListener("click", () => go({ q: text, rerank: depth() }));
+    item.append(button);
+    return item;
+  }));
+  at("examples").hidden = false;
+}
+
+// The query with the words that did not count in grey, and why
+function showIgnored(query, pieces) {
+  if (!pieces.length) return;
+  const reasons = new Map(pieces.map(({ text, reason }) => [text, reason]));
+  const escaped = [...reasons.keys()].map((text) => text.replace(/[.*+?^${}()|[\]\\]/g, "\\$&"));
+  const line = element("span");
+  for (const part of query.split(new RegExp(`(?<![\\p{L}\\p{N}])(${escaped.join("|")})(?![\\p{L}\\p{N}])`, "u"))) {
+    const made = element("span", reasons.has(part) ? "ignored" : "", part);
+    if (reasons.has(part)) made.title = reasons.get(part);
+    line.append(made);
+  }
+  const why = pieces.map(({ text, reason }) => `“${text}”: ${reason}`).join("; ");
+  at("asked").replaceChildren(line, element("span", "reason", ` Did not count: ${why}.`));
+  at("asked").hidden = false;
+}
+
+// One picture
 
 function explain(answers) {
   at("words").replaceChildren();
@@ -106,22 +184,30 @@ function explain(answers) {
 }
 
 function open(hit) {
-  at("details-title").textContent = hit.id;
+  at("details").dataset.id = hit.id;
+  at("details-title").textContent = nameOf(hit);
   at("details-picture").src = pictureOf(hit.id);
   at("details-picture").alt = (hit.tags ?? []).join(", ") || `picture ${hit.id}`;
   at("details-scores").textContent = hit.matching === undefined ? "" : scores(hit);
   at("captions").replaceChildren();
   explain(hit.why);
+  enlarge(false);
   at("ask").onclick = () => captions(hit.id);
   if (!at("details").open) at("details").showModal();
   if (hit.matching === undefined) captions(hit.id);
+}
+
+function enlarge(large) {
+  at("details").classList.toggle("large", large);
+  at("larger").textContent = large ? "Smaller picture" : "Larger picture";
+  at("larger").setAttribute("aria-pressed", large);
 }
 
 async function captions(id) {
   at("captions").replaceChildren(element("li", "", "Searching …"));
   try {
     const answer = await ask("api/captions", { id, k: 10, rerank: depth() });
-    if (at("details-title").textContent !== id) return;
+    if (at("details").dataset.id !== id) return;
     at("captions").replaceChildren(...answer.results.map((hit) => {
       const item = element("li");
       const button = element("button");
@@ -136,9 +222,23 @@ async function captions(id) {
   }
 }
 
-at("form").addEventListener("submit", (event) => { event.preventDefault(); search(); });
-at("browse").addEventListener("click", browse);
+at("form").addEventListener("submit", (event) => {
+  event.preventDefault();
+  const q = at("query").value.trim();
+  if (q) shown = null; // asked again, it is searched again
+  go(q ? { q, rerank: depth() } : {});
+});
+at("browse").addEventListener("click", () => go({ browse: 0 }));
 at("depth").addEventListener("input", () => { at("depth-value").textContent = depth(); });
-at("depth").addEventListener("change", () => { if (mode) show(mode.path, mode.parameters, mode.describe); });
+at("depth").addEventListener("change", () => { if (state().get("q")) go({ q: state().get("q"), rerank: depth() }); });
+at("larger").addEventListener("click", () => enlarge(!at("details").classList.contains("large")));
+at("details").addEventListener("close", () => {
+  const now = state();
+  if (!now.has("picture")) return;
+  if (history.state?.opened) { history.back(); return; }
+  now.delete("picture");
+  history.replaceState(null, "", now.size ? `?${now}` : location.pathname);
+});
 at("details-picture").addEventListener("error", () => { at("details-picture").alt = "no picture"; });
-say("Say what the picture shows, then press Enter.");
+addEventListener("popstate", render);
+render();
