@@ -3,7 +3,7 @@
 import abc
 from collections.abc import Collection, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 from jaxtyping import Float, Num
@@ -18,6 +18,7 @@ _MAX_CLASSES = 1 << 16
 _BACKGROUND = ("background", "bg")
 
 
+@runtime_checkable
 class RegionReader(Protocol):
     """Random access to the images of a file or folder of features. A context manager.
 
