@@ -14,6 +14,7 @@ import sys
 from pathlib import Path
 
 COMMANDS = (
+    "aladin_jax.compare",
     "aladin_jax.main",
     "aladin_jax.search",
     "convert.checkpoint",

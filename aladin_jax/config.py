@@ -25,6 +25,7 @@ RankingLoss = Literal["hinge", "info_nce"]
 Group = Literal["backbone", "matching_head"]
 DType = Literal["float32", "bfloat16"]
 Kernels = Literal["auto", "xla", "pallas"]
+MetricName = Literal["recall", "eccv"]
 
 
 class Within(NamedTuple):
@@ -147,6 +148,11 @@ class Eval:
     split: str
     validation_split: str
     image_keys: str
+    metrics: tuple[MetricName, ...]
+    rankings: str
+    ranking_length: Count
+    caption_ids: str
+    pmrp_dir: str
     override: bool
     num_folds: Natural
     fold_size: Count
@@ -166,6 +172,8 @@ class Config:
     ranking_loss: RankingLoss
     margin: Rate
     hardest: bool
+    hardest_after: Natural
+    mask_same_image: bool
     pooling: Pooling
     measure: Measure
     distillation_mode: DistillationMode
@@ -213,6 +221,13 @@ class Config:
             raise ValueError(
                 f"activate_distillation_after is {config.activate_distillation_after}, but there is no other loss to "
                 "train with until then; set it to 0"
+            )
+        if "recall" not in config.eval.metrics:
+            raise ValueError(f"eval.metrics is {config.eval.metrics}; it must have recall among others")
+        if config.hardest_after and not (config.hardest and config.ranking_loss == "hinge"):
+            raise ValueError(
+                f"hardest_after is {config.hardest_after}, but there are no hardest negatives to turn to: it needs "
+                "hardest=True and ranking_loss=hinge"
             )
         return config
 

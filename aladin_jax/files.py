@@ -48,12 +48,12 @@ def make_folder(path: Path) -> None:
     """Makes a folder, and those above it, where they are missing.
 
     Raises:
-        ValueError: it cannot be made.
+        DataError: it cannot be made.
     """
     try:
         path.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise ValueError(f"{path}: this folder cannot be made ({error.strerror}); name another") from error
+        raise DataError(f"{path}: this folder cannot be made ({error.strerror}); name another") from error
 
 
 def sha256(path: str | os.PathLike[str]) -> str:
@@ -123,17 +123,17 @@ def read_json(path: Path) -> dict[str, Any]:
     """Reads a JSON object, with or without a byte order mark before it.
 
     Raises:
-        ValueError: naming the file, which is too large, not JSON, nested too deep, or not an object, or the field
+        DataError: naming the file, which is too large, not JSON, nested too deep, or not an object, or the field
             that is NaN or infinite.
     """
     if path.stat().st_size > _MAX_JSON_BYTES:
-        raise ValueError(f"{path}: larger than {_MAX_JSON_BYTES:,} bytes")
+        raise DataError(f"{path}: larger than {_MAX_JSON_BYTES:,} bytes")
     try:
         value = json.loads(path.read_text(encoding="utf-8-sig"), object_pairs_hook=_finite)
     except (ValueError, RecursionError) as error:
-        raise ValueError(f"{path}: not a JSON file ({first_line(error)})") from error
+        raise DataError(f"{path}: not a JSON file ({first_line(error)})") from error
     if not isinstance(value, dict):
-        raise ValueError(f"{path}: expected a JSON object, found {type(value).__name__}")
+        raise DataError(f"{path}: expected a JSON object, found {type(value).__name__}")
     return value
 
 

@@ -80,6 +80,9 @@ def main(argv: list[str]) -> None:
             config.resume_from,
             config.data.dir,
             config.eval.image_keys,
+            config.eval.rankings,
+            config.eval.caption_ids,
+            config.eval.pmrp_dir,
             config.model.vocabulary,
         ):
             check_local(path)

@@ -24,7 +24,7 @@ import orbax.checkpoint as ocp
 from flax.traverse_util import flatten_dict, unflatten_dict
 
 from aladin_jax.data.caption_ending import ORIGINAL_ENDING
-from aladin_jax.errors import first_line
+from aladin_jax.errors import DataError, first_line
 from aladin_jax.files import read_json, sha256, whole_folder, write_json, write_whole
 from aladin_jax.models.aladin import Params, init_params
 from aladin_jax.models.backbone import BackboneConfig
@@ -84,7 +84,7 @@ def save_model_folder(
         overwrite: replace an earlier model folder.
 
     Raises:
-        ValueError: `path` exists and may not be replaced (see `check_output`).
+        DataError: `path` exists and may not be replaced (see `check_output`).
     """
     check_output(path, overwrite)
     with whole_folder(path) as folder:
@@ -103,7 +103,7 @@ def load_model_folder(path: str | Path) -> tuple[Params, ModelConfig, Path | Non
         The parameters as float32 NumPy arrays, their configuration, and the path of vocab.txt where there is one.
 
     Raises:
-        ValueError: there is no such folder, it is unfinished or damaged, or its parameters do not fit model.json.
+        DataError: there is no such folder, it is unfinished or damaged, or its parameters do not fit model.json.
     """
     path = Path(path).absolute()
     model_config, vocabulary = read_description(path)
@@ -116,18 +116,18 @@ def load_run_state(path: str | Path) -> RunState:
     """Reads what a model folder says of the run that its parameters are of.
 
     Raises:
-        ValueError: it says nothing, or is damaged.
+        DataError: it says nothing, or is damaged.
     """
     path = Path(path).absolute()
     model_config, _ = read_description(path)
     if not (path / PROGRESS_JSON).is_file():
-        raise ValueError(
+        raise DataError(
             f"{path}: holds no optimizer's state to resume from; convert a checkpoint that has one with "
             "python -m convert.checkpoint --checkpoint, or start from its weights alone with init_from"
         )
     progress = read_json(path / PROGRESS_JSON)
     if not all(type(progress.get(name)) is int and progress[name] >= 0 for name in ("epoch", "iterations")):
-        raise ValueError(f"{path / PROGRESS_JSON}: epoch and iterations are not both counts; convert again")
+        raise DataError(f"{path / PROGRESS_JSON}: epoch and iterations are not both counts; convert again")
     arrays = _load_arrays(path, OPTIMIZER)
     adam, losses = arrays.get("adam", {}), arrays.get("losses") or {}
     shapes = expected_shapes(model_config)
@@ -136,9 +136,7 @@ def load_run_state(path: str | Path) -> RunState:
         for moment in ("mu", "nu"):
             found = {f"{group}/{name}": x.shape for name, x in flatten(adam[group][moment]).items()}
             if found != expected:
-                raise ValueError(
-                    f"{path / OPTIMIZER}: {moment} of the {group} does not fit {MODEL_JSON}; convert again"
-                )
+                raise DataError(f"{path / OPTIMIZER}: {moment} of the {group} does not fit {MODEL_JSON}; convert again")
     return RunState(progress, adam, losses)
 
 
@@ -166,18 +164,18 @@ def read_description(folder: str | Path) -> tuple[ModelConfig, Path | None]:
     """Reads model.json of a model folder or a workdir, and finds its vocab.txt.
 
     Raises:
-        ValueError: there is no such folder or model.json, or a field of it is impossible.
+        DataError: there is no such folder or model.json, or a field of it is impossible.
     """
     folder = Path(folder).absolute()
     file = folder / MODEL_JSON
     if not folder.is_dir():
-        raise ValueError(f"{folder}: no such folder")
+        raise DataError(f"{folder}: no such folder")
     if not file.is_file():
-        raise ValueError(f"{folder}: there is no {MODEL_JSON}; not a converted checkpoint or workdir, or unfinished")
+        raise DataError(f"{folder}: there is no {MODEL_JSON}; not a converted checkpoint or workdir, or unfinished")
     values = read_json(file)
     for name in ModelConfig._fields:
         if not isinstance(values.get(name), dict):
-            raise ValueError(f"{file}: there is no object {name!r}")
+            raise DataError(f"{file}: there is no object {name!r}")
     backbone = BackboneConfig.from_dict(values["backbone"], str(file))
     vocabulary = folder / VOCABULARY
     model_config = ModelConfig(backbone, matching_head_config(values["matching_head"], str(file)))
@@ -205,7 +203,7 @@ def matching_head_config(values: Mapping[str, Any], source: str) -> MatchingHead
     """Builds the matching head's configuration from the fields given; the others keep their defaults.
 
     Raises:
-        ValueError: a field has the wrong type or an impossible value.
+        DataError: a field has the wrong type or an impossible value.
     """
     config = dataclasses.replace(
         MatchingHeadConfig(),
@@ -214,10 +212,10 @@ def matching_head_config(values: Mapping[str, Any], source: str) -> MatchingHead
     for name in ("num_layers", "num_heads"):
         value = getattr(config, name)
         if type(value) is not int or value < 1:
-            raise ValueError(f"{source}: {name} of the matching head is {value!r}; expected an integer from 1")
+            raise DataError(f"{source}: {name} of the matching head is {value!r}; expected an integer from 1")
     dropout = config.dropout
     if type(dropout) not in (int, float) or not 0 <= dropout < 1:
-        raise ValueError(f"{source}: dropout of the matching head is {dropout!r}; expected a number in [0, 1)")
+        raise DataError(f"{source}: dropout of the matching head is {dropout!r}; expected a number in [0, 1)")
     return config
 
 
@@ -225,11 +223,11 @@ def expected_shapes(model_config: ModelConfig) -> dict[str, tuple[int, ...]]:
     """Shapes of all parameters by path ("backbone/layers/qkv/kernel"), without making any.
 
     Raises:
-        ValueError: the backbone's width cannot be divided among the matching head's attention heads.
+        DataError: the backbone's width cannot be divided among the matching head's attention heads.
     """
     width, heads = model_config.backbone.hidden_size, model_config.matching_head.num_heads
     if width % heads:
-        raise ValueError(f"hidden_size {width} of the backbone is not a multiple of the matching head's {heads} heads")
+        raise DataError(f"hidden_size {width} of the backbone is not a multiple of the matching head's {heads} heads")
     return {name: x.shape for name, x in flatten(jax.eval_shape(lambda: init_params(*model_config, seed=0))).items()}
 
 
@@ -247,7 +245,7 @@ def check_params(params: Params, model_config: ModelConfig, source: str) -> None
     """Checks that parameters are those of a configuration.
 
     Raises:
-        ValueError: naming `source` and every parameter that is missing, superfluous or of another shape or type.
+        DataError: naming `source` and every parameter that is missing, superfluous or of another shape or type.
     """
     expected = expected_shapes(model_config)
     found = {name: np.asarray(leaf) for name, leaf in flatten(params).items()}
@@ -259,22 +257,22 @@ def check_params(params: Params, model_config: ModelConfig, source: str) -> None
                 f"{name} is {found[name].dtype}{list(found[name].shape)}, the model has float32{list(expected[name])}"
             )
     if faults:
-        raise ValueError(f"{source}: parameters do not fit {MODEL_JSON}: {'; '.join(sorted(faults))}")
+        raise DataError(f"{source}: parameters do not fit {MODEL_JSON}: {'; '.join(sorted(faults))}")
 
 
 def check_output(path: str | Path, overwrite: bool) -> None:
     """Checks that a model folder may be written, before any work is done for it.
 
     Raises:
-        ValueError: `path` exists and `overwrite` is not set, or it is not an empty folder or a model folder.
+        DataError: `path` exists and `overwrite` is not set, or it is not an empty folder or a model folder.
     """
     path = Path(path)
     if not path.exists() and not path.is_symlink():
         return
     if not overwrite:
-        raise ValueError(f"{path}: already exists; choose another folder, or pass --overwrite to replace it")
+        raise DataError(f"{path}: already exists; choose another folder, or pass --overwrite to replace it")
     if not path.is_dir() or path.is_symlink() or (any(path.iterdir()) and not (path / PROVENANCE).is_file()):
-        raise ValueError(f"{path}: is no model folder, so --overwrite does not replace it; choose another folder")
+        raise DataError(f"{path}: is no model folder, so --overwrite does not replace it; choose another folder")
 
 
 def _save_arrays(folder: Path, part: str, arrays: Params) -> None:
@@ -289,15 +287,15 @@ def _load_arrays(folder: Path, part: str) -> Params:
     checksums = folder / f"{part}.sha256"
     for needed in (folder / part, checksums):
         if not needed.exists():
-            raise ValueError(f"{folder}: there is no {needed.name}; not a converted checkpoint")
+            raise DataError(f"{folder}: there is no {needed.name}; not a converted checkpoint")
     # Known first: a damaged file makes Orbax fail amid reads that go on in the background and then complain.
     if _checksums(folder, part) != checksums.read_text(encoding="utf-8", errors="replace"):
-        raise ValueError(f"{folder / part}: damaged: its files differ from {checksums.name}; convert again")
+        raise DataError(f"{folder / part}: damaged: its files differ from {checksums.name}; convert again")
     try:
         with ocp.StandardCheckpointer() as checkpointer:
             return checkpointer.restore(folder / part)
     except Exception as error:  # Orbax and TensorStore raise all kinds
-        raise ValueError(f"{folder / part}: not arrays that Orbax can read ({first_line(error)})") from error
+        raise DataError(f"{folder / part}: not arrays that Orbax can read ({first_line(error)})") from error
 
 
 def _checksums(folder: Path, part: str) -> str:

@@ -59,6 +59,11 @@ def get_config() -> config_dict.ConfigDict:
     config.margin = 0.2
     # Hinge on the hardest negative of each row and column only, not on all negatives.
     config.hardest = True
+    # Steps with all negatives before `hardest` begins (0: none): to random weights the hardest teach nothing at first.
+    config.hardest_after = 0
+    # Where an image comes twice in a batch, with two of its captions: do not count one pair's caption as a negative of
+    # the other's image (the original does).
+    config.mask_same_image = False
     # How region-word similarities become a score: MrSw, MrAVGw, MwSr, symm, sum, mean or scan-sentences.
     config.pooling = "MrSw"
     # Score of two matching vectors: "dot", "cosine" or "order".
@@ -115,6 +120,17 @@ def get_config() -> config_dict.ConfigDict:
     config.eval.validation_split = "minival"
     # File with one image id a line: report on these images only, in this order. Empty: on the whole split.
     config.eval.image_keys = ""
+    # What to report: "recall" (R@K, ranks, rsum, with 95 % intervals), "eccv" (ECCV Caption, CxC and PMRP, on COCO's
+    # 5,000 test images; needs the extra `eccv`).
+    config.eval.metrics = ("recall",)
+    # File for the rankings: of every query, by both heads, the ids and scores of the best `ranking_length` items.
+    # Parquet if it ends in .parquet, else JSON lines. Empty: none.
+    config.eval.rankings = ""
+    config.eval.ranking_length = 100
+    # COCO's captions_val2014.json, for data sets whose captions have no ids: these are found by the captions' texts.
+    config.eval.caption_ids = ""
+    # Folder of PMRP's ground truth, for "eccv" (see docs/evaluation.md). Empty: no PMRP.
+    config.eval.pmrp_dir = ""
     # A workdir is evaluated with the lengths, number format, pooling and measure that it was trained with, whatever the
     # configuration file has. Others given on the command line are refused, unless this is set: then they are taken, and
     # the report, in a file of its own, says so.

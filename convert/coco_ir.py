@@ -33,7 +33,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--float16", action="store_true", help="regions in half the space, rounded to 11 bits")
     parser.add_argument("--overwrite", action="store_true", help="first remove a data set that is there already")
     workers = parser.add_mutually_exclusive_group()
-    workers.add_argument("--num_workers", type=int, help="processes that write (one a processor)")
+    workers.add_argument("--num_workers", type=int, help="processes that write (one per CPU core)")
     workers.add_argument(
         "--beam_pipeline_options",
         metavar="NAME=VALUE,...",

@@ -112,14 +112,14 @@ def captions_of(args: argparse.Namespace, names: Collection[str], path: Path) ->
     )
 
 
-def describe_sources(args: argparse.Namespace, sources: Mapping[str, Sequence[Path]], **options: Any) -> dict[str, Any]:
+def describe_sources(args: argparse.Namespace, sources: Mapping[str, Sequence[Path]]) -> dict[str, Any]:
     """What the data set is made from: sources, the captions that the arguments name, and the options that matter."""
     from convert.dataset import made_from
 
     captions = [_split_and_path(text) for text in args.captions or []]
     lists = [_with_split(text) for text in args.split_list]
     told = {"captions": captions, "split_list": lists}
-    options |= {kind: [[split, path.name] for split, path in pairs] for kind, pairs in told.items()}
+    options: dict[str, Any] = {kind: [[split, path.name] for split, path in pairs] for kind, pairs in told.items()}
     options |= {name: getattr(args, name) for name in ("split", "restval", "skip_missing")}
     files = {kind: [path for _, path in pairs] for kind, pairs in told.items()}
     return made_from.describe({**sources, **files}, options)

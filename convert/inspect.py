@@ -1,4 +1,4 @@
-"""Shows what features, captions, a data set or a checkpoint hold, and what is wrong with them.
+"""Shows what features, captions, a data set, a checkpoint, a workdir or an index hold, and what is wrong with them.
 
 python -m convert.inspect PATH [--against OTHER] [--vocab FILE] [--json]
 """
@@ -20,8 +20,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Runs the command; returns its exit code: 1 if there is nothing that can be read, whatever the problems in it."""
     parser = argparse.ArgumentParser(
         prog="python -m convert.inspect",
-        description="What a folder of features or captions, a data set or a checkpoint holds: counts, widths, box "
-        "encodings, NaN, ids that do not match, tokens that are cut off.",
+        description="What features, captions, a data set, a checkpoint, a workdir or an index hold: counts, widths, "
+        "box encodings, NaN, ids that do not match, tokens that are cut off.",
     )
     parser.add_argument("path", type=Path, help="a folder or file, or a folder with several of them")
     parser.add_argument(
@@ -96,6 +96,10 @@ def _inspect_one(thing: Any, tokens: Any, args: argparse.Namespace) -> dict[str,
         from convert.inspection.data_set import inspect_data_set
 
         return inspect_data_set(thing.path, tokens, args.max_regions)
+    if thing.kind == kinds.INDEX:
+        from convert.inspection.indexes import inspect_index
+
+        return inspect_index(thing.path)
     from convert.inspection import checkpoints
 
     return {

@@ -99,6 +99,7 @@ def scene_record(split: str, index: int, seed: int = SEED) -> dict[str, Any]:
         "regions": region_features(image, boxes),
         "tags": tags,
         "captions": [caption.text for caption in describe(scene)],
+        "caption_ids": [],  # they are called by their image and place
         "image": png.getvalue(),
         "boxes": boxes,
     }

@@ -87,6 +87,8 @@ OURS = {
     *("init_from", "resume_from", "reinitialize_scheduler", "data.dir", "data.num_threads", "data.num_workers"),
     *("data.prefetch", "model.vocabulary", "micro_batches", "fsdp", "remat", "pack_tokens", "checkpoint_every"),
     *("profile_steps", "compilation_cache", "eval.batch_size", "model.kernels", "eval.override"),
+    *("eval.metrics", "eval.rankings", "eval.ranking_length", "eval.caption_ids", "eval.pmrp_dir"),
+    *("hardest_after", "mask_same_image"),
 }
 
 

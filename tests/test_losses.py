@@ -153,3 +153,66 @@ def test_a_single_pair_has_nothing_to_be_told_from():
 def test_an_unknown_distillation_mode_is_refused_with_the_known_ones(scores, unchecked):
     with pytest.raises(ValueError, match="mode is 'kl'; choose one of listnet, mse, ordinal, contrastive"):
         losses.distillation(scores, scores, "kl")
+
+
+@pytest.fixture(scope="module")
+def masked():
+    """Pairs 1 and 4 are of one image, as are 0, 2 and 5."""
+    return losses.same_image(jnp.asarray([3, 8, 3, 1, 8, 3, 2]))
+
+
+def test_pairs_of_one_image_are_masked_and_no_pair_itself(masked):
+    found = {(int(i), int(c)) for i, c in np.argwhere(masked)}
+    assert found == {(1, 4), (4, 1), (0, 2), (2, 0), (0, 5), (5, 0), (2, 5), (5, 2)}
+
+
+MASKED_LOSSES = {
+    "hinge on the hardest": lambda scores, masked: losses.hinge_triplet(scores, masked=masked),
+    "hinge on all": lambda scores, masked: losses.hinge_triplet(scores, hardest=False, masked=masked),
+    "InfoNCE": lambda scores, masked: losses.info_nce(scores, 1.0, masked=masked),
+} | {
+    f"distillation, {mode}": lambda scores, masked, mode=mode: losses.distillation(
+        scores[::-1] * 0.5 + scores, scores, mode, masked=masked
+    )
+    for mode in losses.DISTILLATION_MODES
+    if mode != "contrastive"  # it chooses columns by row, so that a masked score may be another row's negative
+}
+
+
+@pytest.mark.parametrize("loss", MASKED_LOSSES.values(), ids=MASKED_LOSSES)
+def test_masked_scores_get_no_gradient_and_the_others_a_finite_one(loss, scores, masked):
+    gradient = np.asarray(jax.grad(loss)(scores, masked))
+    np.testing.assert_array_equal(gradient[np.asarray(masked)], 0)
+    assert np.isfinite(gradient).all()
+    assert np.abs(gradient).max() > 1e-3
+
+
+@pytest.mark.parametrize("mode", losses.DISTILLATION_MODES)
+def test_masked_scores_of_teacher_and_student_change_nothing(mode, scores, masked):
+    student = jnp.asarray(np.random.default_rng(5).standard_normal((7, 7), np.float32))
+    loss = losses.distillation(scores, student, mode, masked=masked)
+    other = losses.distillation(
+        jnp.where(masked, 5.0, scores), jnp.where(masked & (mode != "contrastive"), -7.0, student), mode, masked=masked
+    )
+    assert loss == other
+    assert loss != losses.distillation(scores, student, mode)
+
+
+@pytest.mark.parametrize("mode", losses.DISTILLATION_MODES)
+def test_a_mask_of_nothing_is_no_mask(mode, scores):
+    nothing = losses.same_image(jnp.arange(7))
+    student = scores[::-1]
+    assert losses.hinge_triplet(scores, masked=nothing) == losses.hinge_triplet(scores)
+    assert losses.info_nce(scores, 2.0, masked=nothing) == losses.info_nce(scores, 2.0)
+    found, expected = (losses.distillation(scores, student, mode, masked=mask) for mask in (nothing, None))
+    np.testing.assert_allclose(found, expected, rtol=1e-6)
+
+
+def test_a_masked_hinge_is_that_of_the_remaining_negatives(scores, masked):
+    n, gone = len(scores), np.asarray(masked)
+    expected = 0.0
+    for k in range(n):
+        others = [j for j in range(n) if j != k and not gone[k, j]]
+        expected += max(max(0.0, 0.2 + float(scores[k, j] - scores[k, k])) for j in others)
+        expected += max(max(0.0, 0.2 + float(scores[j, k] - scores[k, k])) for j in others)
+    assert float(losses.hinge_triplet(scores, masked=masked)) == pytest.approx(expected, rel=1e-5)

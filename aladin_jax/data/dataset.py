@@ -19,6 +19,7 @@ from aladin_jax.untrusted import decode, parse_json, require_file
 
 PREPARE_AGAIN = "prepare it again with python -m convert.coco_ir"
 TEXTS = ("id", "tags", "captions")
+OPTIONAL_TEXTS = ("caption_ids",)  # data sets of earlier versions lack them
 REGIONS = "regions"
 DTYPES = ("float32", "float16")  # that regions may be stored as
 
@@ -28,12 +29,16 @@ _FILE_NAME = "{DATASET}-{SPLIT}.{FILEFORMAT}-{SHARD_X_OF_Y}"
 
 
 class Fields(NamedTuple):
-    """A record as it is stored: its texts, and its region vectors, a read-only view of the record's bytes."""
+    """A record as it is stored: its texts, and its region vectors, a read-only view of the record's bytes.
+
+    `caption_ids` are the captions' own ids, one each, or none where the captions came without.
+    """
 
     id: str
     regions: Float[np.ndarray, "r f"]
     tags: list[str]
     captions: list[str]
+    caption_ids: list[str]
 
 
 class Dataset:
@@ -90,12 +95,13 @@ class Dataset:
             features = example_message().FromString(record).features.feature
         except Exception as error:  # protobuf's implementations have errors of their own
             raise ValueError(f"no tf.train.Example: {error}") from error
-        values = {name: list(features[name].bytes_list.value) if name in features else [] for name in (*TEXTS, REGIONS)}
-        texts = {name: [value.decode() for value in values[name]] for name in TEXTS}
+        names = (*TEXTS, *OPTIONAL_TEXTS)
+        values = {name: list(features[name].bytes_list.value) if name in features else [] for name in (*names, REGIONS)}
+        texts = {name: [value.decode() for value in values[name]] for name in names}
         if len(texts["id"]) != 1 or len(values[REGIONS]) != 1:
             raise ValueError("not one id and one array of regions")
         regions = np.frombuffer(values[REGIONS][0], self.dtype).reshape(-1, self._width)
-        return Fields(texts["id"][0], regions, texts["tags"], texts["captions"])
+        return Fields(texts["id"][0], regions, texts["tags"], texts["captions"], texts["caption_ids"])
 
     def _stored_regions(self) -> tuple[np.dtype, int]:
         missing = [name for name in (*TEXTS, REGIONS) if name not in self._described]

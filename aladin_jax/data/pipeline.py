@@ -32,8 +32,8 @@ class Batch(NamedTuple):
 
     Attributes:
         arrays: this process's rows: caption_ids [c, w], caption_len [c], label_ids [i, l], label_len [i],
-            region_features [i, r, f], region_len [i]; row n of all is one pair. Rows that only fill up a
-            batch have length 0 throughout.
+            region_features [i, r, f], region_len [i], image [i] (its number in the split); row n of all is one pair.
+            Rows that only fill up a batch have length 0 throughout.
         num_pairs: how many real pairs the batch has over all processes; they come first.
         tokens: [rows] how many tokens, tags and regions each of this process's rows has; stays on the host.
         state: the iterator's state after this batch, for `TrainBatches.set_state`.
@@ -205,6 +205,7 @@ def load_pairs(
         "label_len": label_len,
         "region_features": region_features,
         "region_len": region_len,
+        "image": images.astype(np.int32),
     }
     return pad_rows(arrays, rows), len(pairs)
 

@@ -34,12 +34,17 @@ _REFUSED_KEYS = frozenset({"python_class_name", "type", "jsonFeature", "json_fea
 
 
 class Record(NamedTuple):
-    """One image: its id, its region vectors [r, f] as stored, its detected class names and its captions."""
+    """One image: its id, its region vectors [r, f] as stored, its detected class names and its captions.
+
+    `caption_ids` is what the captions' source calls each of them: COCO's annotation id, Karpathy's sentid, Flickr's
+    name#k. It is empty where the source does not say, or the data set is older than the field.
+    """
 
     id: str
     regions: Float[np.ndarray, "r f"]
     tags: list[str]
     captions: list[str]
+    caption_ids: Sequence[str] = ()
 
 
 class Split:
@@ -140,6 +145,9 @@ class Split:
                 PREPARE_AGAIN,
                 path=self.directory,
             )
+        if record.caption_ids and len(record.caption_ids) != len(record.captions):
+            problem = f"{where} has {len(record.captions)} captions and {len(record.caption_ids)} ids of captions"
+            raise DataError(problem, PREPARE_AGAIN, path=self.directory, image=record.id)
         if not len(record.regions):
             raise DataError(f"{where} has no region", PREPARE_AGAIN, path=self.directory, image=record.id)
         return record

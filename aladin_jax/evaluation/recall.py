@@ -86,7 +86,11 @@ def retrieval_report(scores: Float[np.ndarray, "i c"], image_of_caption: Int[np.
     Raises:
         ValueError: see `retrieval_ranks`.
     """
-    image_ranks, caption_ranks = retrieval_ranks(scores, image_of_caption)
+    return report_of_ranks(*retrieval_ranks(scores, image_of_caption))
+
+
+def report_of_ranks(image_ranks: Int[np.ndarray, " i"], caption_ranks: Int[np.ndarray, " c"]) -> dict[str, float]:
+    """`retrieval_report` of ranks that are known already, as `retrieval_ranks` gives them."""
     report = {}
     for direction, ranks in (("i2t", image_ranks), ("t2i", caption_ranks)):
         for cutoff in CUTOFFS:

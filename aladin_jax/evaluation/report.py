@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 import jax
@@ -14,6 +14,8 @@ from aladin_jax.config import Config, Measure, Pooling
 from aladin_jax.data.records import Split, open_dataset, read_image_keys
 from aladin_jax.encoding import Encoder
 from aladin_jax.evaluation import recall, table
+from aladin_jax.evaluation.caption_ids import match_caption_ids
+from aladin_jax.evaluation.metrics import make_metrics, measure_all
 from aladin_jax.evaluation.protocol import (
     Protocol,
     evaluated_protocol,
@@ -23,6 +25,9 @@ from aladin_jax.evaluation.protocol import (
     weights_folder,
     write_report_of,
 )
+from aladin_jax.evaluation.query_ranks import write_query_ranks
+from aladin_jax.evaluation.rankings import check_rankings_path, write_rankings
+from aladin_jax.evaluation.retrieval import Retrieval, read_collection
 from aladin_jax.evaluation.scores import score_split
 from aladin_jax.files import make_folder
 from aladin_jax.lineage import explain_untrained
@@ -76,11 +81,19 @@ def evaluate(config: Config, workdir: Path, given: Iterable[str] = ()) -> dict[s
     warn_of_few_images(split, split.num_images if images is None else len(images), "evaluated on")
     params = jax.device_put(weights.params, sharding.state_sharding(weights.params, mesh))
 
+    metrics = make_metrics(config.eval.metrics, pmrp_dir=config.eval.pmrp_dir)
+    if config.eval.rankings:
+        check_rankings_path(config.eval.rankings)
+
     scores, image_of_caption = score_split(
         encoder, params, split, images, pooling=settings.pooling, measure=settings.measure
     )
     heads = scores._asdict()
-    reports = {split.name: {head: recall.retrieval_report(s, image_of_caption) for head, s in heads.items()}}
+    collection = read_collection(split, images, image_of_caption)
+    if config.eval.caption_ids:
+        collection = match_caption_ids(collection, Path(config.eval.caption_ids))
+    retrievals = {head: Retrieval(s, collection) for head, s in heads.items()}
+    reports = {split.name: {head: measure_all(metrics, retrieval) for head, retrieval in retrievals.items()}}
     folds, size = config.eval.num_folds, config.eval.fold_size
     if folds > 0 and len(scores.matching) >= folds * size:
         reports[f"{split.name}, {folds} folds of {size}"] = {
@@ -88,19 +101,24 @@ def evaluate(config: Config, workdir: Path, given: Iterable[str] = ()) -> dict[s
         }
     if jax.process_index() > 0:
         return reports
-    _publish(workdir, evaluated_protocol(config, split, images, weights, settings, trained_with), reports)
+    if config.eval.rankings:
+        write_rankings(retrievals, config.eval.rankings, config.eval.ranking_length)
+        logging.info("Rankings: %s", config.eval.rankings)
+    _publish(workdir, evaluated_protocol(config, split, images, weights, settings, trained_with), reports, retrievals)
     return reports
 
 
-def _publish(workdir: Path, protocol: Protocol, reports: table.Reports) -> None:
+def _publish(workdir: Path, protocol: Protocol, reports: table.Reports, retrievals: Mapping[str, Retrieval]) -> None:
     """Shows the reports and writes them; with settings that are not the run's, into a file of their own alone."""
     from aladin_jax.evaluation import figure  # Matplotlib
 
     untrained = protocol.untrained_heads
     path = write_report_of(workdir, protocol, reports)
+    write_query_ranks(retrievals, path.with_name(f"{path.name}.json"))
     figure.save_recall_figure(reports, path.with_name(f"{path.name}.png"), title=protocol.title, untrained=untrained)
     if not protocol.trained_with:
         table.write_report(reports, workdir / "report.json")
+        write_query_ranks(retrievals, workdir / "report.json")
         shutil.copyfile(path.with_name(f"{path.name}.png"), workdir / "report.png")
     table.print_reports(reports, untrained=untrained)
     kept = read_reports(workdir)

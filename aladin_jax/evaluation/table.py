@@ -1,7 +1,7 @@
 """The report of an evaluation: a table on the screen, `report.json`, and scalars for TensorBoard.
 
 A report is `{name: {head: {metric: value}}}`: name a split, a keys file or the folds, head `matching` or `alignment`,
-and the metrics those of `aladin_jax.evaluation.recall.retrieval_report`.
+and the metrics those of `aladin_jax.evaluation.metrics`.
 """
 
 import json
@@ -14,6 +14,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from aladin_jax.evaluation.confidence import HIGH, LEVEL, LOW
 from aladin_jax.files import write_whole
 
 Reports = Mapping[str, Mapping[str, Mapping[str, float]]]
@@ -25,6 +26,8 @@ COLUMNS = ("R@1", "R@5", "R@10", "medr", "meanr")
 def print_reports(reports: Reports, console: Console | None = None, untrained: Collection[str] = ()) -> None:
     """Prints one table a report: a row for each head and direction; rsum stands in the head's first row.
 
+    Metrics other than recalls and ranks come in a second table.
+
     Args:
         reports: what to print; recalls in percent, ranks from 1.
         console: where to; standard output when left out.
@@ -32,21 +35,55 @@ def print_reports(reports: Reports, console: Console | None = None, untrained: C
     """
     console = console or Console()
     for name, heads in reports.items():
-        table = Table(title=Text(name, "bold"), title_justify="left", box=box.SIMPLE_HEAD)
-        table.add_column("head", no_wrap=True)
-        table.add_column("direction", no_wrap=True)
-        for column in (*COLUMNS, "rsum"):
-            table.add_column(column, justify="right", no_wrap=True)
-        for head, metrics in heads.items():
-            for row, (direction, label) in enumerate(DIRECTIONS.items()):
-                values = [f"{metrics[f'{direction}/{column}']:.1f}" for column in COLUMNS]
-                first = row == 0
-                mark = "  untrained" if head in untrained else ""
-                table.add_row(
-                    Text(head if first else mark), label, *values, f"{metrics['rsum']:.1f}" if first else "",
-                    end_section=not first,
-                )  # fmt: skip
-        console.print(table)
+        title = Text(name, "bold")
+        console.print(_recall_table(title, heads, untrained))
+        if any(_other_metrics(metrics) for metrics in heads.values()):
+            console.print(_table_of_others(title, heads))
+
+
+def _recall_table(title: Text, heads: Mapping[str, Mapping[str, float]], untrained: Collection[str]) -> Table:
+    """A row for each direction, and one below it for the recalls' intervals where the report has them."""
+    table = _empty_table(title, "head", "direction", (*COLUMNS, "rsum"))
+    for head, metrics in heads.items():
+        for row, (direction, label) in enumerate(DIRECTIONS.items()):
+            names = [f"{direction}/{column}" for column in COLUMNS] + ["rsum"]
+            shown = names if row == 0 else names[:-1]
+            values = [f"{metrics[name]:.1f}" for name in shown]
+            intervals = [_interval(metrics, name) for name in shown]
+            mark = "  untrained" if head in untrained else ""
+            table.add_row(Text(mark if row else head), label, *values, end_section=row > 0 and not any(intervals))
+            if any(intervals):
+                table.add_row("", f"{LEVEL} % interval", *intervals, style="dim", end_section=row > 0)
+    return table
+
+
+def _table_of_others(title: Text, heads: Mapping[str, Mapping[str, float]]) -> Table:
+    table = _empty_table(title, "head", "metric", tuple(DIRECTIONS.values()))
+    for head, metrics in heads.items():
+        names = _other_metrics(metrics)
+        for row, name in enumerate(names):
+            values = [f"{metrics[key]:.2f}" if (key := f"{d}/{name}") in metrics else "" for d in DIRECTIONS]
+            table.add_row(Text("" if row else head), Text(name), *values, end_section=row == len(names) - 1)
+    return table
+
+
+def _other_metrics(metrics: Mapping[str, float]) -> list[str]:
+    """Names, without the direction, of the metrics that the recall table has no column for."""
+    names = [name.split("/", 1)[1] for name in metrics if name.startswith(tuple(f"{d}/" for d in DIRECTIONS))]
+    return [name for name in dict.fromkeys(names) if name not in COLUMNS and not name.endswith((LOW, HIGH))]
+
+
+def _interval(metrics: Mapping[str, float], name: str) -> str:
+    return f"{metrics[name + LOW]:.0f}-{metrics[name + HIGH]:.0f}" if name + LOW in metrics else ""
+
+
+def _empty_table(title: Text, first: str, second: str, values: tuple[str, ...]) -> Table:
+    table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD)
+    for column in (first, second):
+        table.add_column(column, no_wrap=True)
+    for column in values:
+        table.add_column(column, justify="right", no_wrap=True)
+    return table
 
 
 def print_all_reports(kept: Iterable[tuple[Mapping[str, Any], Reports]], console: Console | None = None) -> None:

@@ -14,6 +14,7 @@ from aladin_jax.files import make_folder
 from aladin_jax.pretrained import enable_compilation_cache
 from aladin_jax.training import checkpoint
 from aladin_jax.training.metrics import TrainMetrics
+from aladin_jax.training.plateau import PlateauWatch
 from aladin_jax.training.preemption import Interruption, ends_at_once
 from aladin_jax.training.setup import Run, make_objective, prepare
 from aladin_jax.training.writers import create_profile, create_writer, log_scalars
@@ -65,7 +66,7 @@ def _loop(
         profile = create_profile(
             workdir, first_step=first, num_profile_steps=config.profile_steps, num_steps=run.num_steps
         )
-    metrics = TrainMetrics(workdir=workdir)
+    metrics = TrainMetrics(workdir=workdir, observe=PlateauWatch(run.objective).look)
     with contextlib.closing(create_writer(workdir)) as writer:
         while step < run.num_steps:
             batch = next(run.batches)

@@ -18,16 +18,22 @@ class TrainMetrics:
     Adding a step waits for nothing; `check` and `flush` wait for the device.
     """
 
-    def __init__(self, clock: Callable[[], float] = time.perf_counter, workdir: str | os.PathLike[str] = "OLD"):
+    def __init__(
+        self,
+        clock: Callable[[], float] = time.perf_counter,
+        workdir: str | os.PathLike[str] = "OLD",
+        observe: Callable[[int, Mapping[str, float], int], None] | None = None,
+    ):
         """Starts the first interval.
 
         Args:
             clock: seconds, for the rate of examples.
             workdir: of the run, for messages.
+            observe: is shown every step's number, values and pairs once they are looked at.
         """
-        self._clock = clock
+        self._clock, self._observe = clock, observe
         self._workdir = os.fspath(workdir)
-        self._on_device: list[tuple[int, dict[str, jax.Array]]] = []
+        self._on_device: list[tuple[int, dict[str, jax.Array], int]] = []
         self._restart()
 
     def add(self, step: int, values: Mapping[str, jax.Array], num_pairs: int) -> None:
@@ -38,7 +44,7 @@ class TrainMetrics:
             values: `loss`, `loss_<name>` of the losses that act, `grad_norm`, `learning_rate`: scalars on the device.
             num_pairs: of its global batch.
         """
-        self._on_device.append((step, dict(values)))
+        self._on_device.append((step, dict(values), num_pairs))
         self._num_pairs += num_pairs
 
     def check(self, last_good: int | None) -> None:
@@ -51,7 +57,7 @@ class TrainMetrics:
             FloatingPointError: naming the first step whose loss or gradient is not finite.
         """
         steps, self._on_device = jax.device_get(self._on_device), []
-        for step, values in steps:
+        for step, values, num_pairs in steps:
             for name in WATCHED:
                 if not math.isfinite(values[name]):
                     again = "by the same command, as there is no checkpoint yet"
@@ -63,8 +69,11 @@ class TrainMetrics:
                         f"step {step}: {name} is {values[name]}; {kept}try a lower learning_rate or grad_clip, or "
                         f"float32, {again}"
                     )
+            values = {name: float(value) for name, value in values.items()}
+            if self._observe:
+                self._observe(step, values, num_pairs)
             for name, value in values.items():
-                self._values.setdefault(name, []).append(float(value))
+                self._values.setdefault(name, []).append(value)
 
     def flush(self, last_good: int | None = None) -> dict[str, float]:
         """Ends the interval and starts the next.
@@ -90,7 +99,9 @@ class TrainMetrics:
     @contextlib.contextmanager
     def paused(self) -> Iterator[None]:
         """Leaves the time of a compilation, a validation or a checkpoint out of the rate of examples."""
-        jax.block_until_ready(self._on_device[-1:])  # steps still under way are training time
+        jax.block_until_ready(
+            [values for _, values, _ in self._on_device[-1:]]
+        )  # steps still under way are training time
         paused_at = self._clock()
         try:
             yield

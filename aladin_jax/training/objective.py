@@ -10,7 +10,7 @@ from collections.abc import Iterable
 from typing import Literal
 
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Int
 
 from aladin_jax import losses
 from aladin_jax.models.aladin import CaptionEmbeddings, ImageEmbeddings, Params
@@ -34,6 +34,8 @@ class Objective:
         ranking_loss: `hinge` (triplets) or `info_nce`.
         margin: of the hinge, and of the distillation modes that have one.
         hardest: hinge on the hardest negatives only.
+        hardest_after: steps with all negatives before that, for weights that cannot tell pairs apart yet.
+        mask_same_image: other captions of a pair's image, and their images, are none of its negatives.
         pooling: of alignment scores, see `similarity.alignment_scores`.
         measure: of matching scores, see `similarity.matching_scores`.
         distillation_mode: see `losses.distillation`.
@@ -47,6 +49,8 @@ class Objective:
     ranking_loss: RankingLoss = "hinge"
     margin: float = 0.2
     hardest: bool = True
+    hardest_after: int = 0
+    mask_same_image: bool = False
     pooling: similarity.Pooling = "MrSw"
     measure: similarity.Measure = "dot"
     distillation_mode: losses.DistillationMode = "listnet"
@@ -87,7 +91,14 @@ class Objective:
         return tuple(group for group in groups if group not in set(frozen))
 
     def __call__(
-        self, images: ImageEmbeddings, captions: CaptionEmbeddings, params: Params, active: Iterable[str]
+        self,
+        images: ImageEmbeddings,
+        captions: CaptionEmbeddings,
+        params: Params,
+        active: Iterable[str],
+        *,
+        step: Int[Array, ""] | int = 0,
+        numbers: Int[Array, " b"] | None = None,
     ) -> tuple[Float[Array, ""], dict[str, Float[Array, ""]]]:
         """Computes the total loss of a batch and its parts.
 
@@ -96,31 +107,38 @@ class Objective:
             captions: of the batch; caption k belongs to image k.
             params: all parameter groups; only the losses' own are read.
             active: names of the losses to compute.
+            step: that this is, from 0, for `hardest_after`.
+            numbers: which image each pair is of: those of one image are masked. None masks nothing.
 
         Returns:
             The weighted sum, and the unweighted losses by name.
         """
         active = [name for name in self.losses if name in active]
+        masked = None if numbers is None else losses.same_image(numbers)
         parts: dict[str, Array] = {}
         teacher = similarity.alignment_scores(
             images.regions, images.region_len, captions.tokens, captions.caption_len, pooling=self.pooling
         )
         student = similarity.matching_scores(images.vector, captions.vector, measure=self.measure)
         if "alignment" in active:
-            parts["alignment"] = self._ranking(teacher, params.get("alignment_loss", {}))
+            parts["alignment"] = self._ranking(teacher, params.get("alignment_loss", {}), step, masked)
         if "matching" in active:
-            parts["matching"] = self._ranking(student, params.get("matching_loss", {}))
+            parts["matching"] = self._ranking(student, params.get("matching_loss", {}), step, masked)
         if "distillation" in active:
             affine = params.get("distillation_loss", {}).get("affine", losses.INITIAL_AFFINE)
             parts["distillation"] = losses.distillation(
-                teacher, student, self.distillation_mode, affine=affine, margin=self.margin
+                teacher, student, self.distillation_mode, affine=affine, margin=self.margin, masked=masked
             )
         return self._total(parts, params), parts
 
-    def _ranking(self, scores: Array, params: Params) -> Array:
+    def _ranking(self, scores: Array, params: Params, step: Array | int, masked: Array | None) -> Array:
         if self.ranking_loss == "info_nce":
-            return losses.info_nce(scores, params.get("log_scale", losses.INITIAL_LOG_SCALE))
-        return losses.hinge_triplet(scores, self.margin, self.hardest)
+            return losses.info_nce(scores, params.get("log_scale", losses.INITIAL_LOG_SCALE), masked=masked)
+        loss = losses.hinge_triplet(scores, self.margin, self.hardest, masked=masked)
+        if not self.hardest_after:
+            return loss
+        of_all = losses.hinge_triplet(scores, self.margin, hardest=False, masked=masked)
+        return jnp.where(step < self.hardest_after, of_all, loss)
 
     def _total(self, parts: dict[str, Array], params: Params) -> Array:
         if not self.learned_weights:

@@ -223,6 +223,8 @@ def make_objective(config: Config) -> Objective:
         ranking_loss=config.ranking_loss,
         margin=config.margin,
         hardest=config.hardest,
+        hardest_after=config.hardest_after,
+        mask_same_image=config.mask_same_image,
         pooling=config.pooling,
         measure=config.measure,
         distillation_mode=config.distillation_mode,

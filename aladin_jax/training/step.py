@@ -108,7 +108,10 @@ def make_train_step(
             images = ImageEmbeddings(image_vector, regions, batch["region_len"])
             captions = CaptionEmbeddings(caption_vector, tokens, batch["caption_len"])
             images, captions = jax.tree.map(lambda x: x[: variant.num_pairs], (images, captions))
-            return objective(images, captions, {**fixed, **trained_params}, variant.active)
+            numbers = batch["image"][: variant.num_pairs] if objective.mask_same_image else None
+            return objective(
+                images, captions, {**fixed, **trained_params}, variant.active, step=state.step, numbers=numbers
+            )
 
         params = {group: state.params[group] for group in trained}
         if micro_batches == 1:

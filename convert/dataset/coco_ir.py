@@ -39,6 +39,10 @@ class VinvlSource:
         """
         return read_split_captions(self.coco_ir_dir)
 
+    def caption_ids(self) -> dict[str, dict[str, list[str]]]:
+        """None: the files have the captions' order only."""
+        return {}
+
     def origin(self, split: str) -> Path:
         """The split's captions."""
         return captions_file(self.coco_ir_dir, split)

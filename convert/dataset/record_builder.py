@@ -123,6 +123,10 @@ class RecordBuilder(FileReaderBuilder, skip_registration=True):
     def _captions(self) -> Mapping[str, Mapping[str, list[str]]]:
         return self.source.captions()
 
+    @functools.cached_property
+    def _caption_ids(self) -> Mapping[str, Mapping[str, list[str]]]:
+        return self.source.caption_ids()
+
     def check_inputs(self) -> None:
         """Checks all that can be checked without reading the features.
 
@@ -153,10 +157,14 @@ class RecordBuilder(FileReaderBuilder, skip_registration=True):
     def _shards(self, split: str, count: int | None) -> list[Shard]:
         """What the files of a split are to hold: about as many images each."""
         images = list(self._captions[split].items())
+        caption_ids = self._caption_ids.get(split, {})
         count = count or math.ceil(len(images) / IMAGES_PER_FILE)
         paths = self._get_filename_template(split_name=split).sharded_filepaths(count)
         bounds = itertools.pairwise(len(images) * k // count for k in range(count + 1))
-        return [Shard(str(path), dict(images[a:b])) for path, (a, b) in zip(paths, bounds, strict=True)]
+        return [
+            Shard(str(path), dict(images[a:b]), {key: caption_ids[key] for key, _ in images[a:b] if key in caption_ids})
+            for path, (a, b) in zip(paths, bounds, strict=True)
+        ]
 
     def _split_info(self, split: str, ids_of_file: list[list[str]]) -> tfds.core.SplitInfo:
         """Describes what was written of a split: what TFDS wants to know, and metadata."""
@@ -209,8 +217,8 @@ class Prepared:
         """A table of the splits, then where they are."""
         lines = [f"{'split':8} {'images':>8} {'captions':>9} {'skipped (no detections)':>24}"]
         lines += [f"{name:8} {i:8,} {c:9,} {s:24,}" for name, (i, c, s) in self.splits.items()]
-        of = "made from the same" if self.same else "it does not say from what"
-        state = f"is there already, {of} (--overwrite makes it anew)" if self.was_there else "is ready"
+        unknown = "" if self.same else ", and does not say what it was made from"
+        state = f"is there already{unknown} (--overwrite makes it anew)" if self.was_there else "is ready"
         return "\n".join([*lines, f"{self.num_bytes:,} bytes; the data set {state}: {self.folder}"])
 
 

@@ -58,6 +58,10 @@ class RecordSource(Protocol):
         """
         ...
 
+    def caption_ids(self) -> Mapping[str, Mapping[str, list[str]]]:
+        """The captions' own ids by split and image id, one for each caption; images without them are left out."""
+        ...
+
     def origin(self, split: str) -> Path:
         """The file that a message about a split names."""
         ...
@@ -81,10 +85,12 @@ class Shard(NamedTuple):
     Attributes:
         path: of the file.
         captions: by image id.
+        caption_ids: the captions' own ids by image id, of the images that have them.
     """
 
     path: str
     captions: dict[str, list[str]]
+    caption_ids: dict[str, list[str]]
 
 
 def record_features(feature_dim: int, dtype: np.dtype) -> tfds.features.FeaturesDict:
@@ -98,6 +104,7 @@ def record_features(feature_dim: int, dtype: np.dtype) -> tfds.features.Features
             ),
             "tags": tfds.features.Sequence(tfds.features.Text()),
             "captions": tfds.features.Sequence(tfds.features.Text()),
+            "caption_ids": tfds.features.Sequence(tfds.features.Text()),
         }
     )
 
@@ -160,6 +167,7 @@ class RecordWriter:
                 regions, tags = self._images.detections(image)
                 if len(regions):
                     record = {"id": image, "regions": regions, "tags": tags, "captions": captions}
+                    record["caption_ids"] = shard.caption_ids.get(image, [])
                     yield self._serialize(record)
                     written.append(image)
 

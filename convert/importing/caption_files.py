@@ -13,6 +13,7 @@ from convert.importing.captions import (
     Images,
     divide,
     is_caption_list,
+    keep_sound_caption_ids,
     read_coco,
     read_coco_ir,
     read_flickr,
@@ -76,6 +77,8 @@ class CaptionFiles:
             DataError: a file is missing or damaged, an image has two splits, or it is not said what split a file is of.
         """
         found = self._read()
+        for split, images in found.items():
+            keep_sound_caption_ids(images, self.origin(split))
         return {split: found[split] for split in SPLITS if found.get(split)}
 
     def origin(self, split: str) -> Path:
@@ -132,7 +135,7 @@ class Uncaptioned:
             DataError: two names make one id.
         """
         ids = image_ids(self.names, self.path)
-        return {self.split: {image: CaptionedImage(image, name, None, []) for image, name in ids.items()}}
+        return {self.split: {image: CaptionedImage(image, name, None, [], []) for image, name in ids.items()}}
 
     def origin(self, split: str) -> Path:
         """Where the images are from."""

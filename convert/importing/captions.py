@@ -30,18 +30,20 @@ class CaptionedImage(NamedTuple):
         name: of the picture; where a file has only a number for it, that.
         number: COCO's, or whatever a file calls it beside its name.
         captions: at least one, or none where nothing is said of any.
+        caption_ids: what the file calls each caption; None where it does not.
     """
 
     id: str
     name: str
     number: str | None
     captions: list[str]
+    caption_ids: list[str | None]
 
     @classmethod
     def of(cls, name: str, number: str | None = None) -> "CaptionedImage":
         """An image without captions yet: called by its number where there is one, else by its name."""
         number = number or coco_number(name)
-        return cls(image_id(number or name), name, number, [])
+        return cls(image_id(number or name), name, number, [], [])
 
 
 Images = dict[str, CaptionedImage]
@@ -75,7 +77,9 @@ def read_karpathy(path: Path, *, restval: bool) -> dict[str, Images]:
             raise DataError(f"split {shown(name)}, expected one of {', '.join(KARPATHY_SPLITS)}", **where)
         if name == "restval" and not restval:
             continue
-        described.captions.extend(_texts(_list(image, "sentences", **where), "sentence", **where))
+        sentences = _list(image, "sentences", **where)
+        described.captions.extend(_texts(sentences, "sentence", **where))
+        described.caption_ids.extend(_number(sentence.get("sentid"), "sentid", **where) for sentence in sentences)
         if not described.captions:
             raise DataError("no sentence", "add one or remove the image", **where)
         splits.setdefault(KARPATHY_SPLITS[name], {})[described.id] = described
@@ -113,6 +117,7 @@ def read_coco(path: Path) -> Images:
             raise DataError(f"{what} is of image {shown(found)}, which is not in the file", path=path)
         image = of_number[number]
         image.captions.append(check_text(annotation.get("caption"), f"caption of {what}", path=path, image=image.id))
+        image.caption_ids.append(_number(annotation.get("id"), f"id of {what}", path=path))
     captioned = {name: image for name, image in images.items() if image.captions}
     if not captioned:
         raise DataError("no image with a caption", "captions are in captions_*.json, not instances_*.json", path=path)
@@ -125,7 +130,8 @@ def read_list(path: Path) -> Images:
     """Reads a JSON list of captions, as ALBEF, BLIP and Oscar have it, or an object from images to captions.
 
     An entry has the picture's name, or else the image's number, and one caption or a list of them; an image may have
-    several entries. An id is COCO's number where the name has it, else made of the name.
+    several entries. An id is COCO's number where the name has it, else made of the name. The `id` of an entry with one
+    caption is that caption's.
 
     Raises:
         DataError: naming the entry and what is wrong with it.
@@ -149,7 +155,8 @@ def read_list(path: Path) -> Images:
         if name is None:
             raise DataError(f"{image} is null, expected a picture's name", "remove the entry", **where)
         captions = entry[texts] if isinstance(entry[texts], list) else [entry[texts]]
-        add_captions(images, name, _texts(captions, texts, **where), **where)
+        caption_id = _number(entry.get("id"), "id", **where) if len(captions) == 1 else None
+        add_captions(images, name, _texts(captions, texts, **where), [caption_id] * len(captions), **where)
     return images
 
 
@@ -175,7 +182,8 @@ def read_flickr(path: Path) -> Images:
     numbers: set[tuple[str, str]] = set()
     for line in read_caption_lines(path):
         where: dict[str, Any] = {"path": path, "row": line.row}
-        image = add_captions(images, line.name, [line.caption], **where)
+        caption_id = None if line.number is None else f"{line.name}#{line.number}"
+        image = add_captions(images, line.name, [line.caption], [caption_id], **where)
         if line.number is not None and (image.id, line.number) in numbers:
             raise DataError(f"caption {line.number} comes twice", "keep one of them", **where, image=image.id)
         numbers.add((image.id, line.number or ""))
@@ -185,7 +193,7 @@ def read_flickr(path: Path) -> Images:
 def read_coco_ir(folder: Path) -> dict[str, Images]:
     """Reads VinVL's `{train,minival,test}_captions.pt`; see `split_captions.read_split_captions`."""
     return {
-        split: {image: CaptionedImage(image, image, None, texts) for image, texts in images.items()}
+        split: {image: CaptionedImage(image, image, None, texts, []) for image, texts in images.items()}
         for split, images in read_split_captions(folder).items()
     }
 
@@ -226,8 +234,23 @@ def divide(images: Images, lists: Mapping[str, Path], path: Path) -> dict[str, I
     return splits
 
 
-def add_captions(images: Images, name: str, captions: Iterable[str], **where: Any) -> CaptionedImage:
-    """Adds captions to the image of a name.
+def keep_sound_caption_ids(images: Images, path: Path) -> None:
+    """Forgets the captions' own ids, with a warning, unless every caption has one and no two have the same."""
+    ids = [own for image in images.values() for own in image.caption_ids]
+    known = [own for own in ids if own is not None]
+    if len(known) == len(set(known)) == sum(len(image.captions) for image in images.values()):
+        return
+    for image in images.values():
+        image.caption_ids.clear()
+    if known:
+        problem = "several captions have one id" if len(set(known)) < len(known) else "some captions have no id"
+        logging.warning("%s: %s; the data set will have no caption ids", path, problem)
+
+
+def add_captions(
+    images: Images, name: str, captions: Iterable[str], caption_ids: Iterable[str | None], **where: Any
+) -> CaptionedImage:
+    """Adds captions, with an id or None for each, to the image of a name.
 
     Raises:
         DataError: another name has the image's id.
@@ -239,6 +262,7 @@ def add_captions(images: Images, name: str, captions: Iterable[str], **where: An
         where = where | {"image": image.id}
         raise DataError(problem, "rename one, or write it in one way", **where)
     image.captions.extend(captions)
+    image.caption_ids.extend(caption_ids)
     return image
 
 

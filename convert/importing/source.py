@@ -128,6 +128,13 @@ class ImportedSource:
         """Captions by split and image id."""
         return {s: {key: image.captions for key, image in images.items()} for s, images in self._images.items()}
 
+    def caption_ids(self) -> dict[str, dict[str, list[str]]]:
+        """What the files call the captions, by split and image id; images whose captions have no ids are left out."""
+        return {
+            split: {key: list(filter(None, image.caption_ids)) for key, image in images.items() if image.caption_ids}
+            for split, images in self._images.items()
+        }
+
     def origin(self, split: str) -> Path:
         """The split's captions."""
         return self._captions.origin(split)

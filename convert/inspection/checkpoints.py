@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from aladin_jax import model_folder, pretrained
+from aladin_jax.lineage import Lineage, untrained_heads
 from aladin_jax.pretrained import BEST, LATEST, newest_step
 from convert.conversion import convert
 from convert.hugging_face import read_bert
@@ -115,7 +116,7 @@ def inspect_model_folder(folder: Path) -> dict[str, Any]:
     Raises:
         ValueError: there is none, or it is damaged.
     """
-    params, config, vocabulary, source, *_ = pretrained.read_weights(folder)
+    params, config, vocabulary, source, _, lineage = pretrained.read_weights(folder)
     problems = Problems()
     flat = model_folder.flatten(params)
     steps = {name: newest_step(folder.absolute() / name) for name in (BEST, LATEST)}
@@ -133,9 +134,18 @@ def inspect_model_folder(folder: Path) -> dict[str, Any]:
         **_sizes(config),
         "vocabulary": vocabulary.name if vocabulary else "none",
         **describe_arrays(flat, problems),
+        "lineage": describe_lineage(lineage),
         "came from": [file.get("path") for file in model_folder.read_provenance(folder).get("files", [])],
     }
     return found | {"problems": problems.listed()}
+
+
+def describe_lineage(lineage: Lineage) -> list[str]:
+    """A line for each conversion and run that weights come from, and for each head that none of them trained."""
+    if not lineage:
+        return ["not kept"]
+    stages = [f"{stage.told}; trained heads: {', '.join(stage.heads) or 'none'}" for stage in lineage]
+    return [*stages, *(f"the {head} head was never trained" for head in untrained_heads(lineage))]
 
 
 def describe_arrays(arrays: Mapping[str, Any], problems: Problems) -> dict[str, Any]:

@@ -5,7 +5,7 @@ from collections import Counter
 from collections.abc import Collection, Iterator, Sequence
 from itertools import islice
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 from jaxtyping import Float, Int64
@@ -27,6 +27,7 @@ _OVERLAP = 0.5  # intersection over union from which on two boxes are of the sam
 _BINS = 2000
 
 
+@runtime_checkable
 class FeatureSet(Protocol):
     """Images with their regions, by id."""
 

@@ -15,6 +15,7 @@ from convert.inspection.captions_folder import has_captions
 FEATURES, CAPTIONS, DATA_SET = "features", "captions", "data set"
 TORCH_FOLDER, TORCH_FILE, MODEL_FOLDER = "torch folder", "torch file", "model folder"
 EXPORT = "exported model"
+INDEX = "index"
 
 _TORCH_ENDINGS = (".tar", ".pth", ".bin", ".pt", ".ckpt", ".safetensors")
 _CAPTION_ENDINGS = (".json", ".txt", ".token", ".csv")
@@ -55,6 +56,8 @@ def command(thing: Thing, kind: str) -> str:
     if thing.kind == CAPTIONS:
         split = "" if thing.format == "karpathy" else "SPLIT="
         return f"python -m convert.features --features FEATURES --captions {split}{path} --output DATA"
+    if thing.kind == INDEX:
+        return f"python -m aladin_jax.search query --index {path} WORDS; or serve, add, verify"
     return _COMMANDS.get(kind, "none").format(path=path)
 
 
@@ -88,6 +91,8 @@ def _at(path: Path) -> list[Thing]:
             return [Thing(CAPTIONS, path, captions)]
         return [Thing(TORCH_FILE, path)] if path.suffix in _TORCH_ENDINGS or _is_torch(path) else []
     found = []
+    if (path / "manifest.json").is_file() and (path / "model").is_dir():
+        return [Thing(INDEX, path)]
     if features := find_features(path):
         found.append(Thing(FEATURES, features[1], features[0]))
     if has_captions(path):

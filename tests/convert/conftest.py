@@ -23,10 +23,10 @@ CONFIG = {
 
 @pytest.fixture
 def run(capsys):
-    """Runs `convert.checkpoint`; gives its status, output and errors."""
+    """Runs `convert.checkpoint`, or another command's `main`; gives its status, output and errors."""
 
-    def run(*arguments):
-        status = checkpoint.main([str(argument) for argument in arguments])
+    def run(*arguments, main=checkpoint.main):
+        status = main([str(argument) for argument in arguments])
         captured = capsys.readouterr()
         return status, captured.out, captured.err
 

@@ -85,7 +85,7 @@ def test_a_finished_run_run_again_says_so_and_touches_nothing(tmp_path, capsys):
     [
         ("os.mkdir", "_1.0.0", 1, False),
         ("os.rename", "array_record", 2, False),
-        ("os.rename", "_1.0.0", 4, True),  # the fourth, after three files
+        ("os.rename", "_1.0.0", 5, True),  # the fifth, after what it is made from and three files
     ],
     ids=["before the first record", "between two files", "before the last step"],
 )

@@ -109,11 +109,23 @@ def test_pictures_that_cannot_be_read_are_listed_and_skipped(run, images, tmp_pa
     status, out, err = run()
     assert status == 0
     listed = tmp_path / "out" / "detections" / "unreadable.txt"
-    assert f"note: 2 pictures cannot be read: see {listed}" in err
+    assert f"note: 2 pictures cannot be read and are left out: see {listed}" in err
     lines = listed.read_text().splitlines()
     assert [line.partition(":")[0] for line in lines] == [str(images / "cut.png"), str(images / "text.jpg")]
     assert list(records(tmp_path / "out")) == ["astronaut", "camera", "chelsea", "coffee", "more~rocket"]
-    assert out.splitlines()[1].split() == ["test", "5", "0", "2"]
+    assert out.splitlines()[1].split() == ["test", "5", "0", "0"]  # of no detections there were none
+
+
+def test_a_picture_added_later_is_refused_or_made_part_of_the_data_set(run, images, tmp_path):
+    assert run()[0] == 0
+    before = len(records(tmp_path / "out"))
+    (images / "later.png").write_bytes(photograph("coffee.png").read_bytes())
+    status, _, err = run()
+    assert status == 1
+    assert "made from something else (pictures/" in err[-1]
+    assert "later.png is new); pass --overwrite" in err[-1]
+    assert run("--overwrite")[0] == 0
+    assert len(records(tmp_path / "out")) == before + 1
 
 
 def test_a_photograph_lying_on_its_side_is_turned_as_its_exif_data_says(run, images, tmp_path):

@@ -1,3 +1,4 @@
+import functools
 import json
 import shutil
 from pathlib import Path
@@ -23,13 +24,8 @@ BERT = "img_txt_enc.oscar_model.bert."
 
 
 @pytest.fixture
-def export_command(capsys):
-    def run(*arguments):
-        status = export.main([str(argument) for argument in arguments])
-        captured = capsys.readouterr()
-        return status, captured.out, captured.err
-
-    return run
+def export_command(run):
+    return functools.partial(run, main=export.main)
 
 
 @pytest.fixture

@@ -220,3 +220,62 @@ def test_splits_that_are_said_twice_or_not_at_all_are_refused(tmp_path, caption_
 
 def test_vinvls_captions_are_read_from_their_folder():
     assert texts(read("coco_ir", [(None, own_features.E2E / "coco_ir")])) == CAPTIONS
+
+
+def caption_ids(splits):
+    return {key: image.caption_ids for images in splits.values() for key, image in images.items()}
+
+
+@pytest.mark.parametrize(
+    ("caption_format", "name", "content", "expected"),
+    [
+        (
+            "karpathy",
+            "dataset_coco.json",
+            {
+                "images": [
+                    {
+                        "filename": "a.jpg",
+                        "split": "test",
+                        "sentences": [{"raw": "One.", "sentid": 70}, {"raw": "Two.", "sentid": 7}],
+                    }
+                ]
+            },
+            ["70", "7"],
+        ),
+        (
+            "coco",
+            "captions.json",
+            {
+                "images": [{"id": 9, "file_name": "a.jpg"}],
+                "annotations": [
+                    {"image_id": 9, "id": 770337, "caption": "One."},
+                    {"image_id": 9, "id": 3, "caption": "2"},
+                ],
+            },
+            ["770337", "3"],
+        ),
+        ("list", "train_caption.json", [{"image_id": 9, "id": 12, "caption": "One."}], ["12"]),
+        ("list", "list.json", [{"image": "a.jpg", "id": 12, "caption": ["One.", "Two."]}], []),
+        ("flickr", "token.txt", "a.jpg#1\tOne.\na.jpg#0\tTwo.\n", ["a.jpg#1", "a.jpg#0"]),
+        ("flickr", "captions.txt", "image,caption\na.jpg,One.\na.jpg,Two.\n", []),
+    ],
+)
+def test_captions_keep_the_ids_that_their_file_gives_them(caption_format, name, content, expected, tmp_path):
+    path = tmp_path / name
+    path.write_text(content if isinstance(content, str) else json.dumps(content))
+    split = None if caption_format == "karpathy" else "test"
+    [ids] = caption_ids(read(caption_format, [(split, path)])).values()
+    assert ids == expected
+
+
+@pytest.mark.parametrize(
+    ("second", "problem"), [({"id": 1}, "several captions have one id"), ({}, "some captions have no id")]
+)
+def test_ids_that_do_not_tell_captions_apart_are_left_out_with_a_warning(second, problem, tmp_path, caplog):
+    annotations = [{"image_id": 9, "caption": "One.", "id": 1}, {"image_id": 9, "caption": "Two."} | second]
+    path = tmp_path / "captions.json"
+    path.write_text(json.dumps({"images": [{"id": 9}], "annotations": annotations}))
+    with caplog.at_level(logging.WARNING):
+        assert caption_ids(read("coco", [("test", path)])) == {"9": []}
+    assert problem in caplog.text

@@ -167,3 +167,16 @@ def test_an_option_that_does_not_fit_is_refused(tmp_path, karpathy, capsys, more
     status, _, err = run([*arguments, *more], capsys)
     assert status == 1
     assert err[-1].startswith(f"error: {found}")
+
+
+def test_records_keep_the_ids_of_captions_whose_file_has_them(tmp_path, capsys):
+    options = folder_of("oscar_tsv", tmp_path / "in")
+    texts = CAPTIONS["test"][IMAGE]
+    annotations = [{"image_id": int(IMAGE), "id": 90 - k, "caption": text} for k, text in enumerate(texts)]
+    captions = tmp_path / "captions_val2014.json"
+    captions.write_text(json.dumps({"images": [{"id": int(IMAGE)}], "annotations": annotations}))
+    status, _, err = run([*options, "--captions", f"test={captions}", "--output", tmp_path / "out"], capsys)
+    assert status == 0, err
+    record = Split(open_dataset(tmp_path / "out"), "test").read(0)
+    assert record.captions == texts
+    assert record.caption_ids == [str(90 - k) for k in range(len(texts))]

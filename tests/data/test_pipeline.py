@@ -37,6 +37,7 @@ def pairs_of(batch):
     pairs = np.asarray(batch.arrays["caption_ids"])[real, 1] - 4
     images = np.asarray(batch.arrays["region_features"])[real, 0, 0]
     np.testing.assert_array_equal(images, IMAGE_OF_PAIR[pairs])
+    np.testing.assert_array_equal(np.asarray(batch.arrays["image"])[real], IMAGE_OF_PAIR[pairs])
     return pairs.tolist()
 
 

@@ -11,9 +11,11 @@ from tests.golden_data import E2E, e2e_expected
 
 @pytest.mark.parametrize(("report", "keys"), [("test", ""), ("test_1k", "test_img_keys_1k.tsv")])
 def test_recalls_are_the_original_s(report, keys, small_run, differences, tmp_path):
+    rankings = tmp_path / "rankings.jsonl"
     config = small_run("alignment_triplet", **{"eval.image_keys": str(E2E / "coco_ir" / keys) if keys else ""})
     log = tmp_path / "log"
-    assert run(command("alignment_triplet", tmp_path, config, "--mode", "evaluate"), log) == 0
+    flags = ("--mode", "evaluate", f"--config.eval.rankings={rankings}")
+    assert run(command("alignment_triplet", tmp_path, config, *flags), log) == 0
     found = json.loads((tmp_path / "report.json").read_text())["test"]
     for head, expected in e2e_expected()["evaluate"][report].items():
         for metric, value in expected.items():
@@ -21,6 +23,10 @@ def test_recalls_are_the_original_s(report, keys, small_run, differences, tmp_pa
             tied = (report, head, metric) == ("test_1k", "alignment", "i2t/meanr")
             group = "e2e mean rank with a tie" if tied else "e2e recalls and ranks"
             differences.check(group, found[head][metric], value, atol=0.021 if tied else 1e-9)
+        first = [row for row in map(json.loads, rankings.read_text().splitlines()) if row["head"] == head]
+        own = [row["items"][0].startswith(f"{row['query']}#") for row in first if row["direction"] == "i2t"]
+        assert 100 * sum(own) / len(own) == pytest.approx(found[head]["i2t/R@1"])
+        assert found[head]["i2t/R@1/low"] <= found[head]["i2t/R@1"] <= found[head]["i2t/R@1/high"]
     table = log.read_text()
     assert "matching" in table
     assert f"{found['alignment']['rsum']:.1f}" in table

@@ -78,6 +78,16 @@ def test_bars_are_as_long_as_the_recalls(tmp_path):
     assert matching / alignment == pytest.approx(2, rel=0.05)
 
 
+def test_a_head_that_was_never_trained_is_marked_in_the_table_and_pale_in_the_figure(tmp_path, reports):
+    screen = io.StringIO()
+    print_reports(reports, Console(file=screen, width=80), untrained=["matching"])
+    assert screen.getvalue().count("untrained") == 1
+    save_recall_figure(reports, tmp_path / "recall.png", title="test: 20 images", untrained=["matching"])
+    pixels = np.asarray(Image.open(tmp_path / "recall.png").convert("RGB")).astype(int)
+    marked, other = ((pixels == colour).all(-1).sum() for colour in ([0, 114, 178], [213, 94, 0]))
+    assert marked < other / 10  # its labels alone
+
+
 def test_a_figure_grows_with_its_reports_and_leaves_pyplot_alone(tmp_path, reports):
     backend = matplotlib.get_backend(auto_select=False)
     save_recall_figure(reports, tmp_path / "one.png")

@@ -97,3 +97,38 @@ def test_tokens_that_do_not_fit_make_the_loss_nan():
     step, state_of = compiled(objective, ("backbone",), 0.2)
     _, metrics = step(state_of(seed=1), unit_batch("0"), StepVariant(objective.losses, PAIRS, 40))
     assert np.isnan(metrics["loss"])
+
+
+def test_all_negatives_count_until_the_step_in_which_the_hardest_begin():
+    objective = Objective(matching=1.0, hardest_after=3)
+    step, state_of = compiled(objective, ("backbone",))
+    found = {
+        k: float(run(step, state_of(seed=0)._replace(step=jnp.int32(k)), objective)[1]["loss"]) for k in (0, 2, 3, 9)
+    }
+    expected = {}
+    for hardest in (False, True):
+        plain = Objective(matching=1.0, hardest=hardest)
+        other, start = compiled(plain, ("backbone",))
+        expected[hardest] = float(run(other, start(seed=0), plain)[1]["loss"])
+    assert found == pytest.approx(
+        {0: expected[False], 2: expected[False], 3: expected[True], 9: expected[True]}, rel=1e-5
+    )
+    assert expected[False] > 1.5 * expected[True]
+
+
+def test_pairs_of_one_image_are_no_negatives_of_each_other_if_asked():
+    objective = Objective(alignment=1.0, matching=1.0, distillation=1.0, hardest=False, mask_same_image=True)
+    step, state_of = compiled(objective)
+    losses = {}
+    for name, numbers in (("none", [0, 1, 2, 3, 4, 5]), ("some", [0, 1, 0, 3, 1, 5]), ("all", [7] * 6)):
+        batch = unit_batch("0")
+        rows = len(batch["caption_len"])
+        batch["image"] = jnp.asarray(numbers + [0] * (rows - PAIRS), jnp.int32)
+        _, losses[name] = step(state_of(seed=0), batch, StepVariant(objective.losses, PAIRS, 200))
+    plain = dataclasses.replace(objective, mask_same_image=False)
+    other, state_of = compiled(plain)
+    for loss in ("loss_alignment", "loss_matching", "loss_distillation"):
+        unmasked = float(run(other, state_of(seed=0), plain)[1][loss])
+        assert float(losses["none"][loss]) == pytest.approx(unmasked, rel=1e-5)
+        assert unmasked > float(losses["some"][loss]) > float(losses["all"][loss])
+        assert float(losses["all"][loss]) == pytest.approx(0, abs=1e-5)

@@ -256,7 +256,9 @@ def test_overwriting_replaces_what_is_there(raw):
     raw.save_captions("test", {473681: ["a caption"]})
     for keys in raw.captions.glob("*.tsv"):
         keys.write_text("473681\n")
-    assert raw.prepare().splits["test"] == (56, 280, 0)
+    with pytest.raises(DataError, match=r"made from something else \(captions/test_captions.pt had 18,257 bytes, has"):
+        raw.prepare()
+    assert len(source(raw.target, "test")) == 56
     prepared = raw.prepare(overwrite=True, float16=True)
     assert not prepared.was_there
     assert prepared.splits["test"] == (1, 1, 0)

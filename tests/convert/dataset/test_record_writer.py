@@ -63,7 +63,7 @@ class DyingSource(VinvlSource):
 def test_a_killed_process_ends_the_run_with_an_error(tmp_path):
     captions = read_captions(E2E / "coco_ir" / "test_captions.pt")
     writer = RecordWriter(DyingSource(E2E / "coco_ir", GOLDEN_FEATURES, 2054), 2054, np.dtype(np.float32))
-    shards = [Shard(str(tmp_path / image), {image: sentences}) for image, sentences in captions.items()]
+    shards = [Shard(str(tmp_path / image), {image: sentences}, {}) for image, sentences in captions.items()]
     with pytest.raises(DataError, match=r"a process that writes records was killed; .*--num_workers"):
         write_shards(writer, shards, 2)
     assert not multiprocessing.active_children()
