@@ -37,7 +37,7 @@ class DrawnTexts:
 
     def __init__(self, encoder: QueryEncoder, index: Index):
         """Knows the index's captions."""
-        self._encoder, self._index = encoder, index
+        self._encoder, self._index, self.reader = encoder, index, encoder.reader
         self._rows = {index.caption(row): row for row in range(len(index.captions))}
 
     def caption(self, text: str) -> Encoded:

@@ -32,7 +32,7 @@ def run_index(options: argparse.Namespace) -> int:
     enable_compilation_cache()
     model = load(options.checkpoint, settings)
     source = build.Source(options.data, options.split, options.images, options.shard)
-    if options.backend != "local" and build.is_of(options.output, model, source, options.collection):
+    if options.backend != "local" and build.is_of(options.output, model, source, options.collection or ""):
         return _upload(options, options.output)  # of an earlier run, whose upload was cut off
     if options.caption_ending is not None:
         model.caption_ending = options.caption_ending
@@ -44,7 +44,7 @@ def run_index(options: argparse.Namespace) -> int:
         )
     warn_of_untrained_heads(model.lineage)
     manifest = build.create_index(
-        options.output, model, source, parts_dtype=options.dtype, collection=options.collection
+        options.output, model, source, parts_dtype=options.dtype, collection=options.collection or ""
     )
     print(f"{options.output}: {manifest.images:,} images, {manifest.captions:,} captions; model {model.described}")
     _tell_of_pictures(options, options.output, manifest.segments[-1].name)

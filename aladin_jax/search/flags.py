@@ -140,7 +140,7 @@ def _backend_flags(parser: Parser) -> None:
 
 def _collection_flag(parser: Parser) -> None:
     parser.add_argument(
-        "--collection", type=_checked(check_collection), default="", metavar="NAME", help="of Qdrant (default: its own)"
+        "--collection", type=_checked(check_collection), metavar="NAME", help="of Qdrant (default: its own)"
     )
 
 
