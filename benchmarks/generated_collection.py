@@ -141,7 +141,9 @@ def _write_model(path: Path, width: int, layers: int, settings: Settings) -> Pre
     words = (f"w{k}" for k in range(len(SPECIAL_TOKENS), backbone.vocab_size))
     vocabulary = path / "vocab.txt"
     vocabulary.write_text("".join(f"{word}\n" for word in (*SPECIAL_TOKENS, *words)))
-    model_folder.save_model_folder(path / manifests.MODEL, init_params(*config, seed=0), config, vocabulary, {})
+    model_folder.save_model_folder(
+        path / manifests.MODEL, init_params(*config, seed=0), config, vocabulary, {}, caption_ending=None
+    )
     vocabulary.unlink()
     return load(path / manifests.MODEL, settings)
 

@@ -75,7 +75,7 @@ def _detect(args: argparse.Namespace) -> None:
     source = ImportedSource(files, captions, skip_missing=args.skip_missing, numbered=False)
     # Before anything is written: a model that cannot be loaded leaves no folder that a mended one would not fit.
     extractor = _load_extractor(args)
-    made_of = describe_sources(args, {"pictures": [args.images]}, **extractor.made)
+    made_of = describe_sources(args, {"pictures": [args.images]})  # the settings are told by the files
     if not args.overwrite and data_set_folder(args.output).exists():
         made_from.check(data_set_folder(args.output), made_of)
     files.begin(extractor.made, overwrite=args.overwrite)

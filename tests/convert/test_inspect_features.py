@@ -1,4 +1,5 @@
 import json
+from collections import Counter
 
 import numpy as np
 import pytest
@@ -226,4 +227,4 @@ def test_columns_tell_mean_and_deviation():
     ],
 )
 def test_a_histogram_has_about_ten_ranges_without_gaps(counts, expected):
-    assert histogram(counts) == expected
+    assert histogram(Counter(counts)) == expected

@@ -131,6 +131,8 @@ def test_evaluation_takes_the_best_checkpoint_and_not_the_latest(small, trained_
     report = evaluate(small(init_from="", **{"eval.split": "minival"}), trained_on)
     for head, metrics in report["minival"].items():
         for metric, value in metrics.items():
+            if metric.endswith(("/low", "/high")):  # of the report alone
+                continue
             assert found[f"minival/{head}/{metric}"][best] == pytest.approx(value), (head, metric)
     shutil.rmtree(trained_on / "best")
     assert evaluate(small(init_from="", **{"eval.split": "minival"}), trained_on) != report

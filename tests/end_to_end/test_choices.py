@@ -103,5 +103,5 @@ def test_the_demos_configuration_trains_random_weights_by_the_seed_and_every_fie
     assert losses[1] > 10  # all violations of pairs that are alike
     config = small_run("demo", **settings)
     assert evaluate(Reading(config, read), tmp_path / "one")["test"]["matching"]["rsum"] > 0
-    # The last is asked of `resume_from` only, and of a run that goes on, by way of its config.json.
-    assert read | {"reinitialize_scheduler"} == set(fields(config))
+    # Asked only of a run that goes on, by way of its config.json, and where rankings are written.
+    assert read | {"reinitialize_scheduler", "eval.ranking_length"} == set(fields(config))
