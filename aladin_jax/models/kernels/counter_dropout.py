@@ -17,9 +17,14 @@ _GOLDEN_RATIO = 0x9E3779B9  # odd, and far from any simple fraction of 2**32: ne
 
 def mix(h: UInt32[Array, "*s"]) -> UInt32[Array, "*s"]:
     """MurmurHash3's finaliser: every bit of the input moves every bit of the output."""
-    h = (h ^ (h >> 16)) * jnp.uint32(0x85EBCA6B)
-    h = (h ^ (h >> 13)) * jnp.uint32(0xC2B2AE35)
+    h = _mix_upper(h)
     return h ^ (h >> 16)
+
+
+def _mix_upper(h: UInt32[Array, "*s"]) -> UInt32[Array, "*s"]:
+    """All of the finaliser but its last line, which leaves the upper half as it is."""
+    h = (h ^ (h >> 16)) * jnp.uint32(0x85EBCA6B)
+    return (h ^ (h >> 13)) * jnp.uint32(0xC2B2AE35)
 
 
 def row_seeds(tokens: UInt32[Array, ...], key0: UInt32[Array, ""], key1: UInt32[Array, ""]) -> UInt32[Array, ...]:
@@ -29,11 +34,8 @@ def row_seeds(tokens: UInt32[Array, ...], key0: UInt32[Array, ""], key1: UInt32[
 
 def kept(seeds: UInt32[Array, ...], columns: UInt32[Array, ...], rate: float) -> Bool[Array, ...]:
     """Whether an entry is kept; it is dropped with probability `rate` (to 1 in 65,536). The arguments broadcast."""
-    # The finaliser's last line, which this leaves out, changes none of the upper bits that decide.
-    h = seeds + columns * jnp.uint32(_GOLDEN_RATIO)
-    h = (h ^ (h >> 16)) * jnp.uint32(0x85EBCA6B)
-    h = (h ^ (h >> 13)) * jnp.uint32(0xC2B2AE35)
-    return (h >> 16) >= jnp.uint32(round(rate * 2**16))
+    words = _mix_upper(seeds + columns * jnp.uint32(_GOLDEN_RATIO))  # the upper bits alone decide
+    return (words >> 16) >= jnp.uint32(round(rate * 2**16))
 
 
 def key_words(key: Array | None) -> UInt32[Array, " 2"]:
