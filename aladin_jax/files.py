@@ -1,4 +1,4 @@
-"""Files and folders that are whole or not there, JSON that is sound, paths that are no files of this machine."""
+"""Files and folders that are whole or not there, after a power cut too; sound JSON; paths of other machines."""
 
 import argparse
 import hashlib
@@ -40,6 +40,7 @@ def whole_file(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
             file.flush()
             os.fsync(file.fileno())
         temporary.replace(path)
+        _sync(path.parent)
     finally:
         temporary.unlink(missing_ok=True)
 
@@ -100,6 +101,8 @@ def whole_folder(path: str | os.PathLike[str]) -> Iterator[Path]:
     unfinished.mkdir(parents=True)
     try:
         yield unfinished
+        for written in (unfinished, *unfinished.rglob("*")):
+            _sync(written)
         if path.exists():
             shutil.rmtree(replaced, ignore_errors=True)
             path.rename(replaced)
@@ -109,9 +112,19 @@ def whole_folder(path: str | os.PathLike[str]) -> Iterator[Path]:
             if replaced.exists():
                 replaced.rename(path)
             raise
+        _sync(path.parent)
         shutil.rmtree(replaced, ignore_errors=True)
     finally:
         shutil.rmtree(unfinished, ignore_errors=True)
+
+
+def _sync(path: Path) -> None:
+    """Waits until a file, or a folder's entries, are on the disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def write_json(path: str | os.PathLike[str], value: Mapping[str, Any]) -> None:

@@ -18,7 +18,7 @@ from typing import Any
 
 from aladin_jax.encoding import Encoded
 from aladin_jax.scores.ragged import pack_one
-from aladin_jax.search import maintain, tradeoff
+from aladin_jax.search import tradeoff, verification
 from aladin_jax.search.ann import AnnFinder
 from aladin_jax.search.index import Index
 from aladin_jax.search.inputs import ALL, KINDS
@@ -74,7 +74,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             parts_dtype=options.dtype,
         )
         seconds = time.perf_counter() - started
-        results = {"index_bytes": maintain.describe(path)["bytes"], "generate_seconds": significant(seconds)}
+        results = {"index_bytes": verification.describe(path)["bytes"], "generate_seconds": significant(seconds)}
         results |= measure(path, options.ann)
     lengths = {"images": options.images, "queries": options.queries, "regions": REGIONS, "width": options.width}
     print_report("search_scale", lengths | {"dtype": options.dtype, "layers": options.layers}, results)

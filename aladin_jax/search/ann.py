@@ -15,13 +15,12 @@ import numpy as np
 from jaxtyping import Bool, Float, Int
 from tqdm import tqdm
 
-from aladin_jax.files import sha256, write_whole
+from aladin_jax.files import sha256, whole_file, write_whole
 from aladin_jax.scores.similarity import Measure
-from aladin_jax.search import segment
 from aladin_jax.search.index import Index
 from aladin_jax.search.inputs import Kind
-from aladin_jax.search.manifest import writer_lock
 from aladin_jax.search.ranking import Candidates, ExactFinder
+from aladin_jax.search.storage import writer_lock
 
 # Nodes that a search of the graph keeps in sight; lists that it reads.
 EFFORT: dict[Kind, int] = {"hnsw": 128, "ivf": 32}
@@ -55,12 +54,12 @@ class AnnFinder:
             raise ValueError(f"effort is {effort}; expected at least 1")
         self._side = index.images
         self._measure: Measure = measure
-        alive = np.split(index.images.alive, np.cumsum([len(rows) for rows in index.images.vectors])[:-1])
-        folders = [index.path / entry.name for entry in index.manifest.segments]
-        _build_missing(index, kind, folders)
+        _build_missing(index, kind)
         self._segments = [
-            _Searched(folder / f"images.{kind}", kind, effort or EFFORT[kind], vectors, some)
-            for folder, vectors, some in zip(folders, index.images.vectors, alive, strict=True)
+            _Searched(
+                index.path / entry.name / f"images.{kind}", kind, effort or EFFORT[kind], rows.images.vectors, alive
+            )
+            for entry, rows, alive in index.by_segment()
         ]
         self._starts = np.cumsum([0, *(len(rows) for rows in index.images.vectors)])
 
@@ -136,8 +135,12 @@ def _sum_of(path: Path) -> Path:
     return path.with_name(f"{path.name}.sha256")
 
 
-def _build_missing(index: Index, kind: Kind, folders: list[Path]) -> None:
-    paths = [folder / f"images.{kind}" for folder in folders]
+def _paths(index: Index, kind: Kind) -> list[Path]:
+    return [index.path / entry.name / f"images.{kind}" for entry in index.manifest.segments]
+
+
+def _build_missing(index: Index, kind: Kind) -> None:
+    paths = _paths(index, kind)
     if all(_sum_of(path).is_file() for path in paths):
         return
     faiss = import_faiss()
@@ -159,10 +162,8 @@ def _build(faiss: Any, path: Path, kind: Kind, vectors: Float[np.ndarray, "n d"]
     starts = tqdm(range(0, count, _ADDED_ROWS), desc=f"building {path.parent.name}/{path.name}", disable=None)
     for start in starts:
         made.add(np.ascontiguousarray(vectors[start : start + _ADDED_ROWS]))
-    unfinished = path.with_name(f".{path.name}.unfinished")
-    faiss.write_index(made, str(unfinished))
-    segment.sync(unfinished)
-    unfinished.replace(path)
+    with whole_file(path) as file:
+        faiss.write_index(made, faiss.PyCallbackIOWriter(file.write))
     write_whole(_sum_of(path), sha256(path).encode())  # last: what has a sum is whole
 
 

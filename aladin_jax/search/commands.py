@@ -13,11 +13,11 @@ from aladin_jax.config import Settings
 from aladin_jax.files import write_whole
 from aladin_jax.lineage import Lineage, explain_untrained
 from aladin_jax.pretrained import enable_compilation_cache, load
-from aladin_jax.search import build, maintain
+from aladin_jax.search import changes, verification
+from aladin_jax.search.changes import Contents
 from aladin_jax.search.flags import LENGTHS
 from aladin_jax.search.index import Index
-from aladin_jax.search.manifest import read_manifest
-from aladin_jax.search.segment import read_segment
+from aladin_jax.search.storage import read_manifest, read_segment
 from aladin_jax.untrusted import read_lines
 
 WITHOUT_PICTURE = "without_picture.tsv"  # ids, and the file that cannot be read
@@ -31,8 +31,8 @@ def run_index(options: argparse.Namespace) -> int:
     settings = Settings.from_dict({**vars(Settings.of_model(options.checkpoint)), **chosen}, "the command line")
     enable_compilation_cache()
     model = load(options.checkpoint, settings)
-    source = build.Source(options.data, options.split, options.images, options.shard)
-    if options.backend != "local" and build.is_of(options.output, model, source, options.collection or ""):
+    contents = Contents(options.data, options.split, options.images, options.shard)
+    if options.backend != "local" and changes.is_of(options.output, model, contents, options.collection or ""):
         return _upload(options, options.output)  # of an earlier run, whose upload was cut off
     if options.caption_ending is not None:
         model.caption_ending = options.caption_ending
@@ -43,8 +43,8 @@ def run_index(options: argparse.Namespace) -> int:
             file=sys.stderr,
         )
     warn_of_untrained_heads(model.lineage)
-    manifest = build.create_index(
-        options.output, model, source, parts_dtype=options.dtype, collection=options.collection or ""
+    manifest = changes.create_index(
+        options.output, model, contents, parts_dtype=options.dtype, collection=options.collection or ""
     )
     print(f"{options.output}: {manifest.images:,} images, {manifest.captions:,} captions; model {model.described}")
     _tell_of_pictures(options, options.output, manifest.segments[-1].name)
@@ -58,8 +58,8 @@ def run_add(options: argparse.Namespace) -> int:
         model = load(options.checkpoint, read_manifest(options.index).settings)
     else:
         model = Index(options.index).model()
-    source = build.Source(options.data, options.split, options.images)
-    manifest = build.add_to_index(options.index, model, source)
+    contents = Contents(options.data, options.split, options.images)
+    manifest = changes.add_to_index(options.index, model, contents)
     added = manifest.segments[-1]
     print(
         f"{options.index}: {added.images:,} images and {added.captions:,} captions added; now {manifest.images:,} "
@@ -76,16 +76,16 @@ def run_delete(options: argparse.Namespace) -> int:
         ids += [line.strip() for line in read_lines(options.ids_file) if line.strip()]
     if not ids:
         raise ValueError(f"{options.ids_file}: no id in it; write one a line")
-    manifest = maintain.delete_images(options.index, ids)
+    manifest = changes.delete_images(options.index, ids)
     print(f"{options.index}: {len(ids):,} images deleted, {manifest.images:,} left; `merge` gives their room back")
     return _upload(options, options.index)
 
 
 def run_merge(options: argparse.Namespace) -> int:
     """Compacts an index."""
-    before = maintain.describe(options.index)
-    maintain.merge(options.index)
-    after = maintain.describe(options.index)
+    before = verification.describe(options.index)
+    changes.merge(options.index)
+    after = verification.describe(options.index)
     print(
         f"{options.index}: {before['segments']} segments, {before['bytes']:,} bytes -> {after['segments']} segment, "
         f"{after['bytes']:,} bytes; {after['images']:,} images"
@@ -95,18 +95,18 @@ def run_merge(options: argparse.Namespace) -> int:
 
 def run_verify(options: argparse.Namespace) -> int:
     """Checks an index; exit status 1 if there are faults."""
-    faults = maintain.verify(options.index)
+    faults = verification.verify(options.index)
     for fault in faults:
         print(f"error: {fault}", file=sys.stderr)
     if not faults:
-        about = maintain.describe(options.index)
+        about = verification.describe(options.index)
         print(f"{options.index}: sound; {about['images']:,} images, {about['captions']:,} captions")
     return 1 if faults else 0
 
 
 def run_info(options: argparse.Namespace) -> int:
     """Describes an index."""
-    about = maintain.describe(options.index)
+    about = verification.describe(options.index)
     if options.json:
         print(json.dumps(about, indent=2))
         return 0
@@ -142,9 +142,9 @@ def _upload(options: argparse.Namespace, path: Path) -> int:
 def _tell_of_pictures(options: argparse.Namespace, index: Path, segment: str) -> None:
     """Counts the pictures of what was indexed, and lists the images that have none."""
     read = read_segment(index / segment)
-    if options.images is None and not len(read.pictures):
+    if options.images is None and not len(read.pictures.vectors):
         return
-    empty = np.flatnonzero(np.diff(read.picture_offsets) == 0)
+    empty = np.flatnonzero(read.pictures.lengths == 0)
     table = read.image_table.select(["id", "file"]).take(empty).to_pylist()
     lost = {
         "not found": [image["id"] for image in table if not image["file"]],

@@ -8,15 +8,20 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+import pyarrow as pa
 from jaxtyping import Bool, Float, Int
 
 from aladin_jax.encoding import Encoded
 from aladin_jax.pretrained import PretrainedModel
 from aladin_jax.scores.ragged import Packed, concatenate
-from aladin_jax.search.manifest import MODEL, SegmentEntry, read_manifest
-from aladin_jax.search.segment import Segment, read_segment
-
-_ATTEMPTS = 5
+from aladin_jax.search.storage import (
+    MODEL,
+    Manifest,
+    Segment,
+    SegmentEntry,
+    read_manifest,
+    read_segment,
+)
 
 
 class Side:
@@ -47,14 +52,12 @@ class Side:
 
     def vector(self, row: int) -> Float[np.ndarray, " d"]:
         """One row's vector."""
-        piece, first = self._place(row)
-        return np.asarray(piece.vectors[row - first])
+        number = int(np.searchsorted(self._starts, row, side="right")) - 1
+        return np.asarray(self._pieces[number].vectors[row - self._starts[number]])
 
     def parts(self, row: int) -> Float[np.ndarray, "n d"]:
         """One row's unit vectors, in float32."""
-        piece, first = self._place(row)
-        start, stop = piece.parts.offsets[row - first : row - first + 2]
-        return np.asarray(piece.parts.vectors[start:stop], np.float32)
+        return np.asarray(self.packed(np.array([row])).vectors, np.float32)
 
     def by_segment(self, rows: Int[np.ndarray, " k"]) -> Iterator[tuple[np.ndarray, Packed, np.ndarray]]:
         """Yields, for each segment with some of the rows: which of `rows`, all its parts, and their places there."""
@@ -71,10 +74,6 @@ class Side:
         if not found:
             return Packed(self._pieces[0].parts.vectors[:0], np.zeros(1, np.int64))
         return concatenate([taken for _, taken in found]).take(np.argsort(np.concatenate([c for c, _ in found])))
-
-    def _place(self, row: int) -> tuple[Encoded, int]:
-        number = int(np.searchsorted(self._starts, row, side="right")) - 1
-        return self._pieces[number], int(self._starts[number])
 
 
 class Region(NamedTuple):
@@ -97,6 +96,7 @@ class Index:
     Attributes:
         path: its folder.
         manifest: of the generation that was opened.
+        segments: of it.
         images: vectors of images.
         captions: vectors of captions.
         caption_image: [c] the image row of each caption.
@@ -109,26 +109,18 @@ class Index:
             ValueError: there is no index, it is unfinished, or it is damaged.
         """
         self.path = Path(path)
-        for attempt in range(_ATTEMPTS):
-            self.manifest = read_manifest(self.path)
-            try:
-                self._segments = [read_segment(self.path / entry.name) for entry in self.manifest.segments]
-                alive = [_alive(self.path, entry) for entry in self.manifest.segments]
-                break
-            except FileNotFoundError as error:  # merged away between the two reads, or really missing
-                if attempt == _ATTEMPTS - 1 or read_manifest(self.path).generation == self.manifest.generation:
-                    raise ValueError(f"{error.filename}: missing; restore it, or index the data again") from error
-        if not self._segments:
-            raise ValueError(f"{self.path}: the manifest lists no segment; index the data again")
-        self._check_counts()
-        self._image_starts = np.cumsum([0, *(s.image_table.num_rows for s in self._segments)])
-        self._caption_starts = np.cumsum([0, *(s.caption_table.num_rows for s in self._segments)])
-        live = np.concatenate(alive)
-        self.images = Side([s.images for s in self._segments], live)
+        self.manifest, self.segments, alive = _open_newest(self.path)
+        starts = np.cumsum([0, *(segment.image_table.num_rows for segment in self.segments)])
+        self._image_starts = starts[:-1]
+        self._image_table = pa.concat_tables([segment.image_table for segment in self.segments])
+        self._caption_texts = pa.chunked_array(
+            [chunk for segment in self.segments for chunk in segment.caption_table["text"].chunks], pa.string()
+        )
+        self.images = Side([segment.images for segment in self.segments], alive)
         self.caption_image = np.concatenate(
-            [s.caption_images + first for s, first in zip(self._segments, self._image_starts[:-1], strict=True)]
-        ).astype(np.int64)
-        self.captions = Side([s.captions for s in self._segments], live[self.caption_image])
+            [segment.caption_images + first for segment, first in zip(self.segments, starts[:-1], strict=True)]
+        )
+        self.captions = Side([segment.captions for segment in self.segments], alive[self.caption_image])
 
     def model(self) -> PretrainedModel:
         """Loads the model that the index was made with.
@@ -147,7 +139,7 @@ class Index:
     @functools.cached_property
     def ids(self) -> list[str]:
         """The id of each image row, deleted ones included."""
-        return [image_id for s in self._segments for image_id in s.image_table["id"].to_pylist()]
+        return self._image_table["id"].to_pylist()
 
     @functools.cached_property
     def row_of_id(self) -> dict[str, int]:
@@ -166,48 +158,33 @@ class Index:
 
     def caption(self, row: int) -> str:
         """The text of a caption."""
-        segment, at = self._find(self._caption_starts, row)
-        return segment.caption_table["text"][at].as_py()
+        return self._caption_texts[row].as_py()
 
     def tags(self, row: int) -> list[str]:
         """The detected class names of an image."""
-        segment, at = self._find(self._image_starts, row)
-        return segment.image_table["tags"][at].as_py()
-
-    def picture(self, row: int) -> bytes:
-        """An image's picture, a JPEG file; empty where there is none."""
-        segment, at = self._find(self._image_starts, row)
-        return segment.picture(at)
+        return self._image_table["tags"][row].as_py()
 
     def file(self, row: int) -> str:
         """The path of an image's picture in the folder that it was indexed from; empty where that is not known."""
-        segment, at = self._find(self._image_starts, row)
-        return segment.image_table["file"][at].as_py()
-
-    def regions(self, row: int) -> list[Region]:
-        """What is known of an image's regions, in the order of `images.parts(row)` (without the first: see there)."""
-        segment, at = self._find(self._image_starts, row)
-        offsets = segment.images.parts.offsets
-        return describe_regions(int(offsets[at + 1] - offsets[at]), self.boxes(row), self.tags(row))
+        return self._image_table["file"][row].as_py()
 
     def boxes(self, row: int) -> Float[np.ndarray, "r 4"]:
         """The boxes of an image's regions, as shares of the picture; none where they are not known."""
-        segment, at = self._find(self._image_starts, row)
-        return np.asarray(segment.image_table["boxes"][at].as_py(), np.float32).reshape(-1, 4)
+        return np.asarray(self._image_table["boxes"][row].as_py(), np.float32).reshape(-1, 4)
 
-    def _find(self, starts: np.ndarray, row: int) -> tuple[Segment, int]:
-        number = int(np.searchsorted(starts, row, side="right")) - 1
-        return self._segments[number], row - int(starts[number])
+    def regions(self, row: int) -> list[Region]:
+        """What is known of an image's regions, in the order of `images.parts(row)` (without the first: see there)."""
+        return describe_regions(len(self.images.parts(row)), self.boxes(row), self.tags(row))
 
-    def _check_counts(self) -> None:
-        for entry, segment in zip(self.manifest.segments, self._segments, strict=True):
-            found = (segment.image_table.num_rows, segment.caption_table.num_rows, segment.images.vectors.shape[1])
-            expected = (entry.images, entry.captions, self.manifest.width)
-            if found != expected:
-                raise ValueError(
-                    f"{self.path / entry.name}: (images, captions, width) are {found}, the manifest says {expected}; "
-                    "restore it, or index the data again"
-                )
+    def picture(self, row: int) -> bytes:
+        """An image's picture, a JPEG file; empty where there is none."""
+        number = int(np.searchsorted(self._image_starts, row, side="right")) - 1
+        return self.segments[number].picture(row - int(self._image_starts[number]))
+
+    def by_segment(self) -> Iterator[tuple[SegmentEntry, Segment, Bool[np.ndarray, " i"]]]:
+        """Yields each segment as the manifest lists it, as it is, and which of its images are not deleted."""
+        alive = np.split(self.images.alive, self._image_starts[1:])
+        return zip(self.manifest.segments, self.segments, alive, strict=True)
 
 
 def describe_regions(count: int, boxes: np.ndarray, tags: list[str]) -> list[Region]:
@@ -221,14 +198,32 @@ def describe_regions(count: int, boxes: np.ndarray, tags: list[str]) -> list[Reg
     return [Region(number, known[number], paired[number]) for number in range(1, count + 1)]
 
 
-def _alive(path: Path, entry: SegmentEntry) -> Bool[np.ndarray, " n"]:
-    alive = np.ones(entry.images, bool)
+def _open_newest(path: Path) -> tuple[Manifest, list[Segment], Bool[np.ndarray, " i"]]:
+    """The newest generation, its segments, and which of all images are not deleted."""
+    while True:
+        manifest = read_manifest(path)
+        if not manifest.segments:
+            raise ValueError(f"{path}: the manifest lists no segment; index the data again")
+        try:
+            opened = [_open(path / entry.name, entry, manifest.width) for entry in manifest.segments]
+        except FileNotFoundError as error:  # merged away between the two reads, or really missing
+            if read_manifest(path).generation == manifest.generation:
+                raise ValueError(f"{error.filename}: missing; restore it, or index the data again") from error
+        else:
+            return manifest, [segment for segment, _ in opened], np.concatenate([alive for _, alive in opened])
+
+
+def _open(folder: Path, entry: SegmentEntry, width: int) -> tuple[Segment, Bool[np.ndarray, " i"]]:
+    segment = read_segment(folder)
+    alive = np.ones(segment.image_table.num_rows, bool)
     if entry.deleted:
-        file = path / entry.name / entry.deleted
+        file = folder / entry.deleted
         rows = np.load(file, allow_pickle=False)
-        if rows.dtype != np.int64 or rows.ndim != 1 or len(rows) != entry.deleted_images:
-            raise ValueError(f"{file}: not the {entry.deleted_images} rows that the manifest says")
-        if len(rows) and not (rows.min() >= 0 and rows.max() < entry.images):
-            raise ValueError(f"{file}: names a row outside the segment")
+        if rows.dtype != np.int64 or rows.ndim != 1 or not ((rows >= 0) & (rows < len(alive))).all():
+            raise ValueError(f"{file}: not rows of the segment; restore it, or index the data again")
         alive[rows] = False
-    return alive
+    found = {**segment.counts(alive), "width": segment.images.vectors.shape[1]}
+    expected = {name: getattr(entry, name, width) for name in found}
+    if found != expected:
+        raise ValueError(f"{folder}: has {found}, the manifest says {expected}; restore it, or index the data again")
+    return segment, alive

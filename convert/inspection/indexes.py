@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from aladin_jax.lineage import lineage_of_model_folder
-from aladin_jax.search import maintain
-from aladin_jax.search.manifest import MODEL
+from aladin_jax.search import verification
+from aladin_jax.search.storage import MODEL
 from convert.inspection.checkpoints import describe_lineage
 from convert.inspection.tallies import Problems
 
@@ -25,8 +25,8 @@ def inspect_index(folder: Path) -> dict[str, Any]:
         ValueError: its manifest is damaged.
     """
     problems = Problems()
-    about = maintain.describe(folder)
-    for fault in maintain.verify(folder):
+    about = verification.describe(folder)
+    for fault in verification.verify(folder):
         problems.add("faults", fault)
     return {
         "kind": "index",

@@ -10,7 +10,7 @@ from aladin_jax.models.aladin import init_params
 from aladin_jax.models.backbone import BackboneConfig
 from aladin_jax.models.matching_head import MatchingHeadConfig
 from aladin_jax.pretrained import load
-from aladin_jax.search.build import Source, create_index
+from aladin_jax.search.changes import Contents, create_index
 from demo import builder
 
 
@@ -23,7 +23,7 @@ def golden_model(golden_folder):
 def golden_index(golden_folder, golden_model):
     """The test split's index; tests that change it take a copy (`changing`)."""
     path = golden_folder / "index"
-    create_index(path, golden_model, Source(golden_folder / "data", "test"))
+    create_index(path, golden_model, Contents(golden_folder / "data", "test"))
     return path
 
 
@@ -59,5 +59,5 @@ SCENES_SETTINGS = Settings(max_caption_len=24, max_labels_len=16, max_regions=10
 def scenes_index(scenes_folder):
     path = scenes_folder / "index"
     model = load(scenes_folder / "model", SCENES_SETTINGS)
-    create_index(path, model, Source(scenes_folder / "data", "test"))
+    create_index(path, model, Contents(scenes_folder / "data", "test"))
     return path

@@ -5,10 +5,10 @@ import sys
 import numpy as np
 import pytest
 
-from aladin_jax.search import maintain
+from aladin_jax.search import changes, verification
 from aladin_jax.search.__main__ import main
 from aladin_jax.search.ann import AnnFinder
-from aladin_jax.search.build import Source, add_to_index
+from aladin_jax.search.changes import Contents, add_to_index
 from aladin_jax.search.index import Index
 from aladin_jax.search.inputs import KINDS
 from aladin_jax.search.query import Searcher
@@ -62,16 +62,16 @@ def test_what_was_deleted_is_not_found_and_what_was_added_is(kind, changing, gol
     structure = changing / "segment-000001" / f"images.{kind}"
     gone = sorted(compare(10))[:20]
     built = structure.stat().st_mtime_ns
-    maintain.delete_images(changing, gone)
+    changes.delete_images(changing, gone)
     assert not compare(8) & set(gone)
-    add_to_index(changing, golden_model, Source(golden_folder / "data", "minival"))
+    add_to_index(changing, golden_model, Contents(golden_folder / "data", "minival"))
     added = set(Index(changing).ids[56:])
     assert compare(8) & added
     assert structure.stat().st_mtime_ns == built  # the new segment's alone was built
-    maintain.merge(changing)
+    changes.merge(changing)
     assert compare(8) & added
     assert [path.parent.name for path in changing.glob(f"*/images.{kind}")] == ["segment-000004"]
-    assert maintain.verify(changing) == []
+    assert verification.verify(changing) == []
 
 
 def test_all_candidates_are_found_exactly(changing, golden_model):
@@ -91,7 +91,7 @@ def test_a_damaged_file_is_refused_before_it_is_read_and_verify_names_it(changin
     file.write_bytes(content)
     with pytest.raises(ValueError, match=r"images\.hnsw: missing or damaged"):
         AnnFinder(Index(changing), "hnsw")
-    (fault,) = maintain.verify(changing)
+    (fault,) = verification.verify(changing)
     assert str(file) in fault
 
 

@@ -14,9 +14,9 @@ from qdrant_client import QdrantClient
 
 from aladin_jax.config import Settings
 from aladin_jax.pretrained import load
-from aladin_jax.search import maintain, qdrant
+from aladin_jax.search import qdrant
 from aladin_jax.search.__main__ import main
-from aladin_jax.search.build import Source, add_to_index, create_index
+from aladin_jax.search.changes import Contents, add_to_index, create_index, delete_images, merge
 from aladin_jax.search.index import Index
 from aladin_jax.search.qdrant import QdrantEngine, collection_of, upload
 from aladin_jax.search.query import Searcher
@@ -85,7 +85,7 @@ def test_an_upload_sends_what_is_missing_and_removes_what_was_deleted(embedded, 
     embedded.delete(name, [point.id for point in first])  # as if the upload had been cut off
     assert upload(embedded, Index(changing), batch=10) == (7, 0)
     assert upload(embedded, Index(changing), batch=10) == (0, 0)
-    maintain.delete_images(changing, Index(changing).ids[:3])
+    delete_images(changing, Index(changing).ids[:3])
     assert upload(embedded, Index(changing), batch=10) == (0, 3)
     assert embedded.count(name).count == 53
     compare(embedded, changing, golden_model, depths=(0, 20))
@@ -94,7 +94,7 @@ def test_an_upload_sends_what_is_missing_and_removes_what_was_deleted(embedded, 
 def test_two_indexes_of_one_model_with_the_same_ids_keep_apart(embedded, scenes, tmp_path):
     folder, model = scenes
     for name in ("first", "second"):
-        create_index(tmp_path / name, model, Source(folder / name, "test"))
+        create_index(tmp_path / name, model, Contents(folder / name, "test"))
         assert upload(embedded, Index(tmp_path / name)).written == 6
     for name in ("first", "second"):
         assert upload(embedded, Index(tmp_path / name)) == (0, 0)
@@ -104,10 +104,10 @@ def test_two_indexes_of_one_model_with_the_same_ids_keep_apart(embedded, scenes,
 def test_a_collection_of_another_index_model_or_program_is_refused_and_left_as_it_is(embedded, scenes, tmp_path):
     folder, model = scenes
     other = load(folder.parent / "model", Settings(max_caption_len=24, max_labels_len=16, max_regions=9))
-    create_index(tmp_path / "one", model, Source(folder / "first", "test"), collection="mine")
-    create_index(tmp_path / "two", model, Source(folder / "second", "test"), collection="mine")
-    create_index(tmp_path / "three", other, Source(folder / "first", "test"), collection="mine")
-    create_index(tmp_path / "four", model, Source(folder / "first", "test"), collection="theirs")
+    create_index(tmp_path / "one", model, Contents(folder / "first", "test"), collection="mine")
+    create_index(tmp_path / "two", model, Contents(folder / "second", "test"), collection="mine")
+    create_index(tmp_path / "three", other, Contents(folder / "first", "test"), collection="mine")
+    create_index(tmp_path / "four", model, Contents(folder / "first", "test"), collection="theirs")
     upload(embedded, Index(tmp_path / "one"))
     before = contents(embedded, "mine")
     with pytest.raises(ValueError, match=r"collection mine: another index's"):
@@ -128,8 +128,8 @@ def test_an_index_made_before_indexes_had_identities_has_one_that_stays(changing
         del values[name]
     (changing / "manifest.json").write_text(json.dumps(values))
     identity = Index(changing).manifest.identity
-    maintain.delete_images(changing, Index(changing).ids[:1])
-    maintain.merge(changing)
+    delete_images(changing, Index(changing).ids[:1])
+    merge(changing)
     assert Index(changing).manifest.identity == identity
 
 
@@ -186,19 +186,19 @@ def test_after_any_changes_of_two_indexes_both_backends_agree(scenes, tmp_path_f
     client, place = CutOff(":memory:"), tmp_path_factory.mktemp("sequence")
     paths = [place / "a", place / "b"]
     for path in paths:
-        create_index(path, model, Source(folder / "first", "test"))
+        create_index(path, model, Contents(folder / "first", "test"))
     for which, (change, how) in changes:
         path = paths[which]
         live = list(Index(path).row_of_id)
         if change == "add":
             name, split, half = how
-            source = Source(folder / name, split, shard=f"{half}/2")
+            source = Contents(folder / name, split, shard=f"{half}/2")
             if not set(live) & {f"{split}-{row:05d}" for row in source.rows(6 if split == "test" else 4)}:
                 add_to_index(path, model, source)
         elif change == "delete" and len(live) > 1:
-            maintain.delete_images(path, [live[how % len(live)]])
+            delete_images(path, [live[how % len(live)]])
         elif change == "merge":
-            maintain.merge(path)
+            merge(path)
         elif change == "upload":
             upload(client, Index(path), batch=3)
         elif change == "cut":
@@ -263,7 +263,7 @@ def test_three_machines_fill_one_collection_that_is_asked_with_the_model_alone(s
 
 def _whole(scenes_folder, tmp_path):
     path = tmp_path / "whole"
-    create_index(path, load(scenes_folder / "model", SCENES_SETTINGS), Source(scenes_folder / "data", "test"))
+    create_index(path, load(scenes_folder / "model", SCENES_SETTINGS), Contents(scenes_folder / "data", "test"))
     return path
 
 
@@ -274,13 +274,13 @@ def test_a_shard_that_another_index_fills_and_an_id_of_another_shard_are_refused
         create_index(tmp_path / name, model, source, collection="shared")
         return Index(tmp_path / name)
 
-    upload(embedded, made("one", Source(folder / "first", "test", shard="1/2")))
+    upload(embedded, made("one", Contents(folder / "first", "test", shard="1/2")))
     with pytest.raises(ValueError, match="shard 1 of 2 is another index's"):
-        upload(embedded, made("again", Source(folder / "first", "test", shard="1/2")))
+        upload(embedded, made("again", Contents(folder / "first", "test", shard="1/2")))
     with pytest.raises(ValueError, match=r"of 2 shards, the index is shard 2 of 3"):
-        upload(embedded, made("thirds", Source(folder / "first", "minival", shard="2/3")))
-    two = made("two", Source(folder / "first", "test", shard="2/2"))
-    add_to_index(tmp_path / "two", model, Source(folder / "second", "test", shard="1/2"))
+        upload(embedded, made("thirds", Contents(folder / "first", "minival", shard="2/3")))
+    two = made("two", Contents(folder / "first", "test", shard="2/2"))
+    add_to_index(tmp_path / "two", model, Contents(folder / "second", "test", shard="1/2"))
     before = contents(embedded, "shared")
     with pytest.raises(ValueError, match="'test-00000' is there from another index"):
         upload(embedded, Index(tmp_path / "two"), batch=1)

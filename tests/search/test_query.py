@@ -10,7 +10,7 @@ from aladin_jax.data.records import Split, open_dataset
 from aladin_jax.evaluation.recall import retrieval_ranks
 from aladin_jax.search import ranking
 from aladin_jax.search.__main__ import main
-from aladin_jax.search.build import Source, create_index
+from aladin_jax.search.changes import Contents, create_index
 from aladin_jax.search.index import Index
 from aladin_jax.search.inputs import check_depth, check_query
 from aladin_jax.search.pictures import read_record
@@ -154,7 +154,7 @@ def test_a_record_file_that_is_not_one_is_refused(tmp_path, arrays, message):
 
 
 def test_a_float16_index_is_smaller_and_its_scores_nearly_the_same(golden_folder, golden_model, searcher, tmp_path):
-    source = Source(golden_folder / "data", "test")
+    source = Contents(golden_folder / "data", "test")
     manifest = create_index(tmp_path / "half", golden_model, source, parts_dtype="float16")
     half = manifest.segments[0].files["image_parts.npy"]["bytes"]
     whole = searcher.index.manifest.segments[0].files["image_parts.npy"]["bytes"]

@@ -8,7 +8,7 @@ from aladin_jax.data.tokenization import CaptionTokenizer, read_vocabulary
 from aladin_jax.model_folder import MODEL_JSON, read_caption_ending
 from aladin_jax.pretrained import load
 from aladin_jax.search.__main__ import main
-from aladin_jax.search.build import Source, create_index
+from aladin_jax.search.changes import Contents, create_index
 from aladin_jax.search.index import Index
 from aladin_jax.search.query import Searcher
 from aladin_jax.search.query_text import QueryReader
@@ -123,7 +123,7 @@ def test_a_models_own_texts_are_encoded_as_they_are(golden_model):
 def test_an_index_carries_the_ending_and_info_shows_it(scenes_folder, tmp_path, capsys):
     model = load(scenes_folder / "model", SCENES_SETTINGS)
     model.caption_ending = "!"
-    create_index(tmp_path / "index", model, Source(scenes_folder / "data", "minival"))
+    create_index(tmp_path / "index", model, Contents(scenes_folder / "data", "minival"))
     assert Index(tmp_path / "index").model().caption_ending == "!"
     assert main(["info", "--index", str(tmp_path / "index"), "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["caption_ending"] == "!"

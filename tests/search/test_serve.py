@@ -13,7 +13,7 @@ from starlette.testclient import TestClient
 
 from aladin_jax.pretrained import load
 from aladin_jax.search import openapi
-from aladin_jax.search.build import Source, create_index
+from aladin_jax.search.changes import Contents, create_index
 from aladin_jax.search.index import Index
 from aladin_jax.search.query import Searcher
 from aladin_jax.search.serve import Limits, SearchServer, server_of
@@ -318,7 +318,7 @@ def test_the_files_name_is_shown_where_the_index_knows_it(client, scenes_folder,
     for number in range(24):
         Image.new("RGB", (20, 10)).save(folder / "of mine" / f"test-{number:05d}.png")
     model = load(scenes_folder / "model", SCENES_SETTINGS)
-    create_index(tmp_path / "index", model, Source(scenes_folder / "data", "test", folder))
+    create_index(tmp_path / "index", model, Contents(scenes_folder / "data", "test", folder))
     searcher = Searcher(Index(tmp_path / "index"), model)
     for hit in searcher.find_images(QUERY, k=3).hits:
         assert hit.to_json(1)["file"] == f"of mine/{hit.id}.png"

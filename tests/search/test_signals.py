@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from aladin_jax.search import maintain
-from aladin_jax.search.manifest import read_manifest
+from aladin_jax.search import verification
+from aladin_jax.search.storage import read_manifest
 from tests.search import killed
 
 ROOT = Path(__file__).parents[2]
@@ -26,19 +26,20 @@ def start(*arguments):
 
 
 def test_a_build_killed_twice_goes_on_and_gives_the_index_of_one_that_was_not(scenes_folder, tmp_path):
-    path, first_part = tmp_path / "index", tmp_path / "index" / ".unfinished" / "part-000000" / "image_vectors.npy"
+    path = tmp_path / "index"
     for moment, parts in ((r"part-000001\.unfinished", 1), (r"manifest\.json", 3)):
         process = start("tests.search.killed", "os.rename", moment, scenes_folder, path)
         assert process.wait(timeout=120) == -signal.SIGKILL
-        assert len(list((path / ".unfinished").glob("part-*"))) == parts
+        assert len(list((path / ".unfinished").glob("*/part-*"))) == parts
         with pytest.raises(ValueError, match="unfinished; run the same `index` command again"):
             read_manifest(path)
+        (first_part,) = (path / ".unfinished").glob("*/part-000000/image_vectors.npy")
         written = first_part.stat().st_mtime_ns if parts == 1 else written
         assert first_part.stat().st_mtime_ns == written  # not encoded again
     resumed = killed.build(scenes_folder, path)
     at_once = killed.build(scenes_folder, tmp_path / "at_once")
     assert resumed.segments == at_once.segments  # with the SHA-256 of every file
-    assert maintain.verify(path) == []
+    assert verification.verify(path) == []
     assert not (path / ".unfinished").exists()
 
 

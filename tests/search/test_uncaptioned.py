@@ -4,7 +4,7 @@ import pytest
 from PIL import Image
 
 from aladin_jax.image_names import image_id
-from aladin_jax.search import maintain
+from aladin_jax.search import verification
 from aladin_jax.search.__main__ import main
 from aladin_jax.search.index import Index
 from convert import features
@@ -31,7 +31,7 @@ def indexed(golden_folder, tmp_path_factory):
 
 def test_images_without_captions_are_indexed_and_found(indexed, capsys):
     assert Index(indexed / "index").ids == [image_id(name) for name in NAMES]
-    assert maintain.verify(indexed / "index") == []
+    assert verification.verify(indexed / "index") == []
     assert main(["query", "--index", str(indexed / "index"), "two dogs on a red sofa", "--rerank", "6"]) == 0
     out = capsys.readouterr().out
     assert all(image_id(name) in out for name in NAMES)

@@ -1,0 +1,410 @@
+"""What an index is on disk: segments, whose files never change, and a manifest, which is replaced.
+
+INDEX/manifest.json      the segments and the model; written last: replacing it is the moment at which a change is there
+INDEX/model/             the model's folder, so that an index is all that a query needs
+INDEX/segment-000001/    some images and their captions
+  image_vectors.npy      [i, d] float32    the matching head's; caption_vectors.npy likewise
+  image_parts.npy        [n, d]            unit vectors of regions end to end; caption_parts.npy: of words
+  image_offsets.npy      [i + 1]           where each image's regions start; caption_offsets.npy likewise
+  images.parquet         id, tags, boxes (x1, y1, x2, y2 of each region as shares of the picture; empty: not known),
+                         file (the picture's path in the folder that it was in; empty: not known)
+  captions.parquet       image (row in this segment), text
+  pictures.bin           JPEG files end to end (an image without picture has no bytes); picture_offsets.npy
+  deleted-000002.npy     rows deleted as of that generation
+INDEX/.unfinished/HASH/  parts of a build, which can go on; each like a segment, HASH of all that makes them
+INDEX/lock               held by the one writer
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import fcntl
+import hashlib
+import json
+import os
+import re
+import shutil
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from jaxtyping import Bool, Int
+
+from aladin_jax.config import Settings
+from aladin_jax.encoding import Encoded
+from aladin_jax.files import read_json, sha256, whole_folder, write_whole
+from aladin_jax.scores.ragged import Packed, offsets_of
+from aladin_jax.search.inputs import COLLECTION_NAME, PARTS_DTYPES, check_shard
+
+SCHEMA = 1
+MANIFEST, MODEL, UNFINISHED, LOCK = "manifest.json", "model", ".unfinished", "lock"
+IMAGE_SCHEMA = pa.schema(
+    [
+        ("id", pa.string()),
+        ("tags", pa.list_(pa.string())),
+        ("boxes", pa.list_(pa.float32())),
+        ("file", pa.string()),
+    ]
+)
+CAPTION_SCHEMA = pa.schema([("image", pa.int64()), ("text", pa.string())])
+_ARRAYS = tuple(f"{side}_{kind}.npy" for side in ("image", "caption") for kind in ("vectors", "parts", "offsets"))
+FILES = (*_ARRAYS, "images.parquet", "captions.parquet", "pictures.bin", "picture_offsets.npy")
+_COPIED_BYTES = 16 << 20
+# Names become paths: nothing but what this program writes.
+_FORMS = {
+    "name": r"segment-\d{6,}",
+    "deleted": r"(deleted-\d{6,}\.npy)?",
+    "fingerprint": r"[0-9a-f]{64}",
+    "identity": r"[0-9a-f]{32}",
+    "collection": f"({COLLECTION_NAME.pattern})?",
+    "parts_dtype": "|".join(PARTS_DTYPES),
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class SegmentEntry:
+    """A segment as the manifest lists it.
+
+    Attributes:
+        name: of its folder.
+        images: rows, deleted ones included.
+        captions: rows.
+        regions: vectors.
+        words: vectors.
+        files: {name: {"bytes", "sha256"}}.
+        deleted: file of the deleted rows, "" for none.
+        deleted_images: how many are deleted.
+        deleted_captions: how many captions those have.
+    """
+
+    name: str
+    images: int
+    captions: int
+    regions: int
+    words: int
+    files: dict[str, dict[str, Any]]
+    deleted: str = ""
+    deleted_images: int = 0
+    deleted_captions: int = 0
+
+
+@dataclasses.dataclass(frozen=True)
+class Manifest:
+    """What an index holds.
+
+    Attributes:
+        generation: counts the changes.
+        fingerprint: of the model; see `PretrainedModel.fingerprint`.
+        model_source: a few words on where the model was from.
+        settings: how inputs are cut and scores made.
+        width: of all vectors.
+        feature_dim: width of region features that the model takes.
+        parts_dtype: number format of regions and words.
+        segments: in row order.
+        identity: of this index, made when it was; copies share it.
+        collection: of Qdrant, that it was made for; "" for one of its own.
+        shard: "i/n", which of n parts of a data set it was made of.
+        schema: version of this format.
+        features: how regions were made ("detector" or "encoder", its fingerprint, settings); None if that is not known.
+    """
+
+    generation: int
+    fingerprint: str
+    model_source: str
+    settings: Settings
+    width: int
+    feature_dim: int
+    parts_dtype: str
+    segments: tuple[SegmentEntry, ...]
+    identity: str
+    collection: str = ""
+    shard: str = "1/1"
+    schema: int = SCHEMA
+    features: dict[str, Any] | None = None
+
+    @property
+    def images(self) -> int:
+        """Images that are not deleted."""
+        return sum(entry.images - entry.deleted_images for entry in self.segments)
+
+    @property
+    def captions(self) -> int:
+        """Captions of images that are not deleted."""
+        return sum(entry.captions - entry.deleted_captions for entry in self.segments)
+
+
+def read_manifest(index: Path) -> Manifest:
+    """Reads and checks the manifest of an index.
+
+    Raises:
+        ValueError: there is no index, it is unfinished, of another schema version, or damaged.
+    """
+    path = index / MANIFEST
+    if not path.is_file():
+        if (index / UNFINISHED).is_dir():
+            raise ValueError(f"{index}: unfinished; run the same `index` command again, it goes on where it stopped")
+        raise ValueError(f"{index}: no index there; python -m aladin_jax.search index makes one")
+    values = read_json(path)
+    if values.get("schema") != SCHEMA:
+        raise ValueError(f"{path}: schema {values.get('schema')!r}, this program reads {SCHEMA}; index the data again")
+    try:
+        settings = Settings.from_dict(values.pop("settings"), "settings")
+        segments = tuple(SegmentEntry(**entry) for entry in values.pop("segments"))
+        values.setdefault("identity", _identity_of_old(segments))
+        manifest = Manifest(settings=settings, segments=segments, **values)
+        for described in (manifest, *segments):
+            _check_fields(described)
+        check_shard(manifest.shard)
+        if manifest.features is not None and not says_how_made(manifest.features):
+            raise ValueError("features does not say how they were made")
+    except (KeyError, TypeError, AttributeError, ValueError) as error:
+        raise ValueError(f"{path}: damaged ({error}); restore it, or index the data again") from error
+    return manifest
+
+
+def _identity_of_old(segments: tuple[SegmentEntry, ...]) -> str:
+    """An identity for an index made before they had one; the next change writes it down."""
+    return hashlib.sha256(json.dumps([entry.files for entry in segments], sort_keys=True).encode()).hexdigest()[:32]
+
+
+def _check_fields(described: Manifest | SegmentEntry) -> None:
+    for field in dataclasses.fields(described):
+        value = getattr(described, field.name)
+        fits = True
+        if field.type == "int":
+            fits = type(value) is int and value >= 0
+        elif field.type == "str":
+            fits = isinstance(value, str) and re.fullmatch(_FORMS.get(field.name, ".*"), value) is not None
+        elif field.name == "files":
+            fits = isinstance(value, dict) and value.keys() == set(FILES)
+        if not fits:
+            raise ValueError(f"{field.name} is {str(value)[:80]!r}")
+
+
+def says_how_made(features: Any) -> bool:
+    """Whether something says how features were made, as `convert.detect` does."""
+    if not isinstance(features, dict) or len(features.keys() & {"detector", "encoder"}) != 1:
+        return False
+    return all(
+        isinstance(value, str if name in ("detector", "encoder") else int | float) for name, value in features.items()
+    )
+
+
+def write_manifest(index: Path, manifest: Manifest) -> None:
+    """Replaces the manifest: the moment at which a change is there, for every reader that opens after it.
+
+    What it no longer lists is removed; readers that have it open go on.
+    """
+    write_whole(index / MANIFEST, json.dumps(dataclasses.asdict(manifest), indent=1).encode() + b"\n")
+    remove_unlisted(index, manifest)
+
+
+def remove_unlisted(index: Path, manifest: Manifest) -> None:
+    """Removes segments and lists of deleted rows that are not the manifest's: of a killed writer, or merged away."""
+    listed = {entry.name: entry.deleted for entry in manifest.segments}
+    for folder in index.glob("*segment-*"):
+        if folder.name not in listed:
+            shutil.rmtree(folder)
+            continue
+        for file in folder.glob("*deleted-*"):
+            if file.name != listed[folder.name]:
+                file.unlink()
+
+
+@contextlib.contextmanager
+def writer_lock(index: Path) -> Iterator[None]:
+    """Holds the index for writing; readers need no lock.
+
+    Raises:
+        ValueError: another writer holds it.
+    """
+    with (index / LOCK).open("a+") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            file.seek(0)
+            other = file.read(20).strip() or "unknown"
+            raise ValueError(
+                f"{index}: another writer is at work (process {other}); wait until it has finished"
+            ) from None
+        file.truncate(0)
+        file.write(f"{os.getpid()}\n")
+        file.flush()
+        yield
+
+
+class Segment(NamedTuple):
+    """What a segment holds, in memory or mapped from its files.
+
+    Attributes:
+        images: vectors and regions.
+        captions: vectors and words.
+        image_table: of `IMAGE_SCHEMA`.
+        caption_table: of `CAPTION_SCHEMA`.
+        pictures: uint8 bytes of JPEG files, none where an image has no picture.
+    """
+
+    images: Encoded
+    captions: Encoded
+    image_table: pa.Table
+    caption_table: pa.Table
+    pictures: Packed
+
+    @property
+    def caption_images(self) -> Int[np.ndarray, " c"]:
+        """The row of each caption's image."""
+        return self.caption_table["image"].to_numpy()
+
+    def counts(self, alive: Bool[np.ndarray, " i"]) -> dict[str, Any]:
+        """Those that the manifest lists, where these images are not deleted."""
+        return {
+            "images": len(self.images.vectors),
+            "captions": len(self.captions.vectors),
+            "regions": len(self.images.parts.vectors),
+            "words": len(self.captions.parts.vectors),
+            "deleted_images": int((~alive).sum()),
+            "deleted_captions": int((~alive)[self.caption_images].sum()),
+        }
+
+    def picture(self, row: int) -> bytes:
+        """The JPEG file of an image; empty where there is none."""
+        files, offsets = self.pictures
+        return files[offsets[row] : offsets[row + 1]].tobytes()
+
+
+def read_segment(folder: Path) -> Segment:
+    """Maps a segment's arrays into memory and reads its tables.
+
+    Raises:
+        ValueError: a file is damaged, or the files do not fit together.
+        FileNotFoundError: a file is not there.
+    """
+    files = {name: _read(folder / name) for name in FILES}
+    table = files["images.parquet"]
+    if "file" not in table.schema.names:  # of an index made before there was one
+        files["images.parquet"] = table.append_column(IMAGE_SCHEMA.field("file"), [[""] * table.num_rows])
+    for name, schema in (("images.parquet", IMAGE_SCHEMA), ("captions.parquet", CAPTION_SCHEMA)):
+        if not files[name].schema.equals(schema):
+            raise ValueError(f"{folder / name}: its columns are {files[name].schema.names}, not an index's")
+    segment = Segment(
+        Encoded(files["image_vectors.npy"], Packed(files["image_parts.npy"], files["image_offsets.npy"])),
+        Encoded(files["caption_vectors.npy"], Packed(files["caption_parts.npy"], files["caption_offsets.npy"])),
+        files["images.parquet"],
+        files["captions.parquet"],
+        Packed(files["pictures.bin"], files["picture_offsets.npy"]),
+    )
+    _check_segment(segment, folder)
+    return segment
+
+
+def _read(path: Path) -> Any:
+    """A file of a segment: a table, or an array, mapped into memory where it is large."""
+    try:
+        if path.suffix == ".parquet":
+            return pq.read_table(path, memory_map=True)
+        if path.suffix == ".bin":
+            return np.memmap(path, np.uint8, "r") if path.stat().st_size else np.zeros(0, np.uint8)
+        array = np.load(path, mmap_mode="r", allow_pickle=False)
+    except (ValueError, EOFError) as error:
+        raise ValueError(f"{path}: cannot be read ({error}); restore it, or index the data again") from error
+    return np.array(array) if array.ndim == 1 else array
+
+
+def _check_segment(segment: Segment, folder: Path) -> None:
+    """Checks that counts and offsets agree, so that nothing is read beyond its end."""
+    for side, encoded, table in (
+        ("image", segment.images, segment.image_table),
+        ("caption", segment.captions, segment.caption_table),
+    ):
+        vectors, parts = encoded.vectors, encoded.parts.vectors
+        fit = vectors.ndim == parts.ndim == 2 and vectors.shape == (table.num_rows, parts.shape[1])
+        if not fit or vectors.dtype != np.float32 or parts.dtype.name not in PARTS_DTYPES:
+            raise ValueError(
+                f"{folder}: {side} vectors are {vectors.dtype}{vectors.shape} and {parts.dtype}{parts.shape}, for "
+                f"{table.num_rows} rows of the table"
+            )
+        _check_offsets(encoded.parts, len(vectors), folder / f"{side}_offsets.npy")
+    images = len(segment.images.vectors)
+    _check_offsets(segment.pictures, images, folder / "picture_offsets.npy")
+    if not ((segment.caption_images >= 0) & (segment.caption_images < images)).all():
+        raise ValueError(f"{folder}: captions.parquet names an image outside the {images} of the segment")
+
+
+def _check_offsets(packed: Packed, examples: int, path: Path) -> None:
+    rows, offsets = packed
+    fit = offsets.dtype == np.int64 and offsets.shape == (examples + 1,)
+    if not fit or offsets[0] != 0 or offsets[-1] != len(rows) or (np.diff(offsets) < 0).any():
+        raise ValueError(f"{path}: does not divide {len(rows)} rows among {examples} examples")
+
+
+def write_segment(
+    folder: Path, pieces: Sequence[tuple[Segment, Bool[np.ndarray, " i"]]], parts_dtype: str
+) -> SegmentEntry:
+    """Writes a segment out of pieces of others, in their order; never holds more than a few thousand rows in memory.
+
+    Args:
+        folder: whole or not there, whenever the writer is killed; an earlier one is replaced.
+        pieces: segments, each with a mask [i] of the images to keep. Captions go with their images.
+        parts_dtype: number format of regions and words.
+
+    Returns:
+        What the manifest says of the segment.
+    """
+    with whole_folder(folder) as unfinished:
+        of_captions = [keep[segment.caption_images] for segment, keep in pieces]
+        images = [(segment.images, keep) for segment, keep in pieces]
+        captions = [(segment.captions, keep) for (segment, _), keep in zip(pieces, of_captions, strict=True)]
+        for side, kept in (("image", images), ("caption", captions)):
+            vectors = [(encoded.vectors, _spans(keep)) for encoded, keep in kept]
+            _write_rows(unfinished / f"{side}_vectors.npy", vectors, "float32")
+            parts = [(encoded.parts, keep) for encoded, keep in kept]
+            _write_packed(unfinished / f"{side}_parts.npy", unfinished / f"{side}_offsets.npy", parts, parts_dtype)
+        pictures = [(segment.pictures, keep) for segment, keep in pieces]
+        _write_packed(unfinished / "pictures.bin", unfinished / "picture_offsets.npy", pictures, "uint8")
+        image_tables, caption_tables, first = [], [], 0
+        for (segment, keep), of_caption in zip(pieces, of_captions, strict=True):
+            image_tables.append(segment.image_table.filter(pa.array(keep)))
+            rows = (first + np.cumsum(keep) - 1)[segment.caption_images[of_caption]]
+            table = segment.caption_table.filter(pa.array(of_caption))
+            caption_tables.append(table.set_column(0, CAPTION_SCHEMA.field("image"), [rows]))
+            first += int(keep.sum())
+        pq.write_table(pa.concat_tables(image_tables), unfinished / "images.parquet")
+        pq.write_table(pa.concat_tables(caption_tables), unfinished / "captions.parquet")
+    segment = read_segment(folder)
+    counts = segment.counts(np.ones(len(segment.images.vectors), bool))
+    files = {name: about_file(folder / name) for name in FILES}
+    return SegmentEntry(folder.name, files=files, **counts)
+
+
+def about_file(path: Path) -> dict[str, Any]:
+    """What a manifest says of a file."""
+    return {"bytes": path.stat().st_size, "sha256": sha256(path)}
+
+
+def _spans(keep: Bool[np.ndarray, " n"]) -> Int[np.ndarray, "s 2"]:
+    """Where each run of rows that are kept starts and ends."""
+    return np.flatnonzero(np.diff(keep.astype(np.int8), prepend=0, append=0)).reshape(-1, 2)
+
+
+def _write_packed(path: Path, offsets: Path, pieces: Sequence[tuple[Packed, np.ndarray]], dtype: str) -> None:
+    """Writes the rows of examples that are kept end to end, and where each example's start."""
+    _write_rows(path, [(packed.vectors, packed.offsets[_spans(keep)]) for packed, keep in pieces], dtype)
+    np.save(offsets, offsets_of(np.concatenate([packed.lengths[keep] for packed, keep in pieces])))
+
+
+def _write_rows(path: Path, pieces: Sequence[tuple[np.ndarray, np.ndarray]], dtype: str) -> None:
+    """Writes spans of arrays one after the other, to an .npy file or bare."""
+    with path.open("wb") as file:
+        if path.suffix == ".npy":
+            shape = (sum(int(np.diff(spans).sum()) for _, spans in pieces), pieces[0][0].shape[1])
+            about = {"descr": np.dtype(dtype).str, "fortran_order": False, "shape": shape}
+            np.lib.format.write_array_header_1_0(file, about)
+        for rows, spans in pieces:
+            block = max(_COPIED_BYTES // max(rows[:1].nbytes, 1), 1)
+            for first, last in spans.tolist():
+                for start in range(first, last, block):
+                    file.write(np.ascontiguousarray(rows[start : min(start + block, last)], dtype).data)
