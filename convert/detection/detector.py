@@ -3,36 +3,16 @@
 Each query of such a detector ends as one vector, from which its box and its class are read: the region's feature.
 """
 
-import inspect
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import torch
 from jaxtyping import Float
-from PIL import Image
 
-from aladin_jax.errors import DataError, first_line
-
-
-class Prepared(NamedTuple):
-    """A picture as a detector takes it.
-
-    Attributes:
-        inputs: tensors by the model's argument, without the axis of the batch.
-        width: of the picture in pixels.
-        height: of the picture in pixels.
-    """
-
-    inputs: dict[str, torch.Tensor]
-    width: int
-    height: int
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        """Pictures of one shape can be one batch without padding, so that none depends on its neighbours."""
-        return tuple(self.inputs["pixel_values"].shape)
+from aladin_jax.errors import DataError
+from convert.detection.picture_model import PictureModel, Prepared
 
 
 class Found(NamedTuple):
@@ -51,56 +31,23 @@ class Found(NamedTuple):
     scores: Float[np.ndarray, " r"] | None
 
 
-class Detector:
-    """A model and what prepares pictures for it."""
+class Detector(PictureModel):
+    """A detector and what prepares pictures for it."""
 
     def __init__(self, folder: Path, device: str):
-        """Loads the model.
+        """Loads the detector.
 
         Args:
-            folder: as `save_pretrained` writes it: config.json, weights, preprocessor_config.json.
+            folder: see `PictureModel`.
             device: such as "cpu" or "cuda".
 
         Raises:
-            DataError: there is no such folder, it is not a detector, or a package is missing for it.
+            DataError: as `PictureModel`, or its classes have no names.
         """
-        # From here, because it takes seconds.
-        from transformers import AutoImageProcessor, AutoModelForObjectDetection
-        from transformers.utils import logging
-
-        logging.disable_progress_bar()
-        logging.set_verbosity_error()  # what is wrong with the weights is an error below
-        if not folder.is_dir():
-            raise DataError("no such folder", "check --detector", path=folder)
-        for name in ("config.json", "preprocessor_config.json"):
-            if not (folder / name).is_file():
-                raise DataError(f"there is no {name} in it", "download all files of the detector", path=folder)
-        try:
-            # Pillow's processor needs no torchvision, and gives the same numbers everywhere.
-            known: Any = {"local_files_only": True, "trust_remote_code": False}  # else it would ask at the terminal
-            self._processor: Any = AutoImageProcessor.from_pretrained(folder, backend="pil", **known)
-            loaded: Any = AutoModelForObjectDetection.from_pretrained(folder, output_loading_info=True, **known)
-            self._model = loaded[0].eval().to(device)
-        except ImportError as error:
-            cause = " ".join(str(error).split()).partition(". ")[0][:200]
-            raise DataError(f"the detector needs a package that is not here ({cause})", path=folder) from error
-        except Exception as error:  # damaged files and wrong configurations end in exceptions of every kind
-            raise DataError(f"no detector that can be loaded ({first_line(error)})", path=folder) from error
-        if absent := sorted(loaded[1]["missing_keys"]):
-            problem = f"{len(absent)} tensors of the detector are missing, such as {absent[0]}"
-            raise DataError(problem, "its weights are not those of a whole detector", path=folder)
-        self._device = device
-        self._arguments = inspect.signature(self._model.forward).parameters.keys()
-        self._names: dict[int, str] = self._model.config.id2label
+        super().__init__(folder, device, "detector")
+        self._names: dict[int, str] = self.model.config.id2label
         if set(self._names) != set(range(len(self._names))):
             raise DataError("id2label does not name all classes", "mend config.json", path=folder)
-        self._folder = folder
-
-    def prepare(self, image: Image.Image) -> Prepared:
-        """Resizes and normalises a picture as the detector was trained."""
-        inputs = self._processor(images=image, return_tensors="pt")
-        kept = {name: values[0] for name, values in inputs.items() if name in self._arguments}
-        return Prepared(kept, *image.size)
 
     def detect(self, batch: Sequence[Prepared], *, threshold: float, max_regions: int) -> list[Found]:
         """Detects in pictures of one shape.
@@ -113,27 +60,22 @@ class Detector:
         Raises:
             DataError: the model's outputs are not those of this family.
         """
-        inputs = {
-            name: torch.stack([prepared.inputs[name] for prepared in batch]).to(self._device)
-            for name in batch[0].inputs
-        }
-        with torch.inference_mode():
-            outputs = self._model(**inputs)
+        outputs = self(batch)
         logits, boxes = outputs.logits.float(), outputs.pred_boxes.float()
         queries = logits.shape[1]
         hidden = outputs.last_hidden_state.float()
-        if self._model.config.model_type == "yolos":
+        if self.model.config.model_type == "yolos":
             hidden = hidden[:, -queries:]  # before them stand the picture's patches
         if hidden.ndim != 3 or hidden.shape[1] != queries or boxes.shape[1] != queries:
             raise DataError(
                 f"{queries} boxes, but hidden states of shape {list(hidden.shape)}",
                 "only detectors whose queries have one vector each (DETR, RT-DETR, YOLOS, ...) give regions",
-                path=self._folder,
+                path=self.folder,
             )
         scores, classes = _classify(logits, len(self._names), self._softmax())
         hidden, boxes, scores, classes = (values.cpu().numpy() for values in (hidden, boxes, scores, classes))
         if not all(np.isfinite(values).all() for values in (hidden, boxes, scores)):
-            raise DataError("the detector's outputs are not finite", "try another --device", path=self._folder)
+            raise DataError("the detector's outputs are not finite", "try another --device", path=self.folder)
         found = []
         for k, prepared in enumerate(batch):
             corners = _corners(boxes[k], prepared.width, prepared.height)
@@ -145,7 +87,7 @@ class Detector:
 
     def _softmax(self) -> bool:
         """Whether classes exclude each other although "no object" has no column of its own."""
-        return getattr(self._model.config, "use_focal_loss", None) is False
+        return getattr(self.model.config, "use_focal_loss", None) is False
 
 
 def _corners(boxes: Float[np.ndarray, "r 4"], width: int, height: int) -> Float[np.ndarray, "r 4"]:

@@ -6,73 +6,38 @@ first region out and the matching head reads an image there; the cells of the gr
 
 from __future__ import annotations
 
-import inspect
 import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from jaxtyping import Float
-from PIL import Image
 
-from aladin_jax.errors import DataError, first_line
-from convert.detection.detector import Found, Prepared
+from aladin_jax.errors import DataError
+from convert.detection.detector import Found
+from convert.detection.picture_model import PictureModel, Prepared
 
 _MOST_OTHERS = 16  # vectors beside the patches': [CLS], registers
 
 
-class VisionEncoder:
-    """A model and what prepares pictures for it."""
+class VisionEncoder(PictureModel):
+    """A vision backbone and what prepares pictures for it."""
 
     def __init__(self, folder: Path, device: str):
-        """Loads the model; of one of pictures and texts, such as CLIP, what sees.
+        """Loads the backbone.
 
         Args:
-            folder: as `save_pretrained` writes it: config.json, weights, preprocessor_config.json.
+            folder: see `PictureModel`.
             device: such as "cpu" or "cuda".
 
         Raises:
-            DataError: there is no such folder, it is no vision backbone, or a package is missing for it.
+            DataError: as `PictureModel`, or it is no vision backbone.
         """
-        # From here, because it takes seconds.
-        from transformers import AutoImageProcessor, AutoModel
-        from transformers.utils import logging
-
-        logging.disable_progress_bar()
-        logging.set_verbosity_error()  # what is wrong with the weights is an error below
-        if not folder.is_dir():
-            raise DataError("no such folder", "check --encoder", path=folder)
-        for name in ("config.json", "preprocessor_config.json"):
-            if not (folder / name).is_file():
-                raise DataError(f"there is no {name} in it", "download all files of the model", path=folder)
-        known: Any = {"local_files_only": True, "trust_remote_code": False}  # else it would ask at the terminal
-        try:
-            self._processor: Any = AutoImageProcessor.from_pretrained(folder, backend="pil", **known)
-            loaded: Any = AutoModel.from_pretrained(folder, output_loading_info=True, **known)
-        except ImportError as error:
-            raise DataError(f"the model needs a package that is not here ({first_line(error)})", path=folder) from error
-        except Exception as error:  # damaged files and wrong configurations end in exceptions of every kind
-            raise DataError(f"no model that can be loaded ({first_line(error)})", path=folder) from error
-        model = getattr(loaded[0], "vision_model", loaded[0])
-        prefix = "" if model is loaded[0] else "vision_model."
-        # A pooler that a folder lacks is drawn at random, and not used.
-        if absent := sorted(n for n in loaded[1]["missing_keys"] if n.startswith(prefix) and "pool" not in n):
-            problem = f"{len(absent)} tensors of the model are missing, such as {absent[0]}"
-            raise DataError(problem, "its weights are not those of a whole model", path=folder)
-        self._model = model.eval().to(device)
-        self._arguments = inspect.signature(self._model.forward).parameters.keys()
-        if "pixel_values" not in self._arguments or self._model.config.model_type == "yolos":
-            problem = f"{self._model.config.model_type} is no vision backbone"
+        super().__init__(folder, device, "encoder")
+        if "pixel_values" not in self.arguments or self.model.config.model_type == "yolos":
+            problem = f"{self.model.config.model_type} is no vision backbone"
             raise DataError(problem, "a detector goes with --detector", path=folder)
-        self._device, self._folder = device, folder
-
-    def prepare(self, image: Image.Image) -> Prepared:
-        """Resizes, crops and normalises a picture as the model was trained."""
-        inputs = self._processor(images=image, return_tensors="pt")
-        kept = {name: values[0] for name, values in inputs.items() if name in self._arguments}
-        return Prepared(kept, *image.size)
 
     def encode(self, batch: Sequence[Prepared], *, max_regions: int) -> list[Found]:
         """Encodes pictures of one shape.
@@ -84,12 +49,10 @@ class VisionEncoder:
         Raises:
             DataError: the model's outputs are no grid.
         """
-        inputs = {name: torch.stack([one.inputs[name] for one in batch]).to(self._device) for name in batch[0].inputs}
-        with torch.inference_mode():
-            hidden = self._model(**inputs).last_hidden_state.float().cpu().numpy()
+        hidden = self(batch).last_hidden_state.float().cpu().numpy()
         if not np.isfinite(hidden).all():
-            raise DataError("the model's outputs are not finite", "try another --device", path=self._folder)
-        sides = inputs["pixel_values"].shape[-2:]
+            raise DataError("the model's outputs are not finite", "try another --device", path=self.folder)
+        sides = batch[0].shape[-2:]
         patches = self._grid(hidden, *sides)
         found = []
         for k, prepared in enumerate(batch):
@@ -105,7 +68,7 @@ class VisionEncoder:
         """The patches' vectors where they are in the picture."""
         if hidden.ndim == 4:  # of convolutions
             return hidden.transpose(0, 2, 3, 1)
-        config, vectors = self._model.config, hidden.shape[1]
+        config, vectors = self.model.config, hidden.shape[1]
         patch = getattr(config, "patch_size", None)
         if hidden.ndim == 3 and patch:
             down, across = (patch, patch) if isinstance(patch, int) else patch[:2]
@@ -119,16 +82,16 @@ class VisionEncoder:
         raise DataError(
             f"outputs of shape {list(hidden.shape)} for a picture of {height} x {width} are no grid of patches",
             "take a backbone such as ViT, DINOv2, CLIP, SigLIP, BEiT or Swin",
-            path=self._folder,
+            path=self.folder,
         )
 
     def _seen(self, prepared: Prepared, height: int, width: int) -> tuple[float, float, float, float]:
         """The part of a picture, in its pixels, that the model sees: less than all where the processor crops."""
-        if not getattr(self._processor, "do_center_crop", None):
+        if not getattr(self.processor, "do_center_crop", None):
             return 0.0, 0.0, float(prepared.width), float(prepared.height)
         across, down = 1.0, 1.0  # pixels that the model gets for one of the picture
-        if getattr(self._processor, "do_resize", None):
-            across, down = _scales(dict(self._processor.size), prepared.width, prepared.height)
+        if getattr(self.processor, "do_resize", None):
+            across, down = _scales(dict(self.processor.size), prepared.width, prepared.height)
         wide, high = min(width / across, prepared.width), min(height / down, prepared.height)
         left, top = (prepared.width - wide) / 2, (prepared.height - high) / 2
         return left, top, left + wide, top + high

@@ -16,7 +16,8 @@ from aladin_jax.files import sha256, whole_file, write_whole
 from aladin_jax.image_names import image_id
 from aladin_jax.model_folder import read_json
 from aladin_jax.pictures import UnreadableError, read_picture
-from convert.detection.detector import Found, Prepared
+from convert.detection.detector import Found
+from convert.detection.picture_model import Prepared
 from convert.importing.arrays import NpzFiles
 from convert.raw.detections import Detections
 
