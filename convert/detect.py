@@ -96,7 +96,7 @@ def _detect(args: argparse.Namespace) -> None:
 
 def _load_extractor(args: argparse.Namespace) -> "Extractor":
     from aladin_jax.errors import DataError
-    from convert.detection.run import checksum
+    from convert.detection.picture_model import checksum
 
     folder = args.encoder or args.detector
     if args.encoder and not folder.is_dir():

@@ -13,8 +13,7 @@ from PIL import Image
 from aladin_jax.errors import DataError
 from convert.detection.detector import Detector, Found
 from convert.detection.encoder import VisionEncoder
-from convert.detection.picture_model import Prepared
-from convert.detection.run import checksum
+from convert.detection.picture_model import Prepared, checksum
 
 
 class Extractor(NamedTuple):

@@ -1,5 +1,6 @@
 """A model of pictures with what prepares them, from a local folder of Hugging Face's transformers."""
 
+import hashlib
 import inspect
 from collections.abc import Sequence
 from pathlib import Path
@@ -9,6 +10,7 @@ import torch
 from PIL import Image
 
 from aladin_jax.errors import DataError, first_line
+from aladin_jax.files import sha256
 
 
 class Prepared(NamedTuple):
@@ -95,3 +97,18 @@ class PictureModel:
         inputs = {name: torch.stack([one.inputs[name] for one in batch]).to(self._device) for name in batch[0].inputs}
         with torch.inference_mode():
             return self.model(**inputs)
+
+
+def checksum(folder: Path) -> str:
+    """The SHA-256 over the files of a detector's or encoder's folder that decide what it finds.
+
+    Raises:
+        DataError: there is no such folder.
+    """
+    if not folder.is_dir():
+        raise DataError("no such folder", "check --detector", path=folder)
+    digest = hashlib.sha256()
+    for path in sorted(folder.iterdir()):
+        if path.suffix in (".json", ".safetensors", ".bin") and path.is_file():
+            digest.update(f"{path.name} {sha256(path)}\n".encode())
+    return digest.hexdigest()

@@ -1,6 +1,5 @@
 """Goes through pictures with a detector, and keeps what it finds in files that a restart finds again."""
 
-import hashlib
 import json
 import os
 from collections import defaultdict
@@ -12,7 +11,7 @@ import numpy as np
 from tqdm import tqdm
 
 from aladin_jax.errors import DataError
-from aladin_jax.files import sha256, whole_file, write_whole
+from aladin_jax.files import whole_file, write_whole
 from aladin_jax.image_names import image_id
 from aladin_jax.model_folder import read_json
 from aladin_jax.pictures import UnreadableError, read_picture
@@ -130,21 +129,6 @@ class FoundFiles:
         self.unreadable = dict(unreadable)
         text = "".join(f"{cause}\n" for cause in unreadable.values())
         write_whole(self.path / UNREADABLE, text.encode("utf-8", "surrogateescape"))
-
-
-def checksum(folder: Path) -> str:
-    """The SHA-256 over the files of a detector's or encoder's folder that decide what it finds.
-
-    Raises:
-        DataError: there is no such folder.
-    """
-    if not folder.is_dir():
-        raise DataError("no such folder", "check --detector", path=folder)
-    digest = hashlib.sha256()
-    for path in sorted(folder.iterdir()):
-        if path.suffix in (".json", ".safetensors", ".bin") and path.is_file():
-            digest.update(f"{path.name} {sha256(path)}\n".encode())
-    return digest.hexdigest()
 
 
 def detect_pictures(
