@@ -91,9 +91,14 @@ KINDS = {"detr": detr, "rt_detr": rt_detr, "yolos": yolos}
 
 
 def save(kind, folder):
-    """Writes a detector with weights so large that its queries find different things."""
+    """Writes a detector."""
+    return save_model(KINDS[kind], folder)
+
+
+def save_model(make, folder):
+    """Writes a model, and what prepares pictures for it, with weights so large that what it gives differs by place."""
     torch.manual_seed(0)
-    model, processor = KINDS[kind]()
+    model, processor = make()
     with torch.no_grad():
         for parameter in model.parameters():
             if parameter.ndim > 1:

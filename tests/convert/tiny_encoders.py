@@ -1,12 +1,13 @@
 """Vision backbones of several families, tiny and with seeded weights, as `save_pretrained` writes them."""
 
-import torch
 import transformers
 from transformers.models.beit.image_processing_pil_beit import BeitImageProcessorPil
 from transformers.models.bit.image_processing_pil_bit import BitImageProcessorPil
 from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 from transformers.models.siglip.image_processing_pil_siglip import SiglipImageProcessorPil
 from transformers.models.vit.image_processing_pil_vit import ViTImageProcessorPil
+
+from tests.convert import tiny_detectors
 
 SIZES = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16}
 SQUARE = {"height": 64, "width": 64}
@@ -53,13 +54,5 @@ KINDS = {"vit": vit, "dinov2": dinov2, "clip": clip, "siglip": siglip, "beit": b
 
 
 def save(kind, folder):
-    """Writes a backbone with weights so large that patches differ."""
-    torch.manual_seed(0)
-    model, processor = KINDS[kind]()
-    with torch.no_grad():
-        for parameter in model.parameters():
-            if parameter.ndim > 1:
-                parameter.normal_(std=0.6)
-    model.eval().save_pretrained(folder)
-    processor.save_pretrained(folder)
-    return folder
+    """Writes a backbone."""
+    return tiny_detectors.save_model(KINDS[kind], folder)

@@ -37,19 +37,23 @@ def scenes_folder(tmp_path_factory):
     """`data`: drawn scenes, with pictures and boxes; `model`: one with random weights for them."""
     folder = tmp_path_factory.mktemp("scenes")
     builder.prepare(folder / "data", {"train": 8, "minival": 8, "test": 24}, seed=88)
-    vocabulary = folder / "data" / "vocab.txt"
+    save_small_model(folder / "model", folder / "data" / "vocab.txt", builder.REGION_DIM)
+    return folder
+
+
+def save_small_model(folder, vocabulary, feature_dim):
+    """A model with random weights."""
     backbone = BackboneConfig(
         vocab_size=len(vocabulary.read_text().split()),
         hidden_size=32,
         num_hidden_layers=2,
         num_attention_heads=2,
         intermediate_size=64,
-        max_position_embeddings=32,
-        img_feature_dim=builder.REGION_DIM,
+        max_position_embeddings=50,
+        img_feature_dim=feature_dim,
     )
     config = model_folder.ModelConfig(backbone, MatchingHeadConfig())
-    model_folder.save_model_folder(folder / "model", init_params(*config, seed=1), config, vocabulary, {})
-    return folder
+    model_folder.save_model_folder(folder, init_params(*config, seed=1), config, vocabulary, {})
 
 
 SCENES_SETTINGS = Settings(max_caption_len=24, max_labels_len=16, max_regions=10)

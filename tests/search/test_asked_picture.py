@@ -6,14 +6,11 @@ import shutil
 import numpy as np
 import pytest
 
-from aladin_jax import model_folder
-from aladin_jax.models.aladin import init_params
-from aladin_jax.models.backbone import BackboneConfig
-from aladin_jax.models.matching_head import MatchingHeadConfig
 from aladin_jax.search.__main__ import main
 from convert import detect
 from tests.convert import tiny_encoders
 from tests.convert.tiny_detectors import PHOTOGRAPHS, photograph
+from tests.search.conftest import save_small_model
 
 
 @pytest.fixture(scope="module")
@@ -29,18 +26,7 @@ def photographs(scenes_folder, tmp_path_factory):
     vit = tiny_encoders.save("vit", folder / "vit")
     arguments = ["--images", folder / "images", "--encoder", vit, "--output", folder / "data"]
     assert detect.main([*map(str, arguments), "--captions", f"test={folder / 'captions.json'}"]) == 0
-    vocabulary = scenes_folder / "data" / "vocab.txt"
-    backbone = BackboneConfig(
-        vocab_size=len(vocabulary.read_text().split()),
-        hidden_size=32,
-        num_hidden_layers=1,
-        num_attention_heads=2,
-        intermediate_size=32,
-        max_position_embeddings=50,
-        img_feature_dim=tiny_encoders.WIDTH + 6,
-    )
-    config = model_folder.ModelConfig(backbone, MatchingHeadConfig())
-    model_folder.save_model_folder(folder / "model", init_params(*config, seed=1), config, vocabulary, {})
+    save_small_model(folder / "model", scenes_folder / "data" / "vocab.txt", tiny_encoders.WIDTH + 6)
     index = ["index", "--checkpoint", folder / "model", "--data", folder / "data", "--images", folder / "images"]
     assert main([*map(str, index), "--output", str(folder / "index")]) == 0
     return folder
