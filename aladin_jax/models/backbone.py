@@ -11,6 +11,7 @@ from jax.sharding import Mesh
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Int
 
+from aladin_jax.models.attention import dropout, gelu
 from aladin_jax.models.bert import (
     Kernels,
     LayerInitializers,
@@ -18,9 +19,7 @@ from aladin_jax.models.bert import (
     Stream,
     TransformerLayer,
     dense_layer,
-    dropout,
     encode_streams,
-    gelu,
     layer_norm,
     stack_layers,
 )

@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
 from typing import Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
-from jax.ad_checkpoint import checkpoint_name
 from jax.sharding import Mesh
 from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float
 
+from aladin_jax.models.attention import KEPT, attention, dropout, gelu, keep
 from aladin_jax.models.kernels import layer as fused
 from aladin_jax.models.packing import Packing, pack, plan_packing, unpack
 
@@ -48,13 +47,6 @@ class LayerInitializers(NamedTuple):
     attention_output: Initializers
     intermediate: Initializers
     output: Initializers
-
-
-_KEPT = "kept for the backward pass"
-
-
-def _keep(x: Array) -> Array:
-    return checkpoint_name(x, _KEPT)
 
 
 class TransformerLayer(nnx.Module):
@@ -92,17 +84,17 @@ class TransformerLayer(nnx.Module):
 
     def __call__(self, x: Float[Array, "t d"], attend: Attend, keys: LayerKeys | None) -> Float[Array, "t d"]:
         """Applies the layer, with dropout if there are keys."""
-        qkv = _keep(self.qkv(x))
-        return self.finish(x, _keep(attend(qkv, keys)), keys)
+        qkv = keep(self.qkv(x))
+        return self.finish(x, keep(attend(qkv, keys)), keys)
 
     def finish(
         self, x: Float[Array, "t d"], context: Float[Array, "t d"], keys: LayerKeys | None
     ) -> Float[Array, "t d"]:
         """Applies all that follows attention, position by position."""
-        context = dropout(_keep(self.attention_output(context)), self.dropout_rate, keys and keys.context)
+        context = dropout(keep(self.attention_output(context)), self.dropout_rate, keys and keys.context)
         x = self.attention_norm(x + context).astype(self.dtype)
-        h = self.output(self.activation(_keep(self.intermediate(x))))
-        h = dropout(_keep(h), self.dropout_rate, keys and keys.output)
+        h = self.output(self.activation(keep(self.intermediate(x))))
+        h = dropout(keep(h), self.dropout_rate, keys and keys.output)
         return self.output_norm(x + h).astype(self.dtype)
 
 
@@ -129,8 +121,8 @@ def run_layers(
 ) -> Float[Array, "t d"]:
     """Applies stacked layers one after the other.
 
-    For the backward pass what `_keep` marks is kept (products, softmax, dropout's masks), and the rest, which is cheap,
-    computed again: less is written and read. With `remat` only the layers' inputs are kept.
+    For the backward pass what `attention.keep` marks is kept (products, softmax, dropout's masks), and the rest, which
+    is cheap, computed again: less is written and read. With `remat` only the layers' inputs are kept.
     """
     graphdef, params = nnx.split(layers)
 
@@ -138,7 +130,7 @@ def run_layers(
         params, keys = layer
         return nnx.merge(graphdef, params)(x, attend, keys), None
 
-    policy = None if remat else jax.checkpoint_policies.save_only_these_names(_KEPT)
+    policy = None if remat else jax.checkpoint_policies.save_only_these_names(KEPT)
     return jax.lax.scan(jax.checkpoint(apply, policy=policy, prevent_cse=False), x, (params, keys))[0]
 
 
@@ -220,66 +212,6 @@ def fused_form(
     return fused.FusedForm(
         num_heads, slots, attention_dropout, layers.dropout_rate, gelu=layers.activation is gelu, mesh=mesh
     )
-
-
-def attention(
-    qkv: Float[Array, "b s e"],
-    mask: Bool[Array, "b s"],
-    *,
-    num_heads: int,
-    dropout_rate: float,
-    key: Array | None,
-    num_queries: int | None = None,
-) -> Float[Array, "b q d"]:
-    """Multi-head attention of every position over the real ones; softmax in float32.
-
-    Args:
-        qkv: queries, keys and values side by side, so that e = 3d.
-        mask: True at real positions.
-        num_heads: divides d.
-        dropout_rate: of the attention weights.
-        key: of the dropout mask; None turns dropout off.
-        num_queries: q, the first positions that ask; None for all, q = s.
-    """
-    examples, slots, width = qkv.shape
-    q, k, v = (jnp.swapaxes(part.reshape(examples, slots, num_heads, -1), 1, 2) for part in jnp.split(qkv, 3, axis=-1))
-    q = q[:, :, :num_queries]
-    logits = jnp.matmul(q, jnp.swapaxes(k, 2, 3), preferred_element_type=jnp.float32) / q.shape[-1] ** 0.5
-    # The original adds -10,000 to padded keys: in float32 their weight is exactly 0 either way.
-    logits = jnp.where(mask[:, None, None, :], logits, -1e4)
-    weights = dropout(_keep(jax.nn.softmax(logits)), dropout_rate, key).astype(v.dtype)
-    return jnp.swapaxes(jnp.matmul(weights, v), 1, 2).reshape(examples, -1, width // 3)
-
-
-def dropout(x: Float[Array, "*s"], rate: float, key: Array | None) -> Float[Array, "*s"]:
-    """Zeroes entries with probability `rate` (to 1 in 65,536) and scales up the rest; None as key leaves x alone.
-
-    Drawing is a visible part of a step on a CPU, and of its compilation: each 32 random bits decide on two entries of
-    a row, and they are drawn in one dimension, where the generator's counter is cheap (a four-dimensional draw takes
-    eight times as long to compile).
-    """
-    if key is None or rate == 0:
-        return x
-    *rows, size = x.shape
-    words = jax.random.bits(key, (math.prod(rows) * ((size + 1) // 2),), jnp.uint32)
-    words = jax.lax.optimization_barrier(words).reshape(*rows, -1)  # else both halves would draw them
-    halves = jnp.concatenate([words >> 16, words & 0xFFFF], axis=-1)[..., :size]
-    keep = _keep(halves >= round(rate * 2**16))
-    return jnp.where(keep, x * (1 / (1 - rate)), 0).astype(x.dtype)
-
-
-@jax.custom_vjp
-def gelu(x: Float[Array, "*s"]) -> Float[Array, "*s"]:
-    """Exact GELU, x * Phi(x). Its gradient is written out, so that nothing but x is kept and erf not drawn out."""
-    return 0.5 * x * (1 + jax.lax.erf(x * 0.5**0.5))
-
-
-def _gelu_gradient(x, grad):
-    density = jnp.exp(-0.5 * x * x) * (2 * math.pi) ** -0.5
-    return (grad * (0.5 * (1 + jax.lax.erf(x * 0.5**0.5)) + x * density),)
-
-
-gelu.defvjp(lambda x: (gelu(x), x), _gelu_gradient)
 
 
 def split_layer_keys(keys: Array | None, num_layers: int) -> LayerKeys | None:

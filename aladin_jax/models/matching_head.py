@@ -12,13 +12,13 @@ from jax.sharding import Mesh
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
+from aladin_jax.models.attention import attention
 from aladin_jax.models.bert import (
     Kernels,
     LayerInitializers,
     LayerKeys,
     Stream,
     TransformerLayer,
-    attention,
     encode_streams,
     fused_form,
     pack_streams,

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from aladin_jax.models.aladin import bind
-from aladin_jax.models.bert import attention, dropout
+from aladin_jax.models.attention import attention, dropout
 from tests.golden_data import converted, unit_batch
 
 

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from aladin_jax.models.bert import gelu
+from aladin_jax.models.attention import gelu
 
 X = jnp.linspace(-12, 12, 20_001)
 
