@@ -7,12 +7,11 @@ Nothing of this imports JAX, so a fault on the command line is answered before a
 from __future__ import annotations
 
 import dataclasses
-import math
 from collections.abc import Mapping
 from pathlib import Path
-from types import UnionType
-from typing import Annotated, Any, Literal, NamedTuple, TypeVar, Union, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, Literal
 
+from aladin_jax.checked import Count, Natural, Within, checked
 from aladin_jax.files import read_json
 
 CONFIG_JSON = "config.json"  # of a workdir: the configuration that it was started with
@@ -27,16 +26,6 @@ DType = Literal["float32", "bfloat16"]
 Kernels = Literal["auto", "xla", "pallas"]
 MetricName = Literal["recall", "eccv"]
 
-
-class Within(NamedTuple):
-    """Bounds of a number: from `least`, to below `below`."""
-
-    least: float
-    below: float = math.inf
-
-
-Natural = Annotated[int, Within(0)]
-Count = Annotated[int, Within(1)]
 Length = Annotated[int, Within(3, below=4097)]  # of a row of tokens: two are special
 Regions = Annotated[int, Within(1, below=4097)]
 Rate = Annotated[float, Within(0)]
@@ -246,67 +235,3 @@ class Config:
             pooling=self.pooling,
             measure=self.measure,
         )
-
-
-T = TypeVar("T")
-
-
-def checked(kind: type[T], values: Mapping[str, Any], source: str = "", section: str = "") -> T:
-    """Builds a dataclass of checked values, sections within it too.
-
-    Args:
-        kind: the dataclass; its annotations say what the values may be.
-        values: one for every field.
-        source: where they are from, for messages: a file; nothing on the command line.
-        section: what stands before a field's name in messages.
-
-    Raises:
-        ValueError: naming the field that is missing, unknown, of another type or impossible.
-    """
-    where, hints = f"{source}: " if source else "", get_type_hints(kind, include_extras=True)
-    for name in values.keys() - hints.keys():
-        raise ValueError(f"{where}unknown field {f'{section}{name}'!r}")
-    for name in [name for name in hints if name not in values]:
-        raise ValueError(f"{where}there is no field {section}{name}")
-    return kind(**{name: _value(values[name], hint, f"{section}{name}", source) for name, hint in hints.items()})
-
-
-def _value(value: Any, hint: Any, name: str, source: str) -> Any:
-    """A field's value, if it is what the annotation says."""
-    found = f"{source}: {name} is {value!r:.200}" if source else f"{name} is {value!r:.200}"
-    if dataclasses.is_dataclass(hint):
-        if not isinstance(value, Mapping):
-            raise ValueError(f"{found}; expected a section")
-        return checked(hint, value, source, f"{name}.")  # pyright: ignore[reportArgumentType]
-    origin, arguments = get_origin(hint), get_args(hint)
-    if origin in (Union, UnionType):  # a kind or None
-        return None if value is None else _value(value, arguments[0], name, source)
-    if origin is Literal:
-        if value not in arguments:
-            raise ValueError(f"{found}; choose one of {', '.join(arguments)}")
-        return value
-    if origin is tuple:
-        if not isinstance(value, list | tuple):
-            raise ValueError(f"{found}; expected a tuple")
-        allowed = get_args(arguments[0])
-        for item in value:
-            if item not in allowed:
-                raise ValueError(f"{name} has {item!r:.60}; choose among {', '.join(allowed)}")
-        return tuple(value)
-    if origin is Annotated:
-        kind, bounds = arguments
-    else:
-        kind, bounds = origin or hint, Within(-math.inf)
-    if kind is Mapping:
-        if not isinstance(value, Mapping):
-            raise ValueError(f"{found}; expected fields")
-        return dict(value)
-    if kind is float and type(value) is int:
-        value = float(value)
-    if type(value) is not kind or (kind is float and not math.isfinite(value)):
-        expected = {int: "a whole number", float: "a finite number", bool: "True or False", str: "a text"}[kind]
-        raise ValueError(f"{found}; expected {expected}")
-    if kind in (int, float) and not bounds.least <= value < bounds.below:
-        limit = "" if bounds.below == math.inf else f" and below {bounds.below}"
-        raise ValueError(f"{found}; it must be at least {bounds.least}{limit}")
-    return value

@@ -9,7 +9,8 @@ import pytest
 
 from aladin_jax import config as fields
 from aladin_jax import losses
-from aladin_jax.config import Config, Within
+from aladin_jax.checked import Within
+from aladin_jax.config import Config
 from aladin_jax.models.aladin import MODEL_GROUPS
 from aladin_jax.scores import similarity
 from aladin_jax.training import objective

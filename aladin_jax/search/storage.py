@@ -23,17 +23,17 @@ import fcntl
 import hashlib
 import json
 import os
-import re
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Annotated, Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 from jaxtyping import Bool, Int
 
+from aladin_jax.checked import Count, Form, Natural, checked
 from aladin_jax.config import Settings
 from aladin_jax.encoding import Encoded
 from aladin_jax.files import read_json, sha256, whole_folder, write_whole
@@ -54,15 +54,6 @@ CAPTION_SCHEMA = pa.schema([("image", pa.int64()), ("text", pa.string())])
 _ARRAYS = tuple(f"{side}_{kind}.npy" for side in ("image", "caption") for kind in ("vectors", "parts", "offsets"))
 FILES = (*_ARRAYS, "images.parquet", "captions.parquet", "pictures.bin", "picture_offsets.npy")
 _COPIED_BYTES = 16 << 20
-# Names become paths: nothing but what this program writes.
-_FORMS = {
-    "name": r"segment-\d{6,}",
-    "deleted": r"(deleted-\d{6,}\.npy)?",
-    "fingerprint": r"[0-9a-f]{64}",
-    "identity": r"[0-9a-f]{32}",
-    "collection": f"({COLLECTION_NAME.pattern})?",
-    "parts_dtype": "|".join(PARTS_DTYPES),
-}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -81,15 +72,17 @@ class SegmentEntry:
         deleted_captions: how many captions those have.
     """
 
-    name: str
-    images: int
-    captions: int
-    regions: int
-    words: int
-    files: dict[str, dict[str, Any]]
-    deleted: str = ""
-    deleted_images: int = 0
-    deleted_captions: int = 0
+    name: Annotated[
+        str, Form(r"segment-\d{6,}")
+    ]  # this and `deleted` become paths: nothing but what this program writes
+    images: Natural
+    captions: Natural
+    regions: Natural
+    words: Natural
+    files: Mapping[str, Any]
+    deleted: Annotated[str, Form(r"(deleted-\d{6,}\.npy)?")] = ""
+    deleted_images: Natural = 0
+    deleted_captions: Natural = 0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -112,19 +105,19 @@ class Manifest:
         features: how regions were made ("detector" or "encoder", its fingerprint, settings); None if that is not known.
     """
 
-    generation: int
-    fingerprint: str
+    generation: Natural
+    fingerprint: Annotated[str, Form("[0-9a-f]{64}")]
     model_source: str
     settings: Settings
-    width: int
-    feature_dim: int
-    parts_dtype: str
+    width: Count
+    feature_dim: Count
+    parts_dtype: Annotated[str, Form("|".join(PARTS_DTYPES))]
     segments: tuple[SegmentEntry, ...]
-    identity: str
-    collection: str = ""
+    identity: Annotated[str, Form("[0-9a-f]{32}")]
+    collection: Annotated[str, Form(f"({COLLECTION_NAME.pattern})?")] = ""
     shard: str = "1/1"
     schema: int = SCHEMA
-    features: dict[str, Any] | None = None
+    features: Mapping[str, Any] | None = None
 
     @property
     def images(self) -> int:
@@ -152,37 +145,25 @@ def read_manifest(index: Path) -> Manifest:
     if values.get("schema") != SCHEMA:
         raise ValueError(f"{path}: schema {values.get('schema')!r}, this program reads {SCHEMA}; index the data again")
     try:
-        settings = Settings.from_dict(values.pop("settings"), "settings")
-        segments = tuple(SegmentEntry(**entry) for entry in values.pop("segments"))
-        values.setdefault("identity", _identity_of_old(segments))
-        manifest = Manifest(settings=settings, segments=segments, **values)
-        for described in (manifest, *segments):
-            _check_fields(described)
+        settings = {**dataclasses.asdict(Settings()), **values.get("settings", {})}
+        since = {"identity": "0" * 32, "collection": "", "shard": "1/1", "features": None}  # not in the first indices
+        manifest = checked(Manifest, {**since, **values, "settings": settings})
+        if "identity" not in values:
+            manifest = dataclasses.replace(manifest, identity=_identity_of_old(manifest))
         check_shard(manifest.shard)
+        if any(entry.files.keys() != set(FILES) for entry in manifest.segments):
+            raise ValueError("a segment has not the files that it should")
         if manifest.features is not None and not says_how_made(manifest.features):
             raise ValueError("features does not say how they were made")
-    except (KeyError, TypeError, AttributeError, ValueError) as error:
+    except (TypeError, ValueError) as error:
         raise ValueError(f"{path}: damaged ({error}); restore it, or index the data again") from error
     return manifest
 
 
-def _identity_of_old(segments: tuple[SegmentEntry, ...]) -> str:
+def _identity_of_old(manifest: Manifest) -> str:
     """An identity for an index made before they had one; the next change writes it down."""
-    return hashlib.sha256(json.dumps([entry.files for entry in segments], sort_keys=True).encode()).hexdigest()[:32]
-
-
-def _check_fields(described: Manifest | SegmentEntry) -> None:
-    for field in dataclasses.fields(described):
-        value = getattr(described, field.name)
-        fits = True
-        if field.type == "int":
-            fits = type(value) is int and value >= 0
-        elif field.type == "str":
-            fits = isinstance(value, str) and re.fullmatch(_FORMS.get(field.name, ".*"), value) is not None
-        elif field.name == "files":
-            fits = isinstance(value, dict) and value.keys() == set(FILES)
-        if not fits:
-            raise ValueError(f"{field.name} is {str(value)[:80]!r}")
+    files = [entry.files for entry in manifest.segments]
+    return hashlib.sha256(json.dumps(files, sort_keys=True).encode()).hexdigest()[:32]
 
 
 def says_how_made(features: Any) -> bool:
