@@ -1,6 +1,9 @@
 """The error that every reader of a user's files ends with."""
 
 import os
+from collections.abc import Sequence
+
+LISTED = 5  # offenders that a message names
 
 
 class DataError(ValueError):
@@ -51,3 +54,8 @@ def first_line(error: BaseException, limit: int = 200) -> str:
     """The first line of an exception's message, or its type where it has none."""
     lines = str(error).strip().splitlines()
     return lines[0][:limit] if lines else type(error).__name__
+
+
+def first_few(names: Sequence[str]) -> str:
+    """Those of many offenders that a message lists."""
+    return ", ".join(names[:LISTED]) + (", ..." if len(names) > LISTED else "")

@@ -252,7 +252,7 @@ class PretrainedModel:
         for number, text in enumerate(texts):
             if not check_text(text, f"text {number}").strip():
                 raise ValueError(f"text {number} is empty; leave it out")
-        ids, lengths = self.tokenizer.captions(texts)
+        ids, lengths = self.tokenizer.tokenize_captions(texts)
         full = int(np.count_nonzero(lengths == ids.shape[1]))
         if full:
             logging.warning(

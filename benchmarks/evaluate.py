@@ -24,7 +24,8 @@ import numpy as np
 from etils import epy
 
 from aladin_jax import sharding
-from aladin_jax.data.records import Split, open_dataset
+from aladin_jax.data.dataset import open_dataset
+from aladin_jax.data.records import Split
 from aladin_jax.data.tokenization import CaptionTokenizer
 from aladin_jax.encoding import Encoder
 from aladin_jax.evaluation.recall import retrieval_report

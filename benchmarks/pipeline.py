@@ -21,7 +21,8 @@ from absl import flags
 from torch.utils.data import DataLoader
 
 from aladin_jax.data import pipeline
-from aladin_jax.data.records import Split, open_dataset
+from aladin_jax.data.dataset import open_dataset
+from aladin_jax.data.records import Split
 from aladin_jax.data.tokenization import CaptionTokenizer
 from benchmarks import workload
 from benchmarks.interleaved import ratios, spread, time_in_turns

@@ -24,7 +24,8 @@ from absl import flags
 
 from aladin_jax import sharding
 from aladin_jax.data import pipeline
-from aladin_jax.data.records import Split, open_dataset
+from aladin_jax.data.dataset import open_dataset
+from aladin_jax.data.records import Split
 from aladin_jax.data.tokenization import CaptionTokenizer
 from aladin_jax.models.backbone import BackboneConfig
 from aladin_jax.models.matching_head import MatchingHeadConfig

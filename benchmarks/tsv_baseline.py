@@ -43,8 +43,8 @@ class TsvPairs(Dataset):
         regions = np.frombuffer(base64.b64decode(content), np.float32).reshape(int(count), FEATURE_DIM)
         regions = regions[: workload.MAX_REGIONS]
         detected = json.loads(self._row("predictions", image)[1])
-        label_ids, label_len = self._tokenizer.labels([[thing["class"] for thing in detected["objects"]]])
-        caption_ids, caption_len = self._tokenizer.captions([caption])
+        label_ids, label_len = self._tokenizer.tokenize_tags([[thing["class"] for thing in detected["objects"]]])
+        caption_ids, caption_len = self._tokenizer.tokenize_captions([caption])
         features = np.zeros((workload.MAX_REGIONS, FEATURE_DIM), np.float32)
         features[: len(regions)] = regions
         return {

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING
 from convert.command import UsageError, run
 
 if TYPE_CHECKING:
-    from convert.sources import Source
+    from convert.sources import Checkpoint
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -73,7 +73,7 @@ def _convert(options: argparse.Namespace) -> None:
         _write(source, options)
 
 
-def _write(source: Source, options: argparse.Namespace) -> None:
+def _write(source: Checkpoint, options: argparse.Namespace) -> None:
     from aladin_jax.files import sha256
     from aladin_jax.model_folder import save_model_folder
     from convert.conversion import convert

@@ -22,7 +22,7 @@ from convert.names import (
     tensor_shape,
     to_parameter,
 )
-from convert.sources import Source
+from convert.sources import Checkpoint
 
 _FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 _MAX_LISTED = 50
@@ -52,7 +52,7 @@ class Report(NamedTuple):
     notes: list[str]
 
 
-def convert(source: Source, seed: int) -> tuple[Params, Report]:
+def convert(source: Checkpoint, seed: int) -> tuple[Params, Report]:
     """Makes the parameter dict.
 
     Args:
@@ -82,7 +82,7 @@ def convert(source: Source, seed: int) -> tuple[Params, Report]:
     return unflatten(made), report
 
 
-def _with_layers(source: Source) -> list[tuple[Entry, list[str]]]:
+def _with_layers(source: Checkpoint) -> list[tuple[Entry, list[str]]]:
     """The table's entries with the names of all their tensors."""
     table = []
     for entry in entries(source.model_config):
@@ -94,7 +94,7 @@ def _with_layers(source: Source) -> list[tuple[Entry, list[str]]]:
     return table
 
 
-def _check_names(source: Source, table: list[tuple[Entry, list[str]]], unknown: list[str]) -> None:
+def _check_names(source: Checkpoint, table: list[tuple[Entry, list[str]]], unknown: list[str]) -> None:
     faults = []
     if unknown:
         faults.append(f"unknown tensors: {_listed(source.keys[name] for name in unknown)}")
@@ -110,7 +110,7 @@ def _check_names(source: Source, table: list[tuple[Entry, list[str]]], unknown: 
         raise DataError(f"{source.files[-1]}: {'; '.join(faults)}")
 
 
-def _check_shapes(source: Source, expected: list[tuple[list[str], tuple[int, ...]]]) -> None:
+def _check_shapes(source: Checkpoint, expected: list[tuple[list[str], tuple[int, ...]]]) -> None:
     faults = [
         f"{source.keys[name]} is {list(source.tensors[name].shape)}, the configuration says {list(shape)}"
         for names, shape in expected
@@ -121,7 +121,7 @@ def _check_shapes(source: Source, expected: list[tuple[list[str], tuple[int, ...
         raise DataError(f"{source.files[-1]}: {_listed(faults, '; ')}")
 
 
-def _make(source: Source, entry: Entry, names: list[str]) -> np.ndarray:
+def _make(source: Checkpoint, entry: Entry, names: list[str]) -> np.ndarray:
     arrays = {}
     for name in names:
         tensor = source.tensors[name].detach()

@@ -10,7 +10,7 @@ from aladin_jax.model_folder import ModelConfig
 from aladin_jax.models.backbone import BackboneConfig
 from aladin_jax.models.matching_head import MatchingHeadConfig
 from convert.matching import match
-from convert.sources import Source, find_vocabulary, read_config
+from convert.sources import Checkpoint, find_vocabulary, read_config
 from convert.weights import read_folder_weights
 
 # What the tokenizer's files may say, the value of an absent field first.
@@ -23,7 +23,7 @@ _UNCASED = {
 }
 
 
-def read_bert(folder: str | Path, scratch: Path) -> Source:
+def read_bert(folder: str | Path, scratch: Path) -> Checkpoint:
     """Reads config.json, weights of any layout (see `weights.py`), and vocab.txt or tokenizer.json.
 
     Args:
@@ -50,7 +50,7 @@ def read_bert(folder: str | Path, scratch: Path) -> Source:
         f"a plain BERT has seen no images: the projection of regions ({backbone.img_feature_dim} numbers each) "
         "and the matching head start from fresh weights"
     )
-    return Source(
+    return Checkpoint(
         tensors=matched.tensors,
         keys=matched.keys,
         model_config=ModelConfig(backbone, MatchingHeadConfig()),

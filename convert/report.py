@@ -11,10 +11,10 @@ from typing import Any
 from convert.conversion import Report
 from convert.messages import printable
 from convert.names import LAYER
-from convert.sources import Source
+from convert.sources import Checkpoint
 
 
-def format_report(report: Report, source: Source, *, verbose: bool = False) -> str:
+def format_report(report: Report, source: Checkpoint, *, verbose: bool = False) -> str:
     """Lays out the report in aligned columns; layers are folded into one line unless `verbose`."""
     tensors = sum(len(row.tensors) for row in report.converted)
     numbers = sum(math.prod(row.shape) for row in report.converted)
@@ -29,7 +29,7 @@ def format_report(report: Report, source: Source, *, verbose: bool = False) -> s
     return "\n".join(lines)
 
 
-def report_data(report: Report, source: Source) -> dict[str, Any]:
+def report_data(report: Report, source: Checkpoint) -> dict[str, Any]:
     """Every tensor's fate and every fresh parameter, as JSON can hold them."""
     return {
         "converted": {
@@ -47,7 +47,7 @@ def report_data(report: Report, source: Source) -> dict[str, Any]:
     }
 
 
-def _converted_rows(report: Report, source: Source, verbose: bool) -> list[tuple[str, ...]]:
+def _converted_rows(report: Report, source: Checkpoint, verbose: bool) -> list[tuple[str, ...]]:
     rows = []
     for row in report.converted:
         target = f"{row.entry.parameter} {list(row.shape)}"
@@ -60,7 +60,7 @@ def _converted_rows(report: Report, source: Source, verbose: bool) -> list[tuple
     return rows
 
 
-def _ignored_rows(report: Report, source: Source, verbose: bool) -> list[tuple[str, ...]]:
+def _ignored_rows(report: Report, source: Checkpoint, verbose: bool) -> list[tuple[str, ...]]:
     if verbose:
         return [(source.keys[name], reason) for name, reason in report.ignored.items()]
     groups: dict[tuple[str, str], list[str]] = defaultdict(list)

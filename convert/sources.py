@@ -60,7 +60,7 @@ _CONFIG_NAMES = ("config.json", "bert_config.json")
 _MAX_PLAIN_VALUES = 100_000
 
 
-class Source(NamedTuple):
+class Checkpoint(NamedTuple):
     """Tensors to convert, and what is known of their model.
 
     Attributes:
@@ -88,7 +88,7 @@ class Source(NamedTuple):
     caption_ending: str | None = ORIGINAL_ENDING
 
 
-def read_vinvl(folder: str | Path, checkpoint: str | Path | None = None) -> Source:
+def read_vinvl(folder: str | Path, checkpoint: str | Path | None = None) -> Checkpoint:
     """Reads a VinVL folder, or its configuration and vocabulary with the weights of an ALADIN checkpoint.
 
     Args:
@@ -125,7 +125,7 @@ def read_vinvl(folder: str | Path, checkpoint: str | Path | None = None) -> Sour
     matched = match(weights.tensors, str(weight_files[-1]))
     notes += [*weights.notes, *matched.notes]
     notes.append("the matching head is not part of a VinVL folder: it starts from fresh weights")
-    return Source(
+    return Checkpoint(
         tensors=matched.tensors,
         keys=matched.keys,
         model_config=ModelConfig(backbone, MatchingHeadConfig()),
@@ -144,7 +144,7 @@ def _with_checkpoint(
     files: list[Path],
     details: dict[str, Any],
     notes: list[str],
-) -> Source:
+) -> Checkpoint:
     """The weights of an ALADIN checkpoint, with what a VinVL folder says of their backbone."""
     weights = read_weights(path)
     matched = match(weights.tensors, str(path))
@@ -153,7 +153,7 @@ def _with_checkpoint(
     check_options(weights.rest, progress, str(path))
     model_config = ModelConfig(backbone, _read_head(weights.rest.get("config"), matched, str(path), notes))
     rest = {name: value for name, value in weights.rest.items() if name not in ("optimizer", "scheduler")}
-    return Source(
+    return Checkpoint(
         tensors=matched.tensors,
         keys=matched.keys,
         model_config=model_config,
@@ -166,7 +166,7 @@ def _with_checkpoint(
     )
 
 
-def read_export(folder: str | Path) -> Source:
+def read_export(folder: str | Path) -> Checkpoint:
     """Reads a folder that `convert.export --format safetensors` wrote; it says itself what model it is.
 
     Raises:
@@ -176,7 +176,7 @@ def read_export(folder: str | Path) -> Source:
     model_config, vocabulary = read_description(folder)
     weights = folder / EXPORTED
     matched = match(read_weights(weights).tensors, str(weights))
-    return Source(
+    return Checkpoint(
         tensors=matched.tensors,
         keys=matched.keys,
         model_config=model_config,

@@ -19,7 +19,7 @@ from aladin_jax.errors import DataError
 from aladin_jax.models.aladin import Params, bind
 from aladin_jax.models.backbone import BackboneConfig
 from convert.names import ignored_because
-from convert.sources import Source
+from convert.sources import Checkpoint
 
 TOLERANCE = 1e-4
 _MAX_LENGTH = 50
@@ -58,7 +58,7 @@ class Verification(NamedTuple):
         )
 
 
-def verify_text_stream(source: Source, params: Params) -> Verification:
+def verify_text_stream(source: Checkpoint, params: Params) -> Verification:
     """Runs the source's tensors in `transformers` and the parameters made of them here, both in float32.
 
     Raises:
@@ -83,14 +83,14 @@ def _sample(
     length = min(_MAX_LENGTH, config.max_position_embeddings)
     if vocabulary is not None:
         tokenizer = CaptionTokenizer(vocabulary, max_caption_len=length, max_labels_len=3)
-        return *tokenizer.captions(SENTENCES), f"{len(SENTENCES)} sentences"
+        return *tokenizer.tokenize_captions(SENTENCES), f"{len(SENTENCES)} sentences"
     draw = np.random.default_rng(0)
     lengths = np.array([1, length, length // 2 + 1, length], np.int32)
     ids = draw.integers(0, config.vocab_size, (4, length), dtype=np.int32)
     return np.where(np.arange(length) < lengths[:, None], ids, 0), lengths, "random ids (there is no vocab.txt)"
 
 
-def _run_ours(source: Source, params: Params, ids: np.ndarray, lengths: np.ndarray, depth: int) -> np.ndarray:
+def _run_ours(source: Checkpoint, params: Params, ids: np.ndarray, lengths: np.ndarray, depth: int) -> np.ndarray:
     """Hidden states [c, w, d] after so many layers."""
     backbone, matching_head = source.model_config
     model = bind(dataclasses.replace(backbone, num_hidden_layers=depth), matching_head)
@@ -107,7 +107,7 @@ def _run_ours(source: Source, params: Params, ids: np.ndarray, lengths: np.ndarr
         return np.asarray(run(params))
 
 
-def _run_transformers(source: Source, ids: np.ndarray, lengths: np.ndarray) -> list[np.ndarray]:
+def _run_transformers(source: Checkpoint, ids: np.ndarray, lengths: np.ndarray) -> list[np.ndarray]:
     """Hidden states [c, w, d] before the first layer and after each."""
     config = source.model_config.backbone
     bert = BertModel(

@@ -12,7 +12,7 @@ import numpy as np
 import tensorflow_datasets as tfds
 from PIL import Image
 
-from aladin_jax.data.records import open_version
+from aladin_jax.data.dataset import open_version
 from aladin_jax.files import write_whole
 from convert.dataset.record_writer import record_features
 from demo.captions import CAPTIONS, describe

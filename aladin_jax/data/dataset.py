@@ -8,14 +8,17 @@ from __future__ import annotations
 import functools
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
 from jaxtyping import Float
 
-from aladin_jax.errors import DataError, shown
+from aladin_jax.errors import DataError, first_few, first_line, shown
 from aladin_jax.untrusted import decode, parse_json, require_file
+
+if TYPE_CHECKING:
+    import tensorflow_datasets as tfds
 
 PREPARE_AGAIN = "prepare it again with python -m convert.coco_ir"
 TEXTS = ("id", "tags", "captions")
@@ -25,6 +28,18 @@ DTYPES = ("float32", "float16")  # that regions may be stored as
 
 _MAX_DESCRIPTION_BYTES = 1 << 20
 _MAX_METADATA_BYTES = 1 << 30  # the ids of all images
+_CLASSES = tuple(
+    f"tensorflow_datasets.core.features.{name}"
+    for name in (
+        "features_dict.FeaturesDict",
+        "image_feature.Image",
+        "sequence_feature.Sequence",
+        "tensor_feature.Tensor",
+        "text_feature.Text",
+    )
+)
+# Other ways to name a class: protobuf's own spelling, and what earlier versions of TFDS wrote.
+_REFUSED_KEYS = frozenset({"python_class_name", "type", "jsonFeature", "json_feature"})
 _FILE_NAME = "{DATASET}-{SPLIT}.{FILEFORMAT}-{SHARD_X_OF_Y}"
 
 
@@ -180,3 +195,71 @@ def _read_object(path: Path, max_bytes: int) -> dict[str, Any]:
     if not isinstance(value, dict):
         raise DataError(f"holds {shown(value)}, expected a JSON object", PREPARE_AGAIN, path=path)
     return value
+
+
+def open_dataset(data_dir: str | Path) -> Dataset:
+    """Opens the one prepared data set at or below a folder, for reading.
+
+    Args:
+        data_dir: a version folder (such as ``OUT/coco_ir/default/1.0.0``) or a parent of it, such as `--output` of
+            ``python -m convert.coco_ir``.
+
+    Raises:
+        DataError: there is none, or several, or it is damaged or not stored as ArrayRecord.
+    """
+    root = Path(data_dir)
+    if not root.is_dir():
+        raise DataError("no such folder", "python -m convert.coco_ir makes a data set", path=root)
+    # output / name / configuration / version; a folder named incomplete.* is an interrupted preparation.
+    markers = [marker for depth in range(4) for marker in root.glob("*/" * depth + "dataset_info.json")]
+    found = sorted(
+        marker.parent
+        for marker in markers
+        if not any(part.startswith("incomplete.") for part in marker.relative_to(root).parts)
+    )
+    if not found:
+        raise DataError("no prepared data set here", "python -m convert.coco_ir makes one", path=root)
+    if len(found) > 1:
+        raise DataError(f"{len(found)} data sets", f"name one of {first_few([str(path) for path in found])}", path=root)
+    _require_known_classes(found[0])
+    return Dataset(found[0])
+
+
+def open_version(folder: Path) -> tfds.core.DatasetBuilder:
+    """Opens a version folder with TFDS, once it is known that it will import nothing that the data set names.
+
+    Raises:
+        DataError: it names other feature classes than those of the builders here, or is damaged.
+    """
+    import tensorflow_datasets as tfds
+
+    _require_known_classes(folder)
+    try:
+        return tfds.builder_from_directory(str(folder))
+    except Exception as error:  # a damaged description ends in errors of many kinds, protobuf's among them
+        raise DataError(f"cannot be opened ({first_line(error)})", PREPARE_AGAIN, path=folder) from error
+
+
+def _require_known_classes(folder: Path) -> None:
+    """Refuses a data set with other feature classes than those of the builders here: TFDS imports what it names.
+
+    Args:
+        folder: the data set's version folder, before TFDS opens it.
+
+    Raises:
+        DataError: it names another class, or its features.json is missing or no JSON.
+    """
+    file = folder / "features.json"
+    require_file(file, _MAX_DESCRIPTION_BYTES)
+    todo = [parse_json(decode(file.read_bytes(), path=file), path=file)]
+    while todo:
+        value = todo.pop()
+        if isinstance(value, dict):
+            name = value.get("pythonClassName", _CLASSES[0])
+            if name not in _CLASSES or _REFUSED_KEYS & value.keys():
+                found = next((key for key in value if key in _REFUSED_KEYS), "pythonClassName")
+                problem = f"{found} is {shown(value[found])}, which is not of the features that data sets have here"
+                raise DataError(problem, PREPARE_AGAIN, path=file)
+            todo += value.values()
+        elif isinstance(value, list):
+            todo += value

@@ -15,7 +15,6 @@ from jaxtyping import Float, Int32, Int64, Shaped
 from numpy.typing import DTypeLike
 
 from aladin_jax.data.records import Record, Split
-from aladin_jax.data.records import open_dataset as open_dataset  # the pipeline's entry, for its callers
 from aladin_jax.data.token_cache import TokenCache
 from aladin_jax.data.tokenization import CaptionTokenizer
 from aladin_jax.errors import DataError
@@ -194,8 +193,8 @@ def load_pairs(
     own = pairs[process_index * rows : (process_index + 1) * rows]
     images = split.images_of_pairs(own)
     records = {image: split.read(image) for image in np.unique(images).tolist()}
-    caption_ids, caption_len = tokens.captions(split, own, images, records)
-    label_ids, label_len = tokens.labels(images, records)
+    caption_ids, caption_len = tokens.tokenize_captions(split, own, images, records)
+    label_ids, label_len = tokens.tokenize_tags(images, records)
     regions = [records[image].regions for image in images.tolist()]
     region_features, region_len = pad_regions(regions, rows, split.feature_dim, max_regions, region_dtype)
     arrays: Arrays = {
@@ -246,7 +245,7 @@ def pad_rows(arrays: Arrays, rows: int) -> Arrays:
 
 def image_arrays(records: Sequence[Record], feature_dim: int, tokenizer: CaptionTokenizer, max_regions: int) -> Arrays:
     """Arrays of images that are read already; see `load_images`."""
-    label_ids, label_len = tokenizer.labels([record.tags for record in records])
+    label_ids, label_len = tokenizer.tokenize_tags([record.tags for record in records])
     regions = [record.regions for record in records]
     region_features, region_len = pad_regions(regions, len(regions), feature_dim, max_regions)
     return {
@@ -285,5 +284,5 @@ def _of_float16(dtype: np.dtype) -> Shaped[np.ndarray, "65536"]:
 
 
 def _caption_arrays(captions: Sequence[str], tokenizer: CaptionTokenizer) -> Arrays:
-    caption_ids, caption_len = tokenizer.captions(captions)
+    caption_ids, caption_len = tokenizer.tokenize_captions(captions)
     return {"caption_ids": caption_ids, "caption_len": caption_len}

@@ -64,26 +64,28 @@ class TokenCache:
         arrays = {name: np.memmap(path, np.int32, "r+", shape=shape) for name, (path, shape) in files.items()}
         self._captions, self._labels = arrays["captions"], arrays["labels"]
 
-    def captions(
+    def tokenize_captions(
         self,
         split: Split,
         pairs: Int64[np.ndarray, " p"],
         images: Int64[np.ndarray, " p"],
         records: Mapping[int, Record],
     ) -> tuple[Ids, Lengths]:
-        """What `CaptionTokenizer.captions` gives for the captions of pairs; `records` are those of their `images`."""
+        """As `CaptionTokenizer.tokenize_captions`, for the captions of pairs; `records` are those of their `images`."""
         if missing := _missing(self._captions, pairs):
             owners = {int(images[position]) for position in missing}
             texts = [caption for image in owners for caption in records[image].captions]
             rows = [np.arange(split.first_pairs[image], split.first_pairs[image + 1]) for image in owners]
-            _store(self._captions, np.concatenate(rows), *self.tokenizer.captions(texts))
+            _store(self._captions, np.concatenate(rows), *self.tokenizer.tokenize_captions(texts))
         return _rows(self._captions, pairs)
 
-    def labels(self, images: Int64[np.ndarray, " p"], records: Mapping[int, Record]) -> tuple[Ids, Lengths]:
-        """What `CaptionTokenizer.labels` gives for images."""
+    def tokenize_tags(self, images: Int64[np.ndarray, " p"], records: Mapping[int, Record]) -> tuple[Ids, Lengths]:
+        """As `CaptionTokenizer.tokenize_tags`, for images."""
         if missing := _missing(self._labels, images):
             owners = np.unique(images[missing])
-            _store(self._labels, owners, *self.tokenizer.labels([records[image].tags for image in owners.tolist()]))
+            _store(
+                self._labels, owners, *self.tokenizer.tokenize_tags([records[image].tags for image in owners.tolist()])
+            )
         return _rows(self._labels, images)
 
 

@@ -99,11 +99,11 @@ class CaptionTokenizer:
         # (test_tokenization.py, against golden/e2e/examples.npz).
         self._labels = _tokenizer(vocabulary, UNK, max_labels_len)
 
-    def captions(self, captions: Sequence[str]) -> tuple[Ids, Lengths]:
+    def tokenize_captions(self, captions: Sequence[str]) -> tuple[Ids, Lengths]:
         """``[CLS] wordpieces [SEP]`` of each caption, cut to fit, and its length with both special tokens."""
         return _pad(self._captions, captions)
 
-    def labels(self, tags: Sequence[Sequence[str]]) -> tuple[Ids, Lengths]:
+    def tokenize_tags(self, tags: Sequence[Sequence[str]]) -> tuple[Ids, Lengths]:
         """``[UNK] wordpieces [SEP]`` of each image's tags, joined by spaces as one text and cut to fit."""
         return _pad(self._labels, [" ".join(words) for words in tags])
 

@@ -11,7 +11,8 @@ from absl import logging
 
 from aladin_jax import sharding
 from aladin_jax.config import Config, Measure, Pooling
-from aladin_jax.data.records import Split, open_dataset, read_image_keys
+from aladin_jax.data.dataset import open_dataset
+from aladin_jax.data.records import Split, read_image_keys
 from aladin_jax.encoding import Encoder
 from aladin_jax.evaluation import recall, table
 from aladin_jax.evaluation.caption_ids import match_caption_ids

@@ -21,7 +21,8 @@ from absl import logging
 from tqdm import tqdm
 
 from aladin_jax import model_folder
-from aladin_jax.data.records import Split, open_dataset
+from aladin_jax.data.dataset import open_dataset
+from aladin_jax.data.records import Split
 from aladin_jax.encoding import Encoded
 from aladin_jax.errors import DataError
 from aladin_jax.files import whole_file

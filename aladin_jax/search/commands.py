@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from aladin_jax.config import Settings
+from aladin_jax.errors import LISTED, first_few
 from aladin_jax.files import write_whole
 from aladin_jax.lineage import Lineage, explain_untrained
 from aladin_jax.pretrained import enable_compilation_cache, load
@@ -21,7 +22,6 @@ from aladin_jax.search.storage import read_manifest, read_segment
 from aladin_jax.untrusted import read_lines
 
 WITHOUT_PICTURE = "without_picture.tsv"  # ids, and the file that cannot be read
-_SHOWN = 5
 
 
 def run_index(options: argparse.Namespace) -> int:
@@ -152,9 +152,9 @@ def _tell_of_pictures(options: argparse.Namespace, index: Path, segment: str) ->
     }
     for what, names in lost.items():
         if names:
-            listed = ", ".join(names[:_SHOWN]) + (", ..." if len(names) > _SHOWN else "")
-            print(f"note: {len(names):,} of {read.image_table.num_rows:,} pictures {what}: {listed}", file=sys.stderr)
-    if len(empty) > _SHOWN:
+            of = f"{len(names):,} of {read.image_table.num_rows:,} pictures"
+            print(f"note: {of} {what}: {first_few(names)}", file=sys.stderr)
+    if len(empty) > LISTED:
         lines = "".join(f"{image['id']}\t{image['file'] or 'not found'}\n" for image in table)
         write_whole(index / WITHOUT_PICTURE, lines.encode())
         print(f"note: all of them are listed in {index / WITHOUT_PICTURE}", file=sys.stderr)

@@ -13,8 +13,8 @@ from jaxtyping import Float
 from PIL import Image
 
 from aladin_jax.data.box_encoding import BOX_DIM, HEIGHT_WIDTH, explains
-from aladin_jax.data.dataset import Dataset
-from aladin_jax.data.records import Record, open_version
+from aladin_jax.data.dataset import Dataset, open_version
+from aladin_jax.data.records import Record
 from aladin_jax.errors import DataError
 from aladin_jax.image_names import NameIndex, find_pictures
 from aladin_jax.pictures import UnreadableError, read_picture

@@ -55,7 +55,7 @@ class QueryEncoder:
 
     def caption(self, text: str) -> Encoded:
         """One text, as an `Encoded` of one."""
-        ids, length = self._tokenizer.captions([text])
+        ids, length = self._tokenizer.tokenize_captions([text])
         width = next((w for w in LENGTHS if length[0] <= w < ids.shape[1]), ids.shape[1])
         with self._lock:
             out = self._encode_captions(self._params, {"caption_ids": ids[:, :width], "caption_len": length})
@@ -63,7 +63,7 @@ class QueryEncoder:
 
     def words(self, text: str) -> list[str]:
         """The word pieces of a text that take part in alignment (`similarity.word_side`)."""
-        ids, lengths = self._tokenizer.captions([text])
+        ids, lengths = self._tokenizer.tokenize_captions([text])
         return [self._tokens[token] for token in ids[0, 1 : max(int(lengths[0]) - 2, 1)]]
 
     def image(self, record: Record) -> Encoded:

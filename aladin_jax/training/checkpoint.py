@@ -22,7 +22,7 @@ from absl import logging
 
 from aladin_jax import sharding
 from aladin_jax.config import CONFIG_JSON
-from aladin_jax.data.records import open_dataset
+from aladin_jax.data.dataset import open_dataset
 from aladin_jax.errors import DataError
 from aladin_jax.files import read_json, write_whole
 from aladin_jax.models.aladin import Params

@@ -18,7 +18,8 @@ from aladin_jax import sharding
 from aladin_jax.config import Config
 from aladin_jax.data import pipeline
 from aladin_jax.data.caption_ending import ending_of_split
-from aladin_jax.data.records import Split, open_dataset
+from aladin_jax.data.dataset import open_dataset
+from aladin_jax.data.records import Split
 from aladin_jax.data.tokenization import CaptionTokenizer
 from aladin_jax.encoding import Encoder
 from aladin_jax.evaluation.protocol import warn_of_few_images

@@ -22,7 +22,7 @@ import tensorflow_datasets as tfds
 from absl import logging
 from tensorflow_datasets.core.dataset_builder import FileReaderBuilder
 
-from aladin_jax.data.records import open_version
+from aladin_jax.data.dataset import open_version
 from aladin_jax.errors import DataError
 from convert.dataset import made_from
 from convert.dataset.record_writer import (

@@ -94,7 +94,7 @@ def describe_captions(
     captions: dict[str, list[str]], tokens: Tokens | None, problems: Problems, split: str
 ) -> dict[str, Any]:
     """What the captions of a split are like, as plain data."""
-    text = TextTally(tokens.captions() if tokens else None)
+    text = TextTally(tokens.caption_tally() if tokens else None)
     for image, texts in captions.items():
         for caption in texts:
             text.add(caption)

@@ -21,7 +21,7 @@ from convert.hugging_face import read_bert
 from convert.inspection.tallies import Problems
 from convert.matching import HEAD, Matched, match
 from convert.optimizer import read_progress
-from convert.sources import Source, check_options, plain, read_config, read_export, read_vinvl
+from convert.sources import Checkpoint, check_options, plain, read_config, read_export, read_vinvl
 from convert.weights import read_weights
 
 _SIZES = (
@@ -57,7 +57,7 @@ def inspect_export(folder: Path) -> dict[str, Any]:
     return _inspect_source("exported model", "--checkpoint", folder, read_export(folder))
 
 
-def _inspect_source(kind: str, option: str, folder: Path, source: Source) -> dict[str, Any]:
+def _inspect_source(kind: str, option: str, folder: Path, source: Checkpoint) -> dict[str, Any]:
     problems = Problems()
     return {
         "kind": kind,
@@ -186,7 +186,7 @@ def _guess_sizes(matched: Matched) -> dict[str, Any]:
     return sizes
 
 
-def _try_conversion(source: Source, problems: Problems) -> dict[str, Any] | str:
+def _try_conversion(source: Checkpoint, problems: Problems) -> dict[str, Any] | str:
     try:
         _, report = convert(source, seed=0)
     except ValueError as error:

@@ -8,7 +8,8 @@ from typing import Any
 
 from tqdm import tqdm
 
-from aladin_jax.data.records import Split, open_dataset
+from aladin_jax.data.dataset import open_dataset
+from aladin_jax.data.records import Split
 from aladin_jax.errors import DataError
 from convert.inspection.captions_folder import describe_captions, report_shared
 from convert.inspection.tallies import Problems, RegionTally
@@ -32,7 +33,7 @@ def inspect_data_set(folder: Path, tokens: Tokens | None, max_regions: int) -> d
     dataset = open_dataset(folder)
     problems = Problems()
     tally = RegionTally(problems, max_regions)
-    tags = TextTally(tokens.tags() if tokens else None)
+    tags = TextTally(tokens.tag_tally() if tokens else None)
     metadata = dataset.metadata
     splits: dict[str, Any] = {}
     ids: dict[str, set[str]] = {}

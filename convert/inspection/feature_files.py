@@ -38,7 +38,7 @@ def inspect_feature_files(features: FeatureFiles, tokens: Tokens | None, max_reg
     """
     problems = Problems()
     tally = RegionTally(problems, max_regions)
-    text = TextTally(tokens.tags() if tokens else None)
+    text = TextTally(tokens.tag_tally() if tokens else None)
     with features.open() as reader:
         try:
             Uncaptioned("test", reader.path, reader.names()).read()

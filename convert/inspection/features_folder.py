@@ -56,7 +56,7 @@ def inspect_features(features: Path, tokens: Tokens | None, max_regions: int) ->
         tally.add(regions, row, image)
         # Narrower regions have no boxes; what stands in their place is not compared.
         boxes[image] = regions[:, -6:-2].copy() if regions.shape[1] >= BOX_DIM else np.zeros((len(regions), 4), "f4")
-    text = TextTally(tokens.tags() if tokens else None)
+    text = TextTally(tokens.tag_tally() if tokens else None)
     index = rows.compare_index(features) | {"imageid2idx.json": rows.compare_ids(features)}
     predictions = _inspect_predictions(features.with_name("predictions.tsv"), boxes, tally, text, problems)
     found = tally.described()

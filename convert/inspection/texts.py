@@ -36,18 +36,20 @@ class Tokens:
         self._cut = CaptionTokenizer(vocab_file, max_caption_len=max_caption_len, max_labels_len=max_labels_len)
         self._whole = CaptionTokenizer(vocab_file, max_caption_len=_LONG, max_labels_len=_LONG)
 
-    def captions(self) -> "TokenTally":
+    def caption_tally(self) -> "TokenTally":
         """A tally of captions."""
-        return TokenTally(self._cut.captions, self._whole.captions, self.max_caption_len, self.unknown)
+        return TokenTally(
+            self._cut.tokenize_captions, self._whole.tokenize_captions, self.max_caption_len, self.unknown
+        )
 
-    def tags(self) -> "TokenTally":
+    def tag_tally(self) -> "TokenTally":
         """A tally of images' tags, each image's joined by spaces as one text."""
 
         def cut(texts: list[str]):
-            return self._cut.labels([[text] for text in texts])
+            return self._cut.tokenize_tags([[text] for text in texts])
 
         def whole(texts: list[str]):
-            return self._whole.labels([[text] for text in texts])
+            return self._whole.tokenize_tags([[text] for text in texts])
 
         return TokenTally(cut, whole, self.max_labels_len, self.unknown)
 

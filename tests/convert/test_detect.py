@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from aladin_jax.data.records import Split, open_dataset
+from aladin_jax.data.dataset import open_dataset
+from aladin_jax.data.records import Split
 from aladin_jax.errors import DataError
 from aladin_jax.pictures import UnreadableError, list_pictures, read_picture
 from convert.detect import main

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from aladin_jax.data.records import Split, open_dataset
+from aladin_jax.data.dataset import open_dataset
+from aladin_jax.data.records import Split
 from aladin_jax.errors import DataError
 from convert.detect import main
 from convert.detection.encoder import VisionEncoder, choose_grid, pool

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from aladin_jax.data.records import Split, open_dataset
+from aladin_jax.data.dataset import open_dataset
+from aladin_jax.data.records import Split
 from convert.features import main
 from tests.convert import own_features as own
 

@@ -194,7 +194,7 @@ def test_a_row_longer_than_the_limit_is_passed_over_in_bounded_memory(tmp_path):
 def test_tokens_that_are_cut_off_are_counted(tmp_path):
     vocab = tmp_path / "vocab.txt"
     vocab.write_text("\n".join(["[PAD]", "[UNK]", "[CLS]", "[SEP]", "red", "dog"]))
-    tally = Tokens(tmp_path, 5, 7).captions()
+    tally = Tokens(tmp_path, 5, 7).caption_tally()
     for text in ("dog", "red dog red", "red dog red dog", "dog " * 9, "red cat"):
         tally.add(text)
     found = tally.described()
@@ -204,7 +204,7 @@ def test_tokens_that_are_cut_off_are_counted(tmp_path):
     assert found["texts cut at 5 (3 and two special tokens)"] == 2
     assert found["tokens lost"] == 1 + 6
     assert found["unknown to the vocabulary"] == 1
-    tags = Tokens(vocab, 5, 7).tags()
+    tags = Tokens(vocab, 5, 7).tag_tally()
     tags.add("red dog " * 4)
     assert tags.described()["tokens lost"] == 8 - 5
 

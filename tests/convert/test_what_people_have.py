@@ -7,7 +7,8 @@ import shlex
 import numpy as np
 import pytest
 
-from aladin_jax.data.records import Split, open_dataset
+from aladin_jax.data.dataset import open_dataset
+from aladin_jax.data.records import Split
 from aladin_jax.image_names import image_id
 from convert import coco_ir, features, inspect
 from tests.convert import own_features as own

@@ -1,7 +1,8 @@
 import pytest
 
 from aladin_jax.data.caption_ending import ending_of_split, find_ending, with_ending
-from aladin_jax.data.records import Split, open_dataset
+from aladin_jax.data.dataset import open_dataset
+from aladin_jax.data.records import Split
 
 
 @pytest.mark.parametrize(

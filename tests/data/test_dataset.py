@@ -10,8 +10,7 @@ import pytest
 import tensorflow_datasets as tfds
 from array_record.python.array_record_module import ArrayRecordReader
 
-from aladin_jax.data.dataset import Dataset
-from aladin_jax.data.records import open_dataset, open_version
+from aladin_jax.data.dataset import Dataset, open_dataset, open_version
 from aladin_jax.errors import DataError
 from benchmarks.made_up_records import write_made_up
 from convert.dataset import coco_ir

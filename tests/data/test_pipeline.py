@@ -9,7 +9,8 @@ import pytest
 from absl import flags
 
 from aladin_jax.data import pipeline
-from aladin_jax.data.records import Split, open_dataset, read_image_keys
+from aladin_jax.data.dataset import open_dataset
+from aladin_jax.data.records import Split, read_image_keys
 from aladin_jax.data.tokenization import CaptionTokenizer
 from aladin_jax.errors import DataError
 from convert.dataset import coco_ir

@@ -4,7 +4,8 @@ import sys
 
 import pytest
 
-from aladin_jax.data.records import Split, open_dataset
+from aladin_jax.data.dataset import open_dataset
+from aladin_jax.data.records import Split
 from aladin_jax.errors import DataError
 
 
@@ -104,8 +105,8 @@ def test_a_damaged_file_ends_in_one_line_that_names_the_folder(numbered, tmp_pat
 def test_reading_leaves_tensorflow_and_tfds_out(numbered):
     # TensorFlow would take the accelerator's memory, and 4 s of each start; a bare GPU machine has neither.
     program = (
-        "import sys; from aladin_jax.data import pipeline, records\n"
-        f"records.Split(pipeline.open_dataset({str(numbered)!r}), 'train').read(3)\n"
+        "import sys; from aladin_jax.data import dataset, pipeline, records\n"
+        f"records.Split(dataset.open_dataset({str(numbered)!r}), 'train').read(3)\n"
         "sys.exit('tensorflow' in sys.modules or 'tensorflow_datasets' in sys.modules)"
     )
     assert subprocess.run([sys.executable, "-c", program], check=False).returncode == 0

@@ -7,7 +7,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from aladin_jax.data.records import Split, open_dataset
+from aladin_jax.data.dataset import open_dataset
+from aladin_jax.data.records import Split
 from aladin_jax.data.token_cache import TokenCache
 
 
@@ -24,7 +25,7 @@ def pairs(split):
 def look_up(cache, split, pairs, records=None):
     images = split.images_of_pairs(pairs)
     records = records or {image: split.read(image) for image in set(images.tolist())}
-    return [*cache.captions(split, pairs, images, records), *cache.labels(images, records)]
+    return [*cache.tokenize_captions(split, pairs, images, records), *cache.tokenize_tags(images, records)]
 
 
 def expected(split, tokenizer, pairs):
@@ -32,7 +33,7 @@ def expected(split, tokenizer, pairs):
     captions = [split.read(image).captions for image in range(split.num_images)]
     flat = [caption for some in captions for caption in some]
     tags = [split.read(image).tags for image in images.tolist()]
-    return [*tokenizer.captions([flat[pair] for pair in pairs]), *tokenizer.labels(tags)]
+    return [*tokenizer.tokenize_captions([flat[pair] for pair in pairs]), *tokenizer.tokenize_tags(tags)]
 
 
 def assert_equal(found, other):

@@ -66,8 +66,8 @@ def test_captions_and_tags_become_the_originals_ids_masks_and_types(
     pairs = pairs[: len(golden["image_id"])]
     assert [image for image, _ in pairs] == golden["image_id"].tolist()
     ours = tokenizer(max_caption_len, max_labels_len)
-    caption_ids, caption_len = ours.captions([caption for _, caption in pairs])
-    label_ids, label_len = ours.labels([tags[image] for image, _ in pairs])
+    caption_ids, caption_len = ours.tokenize_captions([caption for _, caption in pairs])
+    label_ids, label_len = ours.tokenize_tags([tags[image] for image, _ in pairs])
 
     np.testing.assert_array_equal(caption_ids, golden["caption_ids"])
     np.testing.assert_array_equal(caption_len, golden["caption_len"])
@@ -84,19 +84,19 @@ def test_captions_and_tags_become_the_originals_ids_masks_and_types(
 
 def test_a_literal_special_token_is_that_token_and_any_other_spelling_is_not(tmp_path):
     path = write_vocabulary(tmp_path, [*SPECIAL, "cat", "[", "]", "sep", "##s", "mask"])
-    ids, lengths = tokenizer(vocab_file=path).captions(["cat[SEP]cats [PAD]", "[sep]", "[MASK]"])
+    ids, lengths = tokenizer(vocab_file=path).tokenize_captions(["cat[SEP]cats [PAD]", "[sep]", "[MASK]"])
     assert ids[0, : lengths[0]].tolist() == [2, 4, 3, 4, 8, 0, 3]
     assert ids[1, : lengths[1]].tolist() == [2, 5, 7, 6, 3]
     assert ids[2, : lengths[2]].tolist() == [2, 5, 9, 6, 3]  # not in this vocabulary, so no token of its own
 
 
 def test_images_without_tags_and_empty_captions_are_just_the_special_tokens():
-    ids, lengths = tokenizer().labels([[], ["  "]])
+    ids, lengths = tokenizer().tokenize_tags([[], ["  "]])
     assert ids[:, :3].tolist() == [[100, 102, 0]] * 2
     assert lengths.tolist() == [2, 2]
-    ids, lengths = tokenizer().captions([""])
+    ids, lengths = tokenizer().tokenize_captions([""])
     assert ids[0, :3].tolist() == [101, 102, 0]
-    ids, lengths = tokenizer().captions([])
+    ids, lengths = tokenizer().tokenize_captions([])
     assert ids.shape == (0, 12)
     assert lengths.shape == (0,)
 
@@ -149,7 +149,7 @@ def test_wordpieces_are_those_of_berts_uncased_rules(parts):
     text = "".join(parts)
     vocabulary = read_vocabulary(VOCAB)
     expected = plain_wordpieces(text, vocabulary)[:48]
-    ids, lengths = tokenizer(50, 50).captions([text])
+    ids, lengths = tokenizer(50, 50).tokenize_captions([text])
     assert ids[0, : lengths[0]].tolist() == [vocabulary["[CLS]"], *expected, vocabulary["[SEP]"]]
     assert not ids[0, lengths[0] :].any()
 

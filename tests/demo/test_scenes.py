@@ -14,7 +14,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from aladin_jax.data.records import Split, open_dataset, open_version
+from aladin_jax.data.dataset import open_dataset, open_version
+from aladin_jax.data.records import Split
 from aladin_jax.data.tokenization import CaptionTokenizer
 from demo import builder, quality
 from demo.__main__ import main
@@ -231,9 +232,9 @@ def test_the_vocabulary_has_every_word_whole_and_spells_the_others(prepared):
     unknown = tokens.index("[UNK]")
     for scene in SCENES:
         for text in [*(caption.text for caption in describe(scene)), " ".join(detect(scene).tags)]:
-            ids, lengths = tokenizer.captions([text])
+            ids, lengths = tokenizer.tokenize_captions([text])
             assert [tokens[i] for i in ids[0, 1 : lengths[0] - 1]] == re.findall(r"\w+|[,.]", text)
-    ids, _ = tokenizer.captions(["Zebras & 7 quickly-jumping Élans?"])
+    ids, _ = tokenizer.tokenize_captions(["Zebras & 7 quickly-jumping Élans?"])
     assert unknown not in ids
     assert len(set(tokens)) == len(tokens) < 250
 

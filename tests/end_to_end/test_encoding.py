@@ -6,7 +6,8 @@ import pytest
 
 from aladin_jax import sharding
 from aladin_jax.config import Settings
-from aladin_jax.data.records import Split, open_dataset
+from aladin_jax.data.dataset import open_dataset
+from aladin_jax.data.records import Split
 from aladin_jax.encoding import Encoder
 from aladin_jax.models.aladin import bind
 from aladin_jax.pretrained import make_tokenizer

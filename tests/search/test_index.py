@@ -7,7 +7,8 @@ from PIL import Image
 
 from aladin_jax import model_folder
 from aladin_jax.config import Settings
-from aladin_jax.data.records import Split, open_dataset
+from aladin_jax.data.dataset import open_dataset
+from aladin_jax.data.records import Split
 from aladin_jax.models.aladin import init_params
 from aladin_jax.pretrained import load
 from aladin_jax.search import changes, verification
@@ -15,6 +16,7 @@ from aladin_jax.search.changes import Contents, add_to_index, create_index
 from aladin_jax.search.index import Index
 from aladin_jax.search.query import Searcher
 from aladin_jax.search.storage import read_manifest, writer_lock
+from tests.search.conftest import SCENES_SETTINGS
 
 QUERY = "a man riding a wave on top of a surfboard"
 
@@ -53,7 +55,7 @@ def test_a_build_that_was_cut_off_goes_on_after_its_last_part(scenes_folder, tmp
         Image.new("RGB", (20, 10), (number, 0, 0)).save(pictures / f"test-{number:05d}.png")
     second = pictures / "test-00020.jpg"
     second.write_bytes(b"which of the two?")
-    model = load(scenes_folder / "model", Settings(max_caption_len=24, max_labels_len=16, max_regions=10))
+    model = load(scenes_folder / "model", SCENES_SETTINGS)
     source = Contents(scenes_folder / "data", "test", pictures)
     with pytest.raises(ValueError, match=r"'test-00020' may be 'test-00020\.jpg' or"):
         create_index(path, model, source, part_images=8)

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from aladin_jax.data.records import Split, open_dataset
+from aladin_jax.data.dataset import open_dataset
+from aladin_jax.data.records import Split
 from aladin_jax.evaluation.recall import retrieval_ranks
 from aladin_jax.search import ranking
 from aladin_jax.search.__main__ import main

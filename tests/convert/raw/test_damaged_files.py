@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 import torch
 
-from aladin_jax.data.records import Split, open_dataset, read_image_keys
+from aladin_jax.data.dataset import open_dataset
+from aladin_jax.data.records import Split, read_image_keys
 from aladin_jax.errors import DataError
 from convert.dataset.coco_ir import prepare
 from convert.raw.vinvl_files import VinvlFiles, read_captions
