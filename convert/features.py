@@ -133,19 +133,12 @@ def prepare_imported(
     Raises:
         DataError: a file is not what it should be.
     """
-    from convert.dataset.record_builder import RecordBuilder, prepare_records
+    from convert.dataset.record_builder import prepare_records
 
-    feature_dim = source.feature_dim
     for note in source.notes:
         print(f"note: {note}", file=sys.stderr)
-
-    def make_builder(data_dir: str) -> RecordBuilder:
-        return RecordBuilder(
-            source=source, feature_dim=feature_dim, float16=float16, made=source.made, data_dir=data_dir
-        )
-
-    print(prepare_records(make_builder, output, made_of=made_of, overwrite=overwrite))
-    print(f"regions have {feature_dim} numbers: the detector's features, then x1, y1, x2, y2, h, w")
+    print(prepare_records(source, output, made_of=made_of, made=source.made, float16=float16, overwrite=overwrite))
+    print(f"regions have {source.feature_dim} numbers: the detector's features, then x1, y1, x2, y2, h, w")
     if not any(any(images.values()) for images in source.captions().values()):
         print("there are no captions: the images can be searched, not trained on")
 

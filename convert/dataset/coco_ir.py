@@ -1,4 +1,4 @@
-"""The TFDS builder `coco_ir`: VinVL's files as records that can be read in any order, one an image."""
+"""The data set `coco_ir` of VinVL's files: records that can be read in any order, one an image."""
 
 import dataclasses
 import functools
@@ -11,7 +11,7 @@ import numpy as np
 from absl import logging
 
 from convert.dataset import made_from
-from convert.dataset.record_builder import NAME, VERSION, Prepared, RecordBuilder, prepare_records
+from convert.dataset.record_builder import Prepared, prepare_records
 from convert.raw.split_captions import SPLITS, captions_file, read_split_captions
 from convert.raw.vinvl_files import FEATURE_DIM, FoundFiles, VinvlFiles, check_image_keys
 
@@ -72,43 +72,6 @@ class VinvlSource:
         return VinvlFiles(self.img_feat_file, feature_dim=self.feature_dim, dtype=dtype, found=self._found)
 
 
-class CocoIr(RecordBuilder):
-    """Builds `coco_ir` from a folder of captions and a folder of region features.
-
-    Records stand in the order of the captions file. Images in which nothing was detected are left out and counted.
-    """
-
-    name = NAME
-    VERSION = VERSION
-
-    def __init__(
-        self,
-        *,
-        coco_ir_dir: str | os.PathLike[str] | None = None,
-        img_feat_file: str | os.PathLike[str] | None = None,
-        feature_dim: int = FEATURE_DIM,
-        **kwargs: Any,
-    ):
-        """Reads nothing yet.
-
-        Args:
-            coco_ir_dir: see `VinvlSource`; needed to build, as is the next.
-            img_feat_file: see `VinvlSource`.
-            feature_dim: width of a region.
-            **kwargs: as `RecordBuilder` and every TFDS builder take; `data_dir` is where the data set is written.
-
-        Raises:
-            DataError: the data set is there already, with another width or type of regions.
-        """
-        source = None
-        if coco_ir_dir is not None and img_feat_file is not None:
-            source = VinvlSource(Path(coco_ir_dir), Path(img_feat_file), feature_dim)
-        super().__init__(source=source, feature_dim=feature_dim, **kwargs)
-        # What TFDS makes the builder from again after pickling.
-        del self._original_state["source"]
-        self._original_state |= {"coco_ir_dir": coco_ir_dir, "img_feat_file": img_feat_file}
-
-
 def prepare(
     coco_ir_dir: str | os.PathLike[str],
     img_feat_file: str | os.PathLike[str],
@@ -125,18 +88,15 @@ def prepare(
     Raises:
         DataError: a file is not what it should be, or what is there is something else or being written.
     """
-
-    def make_builder(data_dir: str) -> CocoIr:
-        return CocoIr(
-            coco_ir_dir=coco_ir_dir,
-            img_feat_file=img_feat_file,
-            feature_dim=feature_dim,
-            float16=float16,
-            num_workers=num_workers,
-            data_dir=data_dir,
-        )
-
     captions = [captions_file(Path(coco_ir_dir), split) for split in SPLITS]
     sources = {"captions": captions, "features": made_from.with_companions(Path(img_feat_file))}
     made_of = made_from.describe(sources, {})  # its width and type are told by the data set itself
-    return prepare_records(make_builder, output, made_of=made_of, overwrite=overwrite, beam_options=beam_options)
+    return prepare_records(
+        VinvlSource(Path(coco_ir_dir), Path(img_feat_file), feature_dim),
+        output,
+        made_of=made_of,
+        float16=float16,
+        overwrite=overwrite,
+        num_workers=num_workers,
+        beam_options=beam_options,
+    )

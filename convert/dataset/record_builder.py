@@ -13,7 +13,7 @@ import math
 import os
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -57,8 +57,7 @@ class RecordBuilder(FileReaderBuilder, skip_registration=True):
     def __init__(
         self,
         *,
-        source: RecordSource | None,
-        feature_dim: int,
+        source: RecordSource,
         float16: bool = False,
         num_workers: int = 1,
         made: Mapping[str, Any] | None = None,
@@ -67,8 +66,7 @@ class RecordBuilder(FileReaderBuilder, skip_registration=True):
         """Reads nothing yet.
 
         Args:
-            source: what to build from; not needed to read what is built.
-            feature_dim: width of a region.
+            source: what to build from.
             float16: whether to store regions in half the space.
             num_workers: processes that write; Beam's options decide instead, if the download configuration has any.
             made: how the features were made, if that is known: see `FoundFiles.begin`.
@@ -77,17 +75,16 @@ class RecordBuilder(FileReaderBuilder, skip_registration=True):
         Raises:
             DataError: the data set is there already, with another width or type of regions.
         """
-        self._source = source
+        self.source = source
         self._made = made
-        self._feature_dim = feature_dim
+        self._feature_dim = source.feature_dim
         self._dtype = np.dtype(np.float16 if float16 else np.float32)
         self._num_workers = num_workers
         self.made_from: Mapping[str, Any] | None = None  # see `prepare_records`
         kwargs.setdefault("file_format", FILE_FORMAT)
         super().__init__(**kwargs)
         # What TFDS makes the builder from again after pickling.
-        state = {"source": source, "feature_dim": feature_dim, "float16": float16, "num_workers": num_workers}
-        self._original_state |= {**state, "made": made}
+        self._original_state |= {"source": source, "float16": float16, "num_workers": num_workers, "made": made}
         if (Path(self.data_path) / _INFO_FILE).exists():
             self._check_stored()
 
@@ -111,13 +108,6 @@ class RecordBuilder(FileReaderBuilder, skip_registration=True):
             disable_shuffling=True,  # the original's order, which its unshuffled batches and evaluation follow
             metadata=tfds.core.MetadataDict(),
         )
-
-    @property
-    def source(self) -> RecordSource:
-        """What it builds from."""
-        if self._source is None:
-            raise ValueError(f"a source is needed to build {self.name}")
-        return self._source
 
     @functools.cached_property
     def _captions(self) -> Mapping[str, Mapping[str, list[str]]]:
@@ -228,11 +218,14 @@ def data_set_folder(output: str | os.PathLike[str]) -> Path:
 
 
 def prepare_records(
-    make_builder: Callable[[str], RecordBuilder],
+    source: RecordSource,
     output: str | os.PathLike[str],
     *,
     made_of: Mapping[str, Any] | None = None,
+    made: Mapping[str, Any] | None = None,
+    float16: bool = False,
     overwrite: bool = False,
+    num_workers: int = 1,
     beam_options: Any = None,
 ) -> Prepared:
     """Builds the data set unless it is there.
@@ -241,29 +234,39 @@ def prepare_records(
     removed by the next run.
 
     Args:
-        make_builder: the builder for a `data_dir`.
+        source: what to build from.
         output: folder for the data set, which will be `coco_ir/default/1.0.0` in it.
         made_of: what it is made from, from `made_from.describe`; kept in it, and held against one that is there.
+        made: how the features were made; see `RecordBuilder`, as for the next.
+        float16: whether to store regions in half the space.
         overwrite: whether to remove a data set that is there first.
+        num_workers: processes that write.
         beam_options: `PipelineOptions` to write with Apache Beam.
 
     Raises:
         DataError: a file is not what it should be, or what is there is something else or being written.
     """
     folder = data_set_folder(output)
+    make_builder = functools.partial(
+        RecordBuilder,
+        source=source,
+        float16=float16,
+        num_workers=num_workers,
+        made=made,
+    )
     with _alone(folder):
         for leftover in folder.parent.glob(f"incomplete.*_{folder.name}"):
             _remove(leftover)
         if overwrite and folder.exists():
             with tempfile.TemporaryDirectory() as elsewhere:
                 # Before anything is lost. The builder is given another place, since it minds what is at its own.
-                make_builder(elsewhere).check_inputs()
+                make_builder(data_dir=elsewhere).check_inputs()
             _remove(folder)
         was_there = folder.exists()
         if was_there and not (folder / _INFO_FILE).exists():
             raise DataError("there, but not a data set", "remove it or pass --overwrite", path=folder)
         same = was_there and made_of is not None and made_from.check(folder, made_of)
-        builder = make_builder(os.fspath(output))
+        builder = make_builder(data_dir=os.fspath(output))
         builder.made_from = made_of
         # TFDS wants a folder for downloads, and prints that it downloads.
         with tempfile.TemporaryDirectory() as downloads, contextlib.redirect_stdout(io.StringIO()):

@@ -50,6 +50,11 @@ class ImageReader(Protocol):
 class RecordSource(Protocol):
     """What a data set is made of; has to pickle if several processes are to read it."""
 
+    @property
+    def feature_dim(self) -> int:
+        """Width of a region."""
+        ...
+
     def captions(self) -> Mapping[str, Mapping[str, list[str]]]:
         """Captions by split and image id, in the order that the records will have.
 

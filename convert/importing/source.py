@@ -2,7 +2,6 @@
 
 import contextlib
 import dataclasses
-import functools
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -111,7 +110,7 @@ class ImportedSource:
         """How the features were made, where their files say; see `FoundFiles.begin`."""
         return getattr(self._reader, "made", None)
 
-    @functools.cached_property
+    @property
     def feature_dim(self) -> int:
         """Width of the first image's regions, box encoding included."""
         for name in self._name_of.values():

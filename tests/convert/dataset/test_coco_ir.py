@@ -15,8 +15,9 @@ import torch
 
 from aladin_jax.errors import DataError
 from convert.dataset import record_builder
-from convert.dataset.coco_ir import CocoIr, prepare
-from convert.raw.vinvl_files import VinvlFiles, read_captions
+from convert.dataset.coco_ir import VinvlSource, prepare
+from convert.dataset.record_builder import RecordBuilder
+from convert.raw.vinvl_files import FEATURE_DIM, VinvlFiles, read_captions
 from tests.convert.raw.raw_vinvl import E2E
 
 SPLITS = {"train": 10, "minival": 4, "test": 56}
@@ -153,8 +154,13 @@ def test_half_precision_is_stored_as_such_in_about_half_the_space(raw, prepared)
     assert num_bytes[0] < 0.6 * num_bytes[1]
 
 
+def builder_of(raw, **options):
+    source = VinvlSource(raw.captions, raw.features, FEATURE_DIM)
+    return RecordBuilder(source=source, data_dir=raw.folder / "out", **options)
+
+
 def test_the_order_holds_over_several_shards(raw):
-    builder = CocoIr(coco_ir_dir=raw.captions, img_feat_file=raw.features, data_dir=raw.folder / "out")
+    builder = builder_of(raw)
     builder.download_and_prepare(
         download_dir=raw.folder / "downloads", download_config=tfds.download.DownloadConfig(num_shards=3)
     )
@@ -291,7 +297,7 @@ def test_two_processes_do_not_write_the_same_data_set(raw):
 
 
 def test_the_builder_pickles_with_its_sources(raw):
-    builder = CocoIr(coco_ir_dir=raw.captions, img_feat_file=raw.features, float16=True, data_dir=raw.folder / "out")
+    builder = builder_of(raw, float16=True)
     again = pickle.loads(pickle.dumps(builder))
     again.check_inputs()
     assert again.info.features["regions"].np_dtype == np.float16
