@@ -112,7 +112,7 @@ def prepare(
         )
         validation = Split(dataset, config.eval.validation_split, split.feature_dim)
         validation.require_captions(use="validated on; set eval_every to 0")
-        warn_of_few_images(validation, validation.num_images, "validated on")
+        warn_of_few_images(validation.name, validation.num_images, "validated on")
         validate = partial(report_split, encoder, validation, config.pooling, config.measure)
 
     def fresh(params: Params) -> TrainState:
