@@ -283,7 +283,7 @@ def _parts_folder(path: Path, manifest: Manifest, contents: Contents, split: Spl
     folder.mkdir(parents=True, exist_ok=True)
     for other in folder.parent.iterdir():
         if other != folder:
-            shutil.rmtree(other)
+            shutil.rmtree(other, ignore_errors=True)  # may be a file, of an earlier version
     if done := sum(1 for _ in folder.glob("part-*")):
         logging.info("Going on after %d finished parts", done)
     return folder

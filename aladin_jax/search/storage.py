@@ -72,9 +72,8 @@ class SegmentEntry:
         deleted_captions: how many captions those have.
     """
 
-    name: Annotated[
-        str, Form(r"segment-\d{6,}")
-    ]  # this and `deleted` become paths: nothing but what this program writes
+    # `name` and `deleted` become paths: nothing but what this program writes.
+    name: Annotated[str, Form(r"segment-\d{6,}")]
     images: Natural
     captions: Natural
     regions: Natural

@@ -64,6 +64,7 @@ def test_a_build_that_was_cut_off_goes_on_after_its_last_part(scenes_folder, tmp
     second.unlink()
     (job,) = (path / ".unfinished").iterdir()
     (job / ".part-000002.unfinished").mkdir()
+    (path / ".unfinished" / "job.json").touch()  # as earlier versions had it
     for number in range(16):  # what is in finished parts is not read again
         (pictures / f"test-{number:05d}.png").write_bytes(b"no picture")
     assert create_index(path, model, source, part_images=8).images == 24
