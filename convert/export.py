@@ -39,7 +39,7 @@ def _export(options: argparse.Namespace) -> None:
 
     from aladin_jax.files import make_folder, whole_file, whole_folder
     from aladin_jax.model_folder import read_caption_ending, write_description
-    from aladin_jax.pretrained import read_weights
+    from aladin_jax.weights import read_weights
     from convert.model_card import model_card
     from convert.original import learned_scales, original_checkpoint, original_tensors, read_run
 

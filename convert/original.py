@@ -15,8 +15,8 @@ from aladin_jax.config import CONFIG_JSON
 from aladin_jax.errors import DataError, first_line
 from aladin_jax.model_folder import ModelConfig, flatten, read_json, read_provenance
 from aladin_jax.models.aladin import Params
-from aladin_jax.pretrained import BEST, LATEST, newest_step
 from aladin_jax.training.objective import LOSS_NAMES
+from aladin_jax.weights import BEST, LATEST, newest_step
 from configs import alignment_and_matching_distill
 from convert.names import entries, num_layers, to_tensors
 

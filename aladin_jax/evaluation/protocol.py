@@ -28,7 +28,7 @@ from aladin_jax.evaluation.recall import CUTOFFS
 from aladin_jax.evaluation.table import Reports
 from aladin_jax.files import make_folder, read_json, write_json
 from aladin_jax.lineage import untrained_heads
-from aladin_jax.pretrained import Weights, is_trained
+from aladin_jax.weights import Weights, is_trained
 
 FOLDER = "reports"
 _VERSIONS = ("aladin-jax", "jax", "flax", "numpy")

@@ -34,13 +34,8 @@ from aladin_jax.files import make_folder
 from aladin_jax.lineage import explain_untrained
 from aladin_jax.models import aladin
 from aladin_jax.models.aladin import Params
-from aladin_jax.pretrained import (
-    DTYPES,
-    enable_compilation_cache,
-    kernels_for,
-    make_tokenizer,
-    read_weights,
-)
+from aladin_jax.pretrained import DTYPES, enable_compilation_cache, kernels_for, make_tokenizer
+from aladin_jax.weights import read_weights
 
 
 def evaluate(config: Config, workdir: Path, given: Iterable[str] = ()) -> dict[str, dict[str, dict[str, float]]]:

@@ -26,9 +26,9 @@ from aladin_jax.data.dataset import open_dataset
 from aladin_jax.errors import DataError
 from aladin_jax.files import read_json, write_whole
 from aladin_jax.models.aladin import Params
-from aladin_jax.pretrained import BEST, LATEST, is_trained, newest_step
 from aladin_jax.training.resume import SCHEDULE_FIELDS
 from aladin_jax.training.step import TrainState
+from aladin_jax.weights import BEST, LATEST, is_trained, newest_step
 
 # Fields that change no number of a run, or only how long it is: they may differ when it goes on.
 FREE_FIELDS = (

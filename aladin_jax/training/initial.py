@@ -12,9 +12,10 @@ from aladin_jax.lineage import random_weights
 from aladin_jax.model_folder import ModelConfig, load_run_state, matching_head_config
 from aladin_jax.models import aladin
 from aladin_jax.models.backbone import BackboneConfig
-from aladin_jax.pretrained import Weights, read_weights, require_vocabulary
+from aladin_jax.pretrained import require_vocabulary
 from aladin_jax.training.resume import check_schedule, resume
 from aladin_jax.training.step import TrainState
+from aladin_jax.weights import Weights, read_weights
 
 
 def initial_weights(config: Config, feature_dim: int) -> Weights:

@@ -30,13 +30,14 @@ from aladin_jax.model_folder import read_description, write_description
 from aladin_jax.models import aladin
 from aladin_jax.models.aladin import Params
 from aladin_jax.models.packing import tokens_per_shard
-from aladin_jax.pretrained import DTYPES, Weights, kernels_for, make_tokenizer
+from aladin_jax.pretrained import DTYPES, kernels_for, make_tokenizer
 from aladin_jax.training import checkpoint, optim
 from aladin_jax.training.advice import warn_of_start
 from aladin_jax.training.initial import initial_weights, resumed
 from aladin_jax.training.objective import Objective
 from aladin_jax.training.step import StepVariant, TrainState, init_state, jit_train_step, make_train_step
 from aladin_jax.training.writers import log_parameters
+from aladin_jax.weights import Weights
 
 
 @dataclasses.dataclass(frozen=True)

@@ -13,9 +13,10 @@ from typing import Any
 
 import numpy as np
 
-from aladin_jax import model_folder, pretrained
+from aladin_jax import model_folder
+from aladin_jax import weights as trained_weights
 from aladin_jax.lineage import Lineage, untrained_heads
-from aladin_jax.pretrained import BEST, LATEST, newest_step
+from aladin_jax.weights import BEST, LATEST, newest_step
 from convert.conversion import convert
 from convert.hugging_face import read_bert
 from convert.inspection.tallies import Problems
@@ -116,7 +117,7 @@ def inspect_model_folder(folder: Path) -> dict[str, Any]:
     Raises:
         ValueError: there is none, or it is damaged.
     """
-    params, config, vocabulary, source, _, lineage = pretrained.read_weights(folder)
+    params, config, vocabulary, source, _, lineage = trained_weights.read_weights(folder)
     problems = Problems()
     flat = model_folder.flatten(params)
     steps = {name: newest_step(folder.absolute() / name) for name in (BEST, LATEST)}

@@ -11,8 +11,8 @@ import pytest
 
 from aladin_jax.evaluation.report import evaluate
 from aladin_jax.model_folder import flatten
-from aladin_jax.pretrained import BEST, LATEST, newest_step, restore_host
 from aladin_jax.training.loop import train
+from aladin_jax.weights import BEST, LATEST, newest_step, restore_host
 from tests.end_to_end.command_line import LITTLE_TO_COMPUTE, command, run
 
 REGIME = "alignment_and_matching_distill"

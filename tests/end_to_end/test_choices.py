@@ -8,8 +8,8 @@ import pytest
 
 from aladin_jax.config import Config
 from aladin_jax.evaluation.report import evaluate
-from aladin_jax.pretrained import newest_step, restore_host
 from aladin_jax.training.loop import train
+from aladin_jax.weights import newest_step, restore_host
 from tests.end_to_end.command_line import LITTLE_TO_COMPUTE
 from tests.golden_data import E2E
 

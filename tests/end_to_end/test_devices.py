@@ -2,7 +2,7 @@
 
 import os
 
-from aladin_jax.pretrained import newest_step
+from aladin_jax.weights import newest_step
 from tests.end_to_end.command_line import command, run
 from tests.golden_data import e2e_expected
 

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from aladin_jax.model_folder import load_run_state
-from aladin_jax.pretrained import read_weights
 from aladin_jax.training import loop
+from aladin_jax.weights import read_weights
 from convert import checkpoint, export
 from convert.original import original_tensors
 from tests.end_to_end.command_line import LITTLE_TO_COMPUTE, command, run

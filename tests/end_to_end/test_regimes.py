@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 
-from aladin_jax.pretrained import read_weights
 from aladin_jax.training.initial import initial_weights
 from aladin_jax.training.loop import train
+from aladin_jax.weights import read_weights
 from tests.golden_data import REGIMES, converted, e2e_expected
 
 

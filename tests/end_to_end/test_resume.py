@@ -6,8 +6,8 @@ import jax
 import numpy as np
 import pytest
 
-from aladin_jax.pretrained import newest_step, restore_host
 from aladin_jax.training.loop import train
+from aladin_jax.weights import newest_step, restore_host
 from tests.end_to_end.command_line import LITTLE_TO_COMPUTE, command, run, start, wait_for
 
 REGIME = "alignment_and_matching_distill"
