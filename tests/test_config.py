@@ -87,7 +87,7 @@ OURS = {
     *("init_from", "resume_from", "reinitialize_scheduler", "data.dir", "data.num_threads", "data.num_workers"),
     *("data.prefetch", "model.vocabulary", "micro_batches", "fsdp", "remat", "pack_tokens", "checkpoint_every"),
     *("profile_steps", "compilation_cache", "eval.batch_size", "model.kernels", "eval.override"),
-    *("eval.metrics", "eval.rankings", "eval.ranking_length", "eval.caption_ids", "eval.pmrp_dir"),
+    *("eval.metrics", "eval.rankings", "eval.ranking_length", "eval.caption_ids", "eval.pmrp_dir", "eval.relevance"),
     *("hardest_after", "mask_same_image"),
 }
 

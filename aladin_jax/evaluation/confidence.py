@@ -32,6 +32,12 @@ def interval(samples: Float[np.ndarray, " n"]) -> tuple[float, float]:
     return float(low), float(high)
 
 
+def mean_interval(values: Float[np.ndarray, " q"], rng: np.random.Generator) -> tuple[float, float]:
+    """The 95 % interval of the mean of percentages; for the draws, they are rounded to a tenth."""
+    rounded = np.round(values, 1)
+    return interval(resampled_means(rounded, rng) + (values.mean() - rounded.mean()))
+
+
 def per_query_recalls(ranks: Mapping[str, Int[np.ndarray, " q"]]) -> dict[str, dict[str, Num[np.ndarray, " q"]]]:
     """What each query adds to a recall, in percent: by metric, then direction.
 
