@@ -5,6 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
+import numpy as np
+from jaxtyping import Int
+
 from aladin_jax.config import MetricName
 from aladin_jax.evaluation import confidence, grades, recall
 from aladin_jax.evaluation.ndcg import Ndcg
@@ -16,7 +19,11 @@ Metric = Callable[[Retrieval], dict[str, float]]
 
 def recalls(retrieval: Retrieval) -> dict[str, float]:
     """R@K, median and mean rank, rsum, and the recalls' 95 % intervals."""
-    ranks = retrieval.ranks
+    return recalls_of_ranks(retrieval.ranks)
+
+
+def recalls_of_ranks(ranks: Mapping[str, Int[np.ndarray, " q"]]) -> dict[str, float]:
+    """`recalls` of ranks that are known already, by direction."""
     return recall.report_of_ranks(ranks["i2t"], ranks["t2i"]) | confidence.recall_intervals(ranks)
 
 
