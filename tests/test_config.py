@@ -167,6 +167,8 @@ IMPOSSIBLE = [
     ({"pooling": "max"}, "pooling is 'max'; choose one of MrSw"),
     ({"measure": "l2"}, "measure is 'l2'; choose one of dot, cosine, order"),
     ({"distillation_mode": "kl"}, "distillation_mode is 'kl'; choose one of listnet"),
+    ({"eval.metrics": ("recall", "mrr")}, "eval.metrics has 'mrr'; choose among recall, eccv, ndcg"),
+    ({"eval.relevance": "grades.csv"}, "eval.relevance is set, but eval.metrics has no ndcg"),
     ({"learning_rate": float("nan")}, "learning_rate is nan; expected a finite number"),
 ]
 

@@ -30,7 +30,8 @@ def test_recalls_are_the_original_s(report, keys, small_run, differences, tmp_pa
         assert found[head]["i2t/R@1/low"] <= found[head]["i2t/R@1"] <= found[head]["i2t/R@1/high"]
     table = log.read_text()
     assert "matching" in table
-    assert "nDCG@25 ROUGE-L" in table
+    ndcg = [found["matching"][f"i2t/nDCG@25 ROUGE-L{end}"] for end in ("", "/low", "/high")]
+    assert "{:.2f} ({:.2f}-{:.2f})".format(*ndcg) in table
     assert f"{found['alignment']['rsum']:.1f}" in table
     assert (tmp_path / "report.png").read_bytes().startswith(b"\x89PNG")
 
