@@ -52,7 +52,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         model = load(options.checkpoint)
         split = Split(open_dataset(options.data), options.split, model.feature_dim)
         split.require_captions()
-        warn_of_few_images(split, split.num_images, "compared on")
+        warn_of_few_images(split.name, split.num_images, "compared on")
         asked = grid(model.settings, {name: getattr(options, name) for name in LENGTHS})
         _report(measure_lengths(model, options.checkpoint, split, asked, options.output), model, split, options.output)
     except (ValueError, OSError) as error:
