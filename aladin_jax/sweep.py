@@ -16,6 +16,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
+from absl import logging
 from rich import box
 from rich.console import Console
 from rich.table import Table
@@ -27,7 +28,7 @@ from aladin_jax.evaluation.lengths import LENGTHS, Measured, grid, measure_lengt
 from aladin_jax.evaluation.protocol import warn_of_few_images
 from aladin_jax.evaluation.table import DIRECTIONS
 from aladin_jax.files import check_local_options, write_whole
-from aladin_jax.lineage import HEADS, untrained_heads
+from aladin_jax.lineage import HEADS, explain_untrained, untrained_heads
 from aladin_jax.pretrained import PretrainedModel, enable_compilation_cache, load
 from aladin_jax.signals import exit_on_interrupt
 
@@ -52,6 +53,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         model = load(options.checkpoint)
         split = Split(open_dataset(options.data), options.split, model.feature_dim)
         split.require_captions()
+        for line in explain_untrained(model.lineage):
+            logging.warning("%s", f"{line[0].upper()}{line[1:]}; left out of the table")
         warn_of_few_images(split.name, split.num_images, "compared on")
         asked = grid(model.settings, {name: getattr(options, name) for name in LENGTHS})
         _report(measure_lengths(model, options.checkpoint, split, asked, options.output), model, split, options.output)
