@@ -144,7 +144,7 @@ def _told(
     if shortest is not best:
         lines += [f"the shortest that cannot be told from it: {_named(shortest)}", f"  {_flags(shortest)}"]
     if len(measured) > 1:
-        told = f"of the {len(measured) - 1} others, {len(as_good)} cannot be told from it"
+        told = f"{len(as_good)} of the other {len(measured) - 1} cannot be told from it"
         lines.append(f"{told} (paired bootstrap over queries, {LEVEL} % for all together)")
         lines.append(f"the best of several is partly luck: report it on another split than {split.name}")
     return "\n".join([*lines, f"written to {output / CSV} and {output / PNG}"])
