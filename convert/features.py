@@ -135,10 +135,11 @@ def prepare_imported(
     """
     from convert.dataset.record_builder import prepare_records
 
+    feature_dim = source.feature_dim  # before the notes: some are of the first image that is read
     for note in source.notes:
         print(f"note: {note}", file=sys.stderr)
     print(prepare_records(source, output, made_of=made_of, made=source.made, float16=float16, overwrite=overwrite))
-    print(f"regions have {source.feature_dim} numbers: the detector's features, then x1, y1, x2, y2, h, w")
+    print(f"regions have {feature_dim} numbers: the detector's features, then x1, y1, x2, y2, h, w")
     if not any(any(images.values()) for images in source.captions().values()):
         print("there are no captions: the images can be searched, not trained on")
 
