@@ -18,6 +18,7 @@ FORMATS = "JPEG PNG WEBP BMP DIB TIFF GIF AVIF HEIF JPEG2000 PPM TGA".split()  #
 """What Pillow opens here, whatever a file is called; not what runs other programs, as EPS does."""
 
 _MAX_BYTES = 256 << 20
+_MAX_PROPORTION = 200  # of sides: what a model makes of a picture's short side would make the long one endless
 _HEIF = b"ftyp"  # at byte 4 of a HEIC file, and of AVIF
 
 
@@ -51,7 +52,8 @@ def read_picture(source: Path | bytes, **where: Any) -> Image.Image:
         **where: what `DataError` takes to say where bytes are from.
 
     Raises:
-        UnreadableError: it is none, or is damaged or cut short, or has more pixels than Pillow takes for reasonable.
+        UnreadableError: it is none, or is damaged or cut short, has more pixels than Pillow takes for reasonable,
+            or is a line.
     """
     where = {"path": source, **where} if isinstance(source, Path) else where
     try:
@@ -64,6 +66,8 @@ def read_picture(source: Path | bytes, **where: Any) -> Image.Image:
             # Of damaged metadata, which the pixels do not need.
             warnings.filterwarnings("ignore", category=UserWarning)
             with Image.open(io.BytesIO(content), formats=_formats()) as image:
+                if max(image.size) > _MAX_PROPORTION * min(image.size):
+                    raise ValueError(f"{image.width} x {image.height} pixels are a line")
                 image.load()
                 return _flat(_upright(image))
     except Image.UnidentifiedImageError as error:

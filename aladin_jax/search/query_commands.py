@@ -16,6 +16,7 @@ from aladin_jax.search.ann import AnnFinder
 from aladin_jax.search.asked_picture import read_asked
 from aladin_jax.search.commands import warn_of_untrained_heads
 from aladin_jax.search.index import Index
+from aladin_jax.search.inputs import Limits
 from aladin_jax.search.manifest import MODEL
 from aladin_jax.search.pictures import shrink
 from aladin_jax.search.query import Results, Searcher, Subject
@@ -125,9 +126,9 @@ def run_serve(options: argparse.Namespace) -> int:
     index = Index(options.index)
     warn_of_untrained_heads(lineage_of_model_folder(options.index / MODEL))
     searcher = Searcher(index, images=_finder(options, index))
-    limits = serve.Limits(max_depth=options.max_depth, in_flight=options.in_flight)
+    limits = Limits(max_depth=options.max_depth, in_flight=options.in_flight)
     print(f"http://{options.host}:{options.port}  {searcher.index.manifest.images:,} images; stop with Ctrl-C")
-    serve.serve(searcher, host=options.host, port=options.port, limits=limits)
+    serve.serve(searcher, host=options.host, port=options.port, limits=limits, extractor=options.extractor)
     return 0
 
 

@@ -1,11 +1,7 @@
 import re
-import shutil
-import threading
-import time
 
 import pytest
 from PIL import Image
-from selenium import webdriver
 from selenium.webdriver.common.by import By
 from selenium.webdriver.common.keys import Keys
 from selenium.webdriver.support.ui import WebDriverWait
@@ -15,9 +11,11 @@ from aladin_jax.pretrained import load
 from aladin_jax.search import openapi
 from aladin_jax.search.build import Source, create_index
 from aladin_jax.search.index import Index
+from aladin_jax.search.inputs import Limits
 from aladin_jax.search.query import Searcher
-from aladin_jax.search.serve import Limits, SearchServer, server_of
+from aladin_jax.search.serve import SearchServer
 from tests.search.conftest import SCENES_SETTINGS
+from tests.search.serving import serving_page
 
 QUERY = "a red square above a blue circle"
 
@@ -37,27 +35,8 @@ def client(server):
 def address(scenes_index):
     """A server on a free port of this machine, as `serve` runs it."""
     limits = Limits()
-    app = SearchServer(Searcher(Index(scenes_index)), limits).app(["127.0.0.1"])
-    running = server_of(app, host="127.0.0.1", port=0, limits=limits)
-    thread = threading.Thread(target=running.run)
-    thread.start()
-    while not running.started:
-        time.sleep(0.01)
-    yield f"http://127.0.0.1:{running.servers[0].sockets[0].getsockname()[1]}/"
-    running.should_exit = True
-    thread.join()
-
-
-@pytest.fixture(scope="module")
-def browser():
-    if not shutil.which("chromedriver"):
-        pytest.skip("needs Debian's packages chromium and chromium-driver")
-    options = webdriver.ChromeOptions()
-    for flag in ("--headless=new", "--no-sandbox", "--window-size=1200,900"):
-        options.add_argument(flag)
-    driver = webdriver.Chrome(options=options, service=webdriver.ChromeService(shutil.which("chromedriver")))
-    yield driver
-    driver.quit()
+    with serving_page(SearchServer(Searcher(Index(scenes_index)), limits).app(["127.0.0.1"]), limits) as address:
+        yield address
 
 
 def wait(browser, condition):
@@ -189,11 +168,11 @@ def test_what_is_outside_its_bounds_is_refused_in_json(client, path, status):
 
 def test_searches_beyond_those_in_flight_get_503_and_slots_come_back(server, client):
     for _ in range(2):
-        assert server._slots.acquire(blocking=False)
+        assert server._searches.slots.acquire(blocking=False)
     answer = client.get("/api/search", params={"q": "a"})
     assert (answer.status_code, answer.headers["retry-after"]) == (503, "1")
     for _ in range(2):
-        server._slots.release()
+        server._searches.slots.release()
     for _ in range(5):
         assert client.get("/api/search", params={"q": "a"}).status_code == 200
 
@@ -244,7 +223,6 @@ def test_before_the_first_search_the_collections_own_captions_can_be_asked_with(
 
 
 def test_a_link_holds_the_query_its_depth_and_the_open_picture_and_back_goes_one_step_back(address, browser):
-    browser.get_log("browser")  # what earlier tests left there
     browser.get(address)
     browser.find_element(By.ID, "query").send_keys(QUERY, Keys.ENTER)
     first = wait(browser, results)
