@@ -33,7 +33,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--images", required=True, type=Path, metavar="DIR", help="pictures, also in folders in it")
     model = parser.add_mutually_exclusive_group(required=True)
     model.add_argument("--detector", type=Path, metavar="DIR", help="config.json, preprocessor_config.json, weights")
-    model.add_argument("--encoder", type=Path, metavar="DIR", help="the same of a ViT, DINOv2, CLIP, SigLIP, Swin, ...")
+    model.add_argument("--encoder", type=Path, metavar="DIR", help="the same of a ViT, DINOv3, CLIP, SigLIP, Swin, ...")
     add_caption_arguments(parser)
     parser.add_argument("--score_threshold", type=float, help="least score of a detector's region (0.2)")
     parser.add_argument("--max_regions", type=int, help="regions of a picture (a detector's 50, an encoder's 34)")

@@ -18,6 +18,7 @@ from jaxtyping import Float
 from PIL import Image
 
 from aladin_jax.errors import DataError, first_line
+from aladin_jax.files import read_json
 from convert.detection.detector import Found, Prepared
 
 _MOST_OTHERS = 16  # vectors beside the patches': [CLS], registers
@@ -37,7 +38,7 @@ class VisionEncoder:
             DataError: there is no such folder, it is no vision backbone, or a package is missing for it.
         """
         # From here, because it takes seconds.
-        from transformers import AutoImageProcessor, AutoModel
+        from transformers import AutoModel
         from transformers.utils import logging
 
         logging.disable_progress_bar()
@@ -49,7 +50,7 @@ class VisionEncoder:
                 raise DataError(f"there is no {name} in it", "download all files of the model", path=folder)
         known: Any = {"local_files_only": True, "trust_remote_code": False}  # else it would ask at the terminal
         try:
-            self._processor: Any = AutoImageProcessor.from_pretrained(folder, backend="pil", **known)
+            self._processor = _load_processor(folder, known)
             loaded: Any = AutoModel.from_pretrained(folder, output_loading_info=True, **known)
         except ImportError as error:
             raise DataError(f"the model needs a package that is not here ({first_line(error)})", path=folder) from error
@@ -132,6 +133,22 @@ class VisionEncoder:
         wide, high = min(width / across, prepared.width), min(height / down, prepared.height)
         left, top = (prepared.width - wide) / 2, (prepared.height - high) / 2
         return left, top, left + wide, top + high
+
+
+def _load_processor(folder: Path, known: dict[str, Any]) -> Any:
+    """Pillow's form of a processor, which needs no torchvision and gives the same numbers everywhere.
+
+    DINOv3's has none, but what it does to a picture is what a ViT's does, with ImageNet's mean and deviation.
+    """
+    from transformers import AutoImageProcessor
+    from transformers.image_utils import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
+    from transformers.models.vit.image_processing_pil_vit import ViTImageProcessorPil
+
+    told = read_json(folder / "preprocessor_config.json")
+    if not str(told.get("image_processor_type")).startswith("DINOv3"):
+        return AutoImageProcessor.from_pretrained(folder, backend="pil", **known)
+    defaults = {"image_mean": IMAGENET_DEFAULT_MEAN, "image_std": IMAGENET_DEFAULT_STD}
+    return ViTImageProcessorPil.from_dict(defaults | told)
 
 
 def _scales(size: dict[str, Any], width: int, height: int) -> tuple[float, float]:
