@@ -58,8 +58,10 @@ class SearchServer:
         self._live_ids = list(self._index.row_of_id)
         self._examples = _examples(self._index)
         searcher.queries.warm_up()
-        for depth in (0, 10, 30, 100, 300):
-            searcher.find_images("a picture of a thing", rerank=min(depth, limits.max_depth))
+        with contextlib.suppress(ValueError):  # of a vocabulary without these words: the first query waits then
+            for depth in (0, 10, 30, 100, 300):
+                text = next(iter(self._examples), "a picture of a thing")
+                searcher.find_images(text, rerank=min(depth, limits.max_depth))
         if uploads is not None:
             uploads.warm_up()
         self.registry = CollectorRegistry()

@@ -14,6 +14,7 @@ from aladin_jax.search.index import Index
 from aladin_jax.search.inputs import Limits
 from aladin_jax.search.query import Searcher
 from aladin_jax.search.serve import SearchServer
+from benchmarks.generated_collection import write_collection
 from tests.search.conftest import SCENES_SETTINGS
 from tests.search.serving import serving_page
 
@@ -34,7 +35,7 @@ def client(server):
 @pytest.fixture(scope="module")
 def address(scenes_index):
     """A server on a free port of this machine, as `serve` runs it."""
-    limits = Limits()
+    limits = Limits(max_depth=110)  # less than there are captions
     with serving_page(SearchServer(Searcher(Index(scenes_index)), limits).app(["127.0.0.1"]), limits) as address:
         yield address
 
@@ -87,6 +88,13 @@ def test_moving_the_slider_searches_again_at_that_depth(address, browser):
     wait(browser, lambda b: ", 0 candidates" in b.find_element(By.ID, "status").text)
     card = browser.find_element(By.CSS_SELECTOR, "#results .card")
     assert "alignment" not in card.text
+
+
+def test_the_slider_ends_at_the_depth_that_the_server_takes(address, browser):
+    browser.get(f"{address}?q=a+red+square")
+    wait(browser, results)
+    browser.find_element(By.ID, "depth").send_keys(Keys.END)
+    assert browser.find_element(By.ID, "depth-value").text == "100"
 
 
 def test_on_a_phone_nothing_is_wider_than_the_screen(address, browser):
@@ -288,6 +296,26 @@ def test_browsing_goes_through_all_pictures_page_by_page(address, browser, scene
     assert results(browser) == Index(scenes_index).ids[20:]
     assert "Pictures 21 to 24 of 24" in browser.find_element(By.ID, "status").text
     assert not browser.find_element(By.ID, "more").is_displayed()
+
+
+def test_of_many_pictures_few_are_shown_and_any_place_can_be_gone_to(browser, tmp_path):
+    """Of a vocabulary that has no word of any language, which the server starts with all the same."""
+    write_collection(tmp_path / "index", images=500, captions=1, width=16, layers=1)
+    limits = Limits()
+    with serving_page(SearchServer(Searcher(Index(tmp_path / "index")), limits).app(), limits) as address:
+        browser.get(f"{address}?browse=0")
+        wait(browser, results)
+        ids = results(browser)
+        assert len(ids) == 48
+        loaded = "return performance.getEntriesByType('resource').filter(e => e.name.includes('/pictures/')).length"
+        assert browser.execute_script(loaded) <= 48
+        place = browser.find_element(By.ID, "place")
+        place.clear()
+        place.send_keys("495", Keys.ENTER)
+        wait(browser, lambda b: "Pictures 495 to 500 of 500" in b.find_element(By.ID, "status").text)
+        assert len(results(browser)) == 6
+        browser.back()
+        wait(browser, lambda b: results(b) == ids)
 
 
 def test_the_files_name_is_shown_where_the_index_knows_it(client, scenes_folder, tmp_path):

@@ -4,7 +4,7 @@
 // A picture of the reader's own, ?own=NAME, is kept nowhere but in this page: after a reload it has to be chosen again.
 
 const at = (id) => document.getElementById(id);
-const depths = ["0", "10", "30", "100", "300", "all"];
+let depths = ["0", "10", "30", "100", "300", "all"]; // the server may take fewer
 const pageSize = 48;
 const hint = "Say what the picture shows, then press Enter.";
 const dropHint = "Say what the picture shows, then press Enter; or drop a picture here to find others like it.";
@@ -36,7 +36,7 @@ async function ask(path, parameters, picture) {
   return answer;
 }
 
-const about = ask("api/info", {}).catch(() => ({ examples: [], max_picture_bytes: 0 }));
+const about = ask("api/info", {}).catch(() => ({ examples: [], images: 0, captions: 0, max_depth: 0, max_picture_bytes: 0 }));
 const pictureOf = (hit) => hit.url ?? `pictures/${encodeURIComponent(hit.id)}`;
 const nameOf = (hit) => hit.file || hit.id;
 const altOf = (hit) => (hit.tags ?? []).join(", ") || `picture ${nameOf(hit)}`;
@@ -61,7 +61,7 @@ async function render() {
     at("query").value = now.get("q") ?? "";
     if (depths.includes(now.get("rerank"))) at("depth").value = depths.indexOf(now.get("rerank"));
     at("depth-value").textContent = depth();
-    for (const id of ["asked", "examples", "more"]) at(id).hidden = true;
+    for (const id of ["asked", "examples", "more", "jump"]) at(id).hidden = true;
     if (now.get("q")) await search(now.get("q"));
     else if (now.has("browse")) await browse(Number(now.get("browse")) || 0);
     else if (now.has("similar")) await similar({ id: now.get("similar") });
@@ -125,6 +125,8 @@ function browse(offset) {
   return show("api/images", { offset, limit: pageSize }, (answer) => {
     const last = offset + answer.results.length;
     at("more").hidden = last >= answer.total;
+    at("jump").hidden = answer.total <= pageSize;
+    at("place").max = answer.total;
     at("more").onclick = () => { scrollTo(0, 0); go({ browse: last }); };
     return `Pictures ${(offset + 1).toLocaleString("en")} to ${last.toLocaleString("en")} of ` +
       `${answer.total.toLocaleString("en")}; pick one to get its captions`;
@@ -262,8 +264,7 @@ function askWith(file, most) {
   return go({ own: file.name });
 }
 
-about.then(({ max_picture_bytes: most }) => {
-  if (!most) return;
+function takePictures(most) {
   at("choose").hidden = false;
   at("choose").addEventListener("click", () => at("file").click());
   at("file").addEventListener("change", () => {
@@ -283,7 +284,7 @@ about.then(({ max_picture_bytes: most }) => {
     const [file] = event.dataTransfer?.files ?? [];
     if (file) askWith(file, most);
   });
-});
+}
 
 at("form").addEventListener("submit", (event) => {
   event.preventDefault();
@@ -292,6 +293,11 @@ at("form").addEventListener("submit", (event) => {
   go(q ? { q, rerank: depth() } : {});
 });
 at("browse").addEventListener("click", () => go({ browse: 0 }));
+at("jump").addEventListener("submit", (event) => {
+  event.preventDefault();
+  scrollTo(0, 0);
+  go({ browse: at("place").valueAsNumber - 1 });
+});
 at("depth").addEventListener("input", () => { at("depth-value").textContent = depth(); });
 at("depth").addEventListener("change", () => { if (state().get("q")) go({ q: state().get("q"), rerank: depth() }); });
 at("larger").addEventListener("click", () => enlarge(!at("details").classList.contains("large")));
@@ -304,4 +310,9 @@ at("details").addEventListener("close", () => {
 });
 at("details-picture").addEventListener("error", () => { at("details-picture").alt = "no picture"; });
 addEventListener("popstate", render);
-render();
+about.then(({ images, captions, max_depth: most, max_picture_bytes: bytes }) => {
+  depths = depths.filter((depth) => (depth === "all" ? Math.max(images, captions) : Number(depth)) <= most);
+  at("depth").max = depths.length - 1;
+  if (bytes) takePictures(bytes);
+  render();
+});
