@@ -141,8 +141,8 @@ def _load_processor(folder: Path, known: dict[str, Any]) -> Any:
     DINOv3's has none, but what it does to a picture is what a ViT's does, with ImageNet's mean and deviation.
     """
     from transformers import AutoImageProcessor
-    from transformers.image_utils import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
     from transformers.models.vit.image_processing_pil_vit import ViTImageProcessorPil
+    from transformers.utils.constants import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 
     told = read_json(folder / "preprocessor_config.json")
     if not str(told.get("image_processor_type")).startswith("DINOv3"):
