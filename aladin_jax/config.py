@@ -40,7 +40,7 @@ Count = Annotated[int, Within(1)]
 Length = Annotated[int, Within(3, below=4097)]  # of a row of tokens: two are special
 Regions = Annotated[int, Within(1, below=4097)]
 Rate = Annotated[float, Within(0)]
-Probability = Annotated[float, Within(0, below=1)]
+Fraction = Annotated[float, Within(0, below=1)]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -124,8 +124,8 @@ class Model:
 
     dtype: DType
     kernels: Kernels
-    dropout: Probability
-    backbone_dropout: Probability | None
+    dropout: Fraction
+    backbone_dropout: Fraction | None
     num_layers: Count
     num_heads: Count
     backbone: Mapping[str, Any]
@@ -187,6 +187,7 @@ class Config:
     lr_step_epochs: Natural
     lr_gamma: Rate
     warmup_steps: Natural
+    lr_cooldown: Fraction
     reinitialize_scheduler: bool
     grad_clip: float
     seed: Natural

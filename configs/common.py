@@ -88,6 +88,9 @@ def get_config() -> config_dict.ConfigDict:
     config.lr_gamma = 0.1
     # Steps of linear warm-up.
     config.warmup_steps = 0
+    # Share of the run's steps, at its end, over which the rate falls in a line to 0 (0: it does not). Such a run cannot
+    # be made longer, unless its schedule starts anew.
+    config.lr_cooldown = 0.0
     # Where a run goes on: start the schedule anew from its present step, with the four values above, which may then be
     # others than before. Once only: a further start with the same values goes on with that schedule.
     config.reinitialize_scheduler = False

@@ -112,7 +112,7 @@ def prepare(
         )
         validation = Split(dataset, config.eval.validation_split, split.feature_dim)
         validation.require_captions(use="validated on; set eval_every to 0")
-        warn_of_few_images(validation, validation.num_images, "validated on")
+        warn_of_few_images(validation.name, validation.num_images, "validated on")
         validate = partial(report_split, encoder, validation, config.pooling, config.measure)
 
     def fresh(params: Params) -> TrainState:
@@ -142,12 +142,14 @@ def prepare(
         model,
         objective,
         optimizer,
-        optim.step_decay(
+        optim.learning_rate_schedule(
             config.learning_rate,
             steps_per_epoch=steps_per_epoch,
             lr_step_epochs=config.lr_step_epochs,
             lr_gamma=config.lr_gamma,
             warmup_steps=config.warmup_steps,
+            lr_cooldown=config.lr_cooldown,
+            num_steps=num_steps,
             start=schedule_start,
         ),
         frozen=config.frozen,

@@ -10,7 +10,7 @@ from aladin_jax.training import optim
 
 
 def rates(steps, **choices):
-    return [float(optim.step_decay(1e-2, **choices)(jnp.asarray(step))) for step in steps]
+    return [float(optim.learning_rate_schedule(1e-2, **choices)(jnp.asarray(step))) for step in steps]
 
 
 def test_the_rate_drops_after_every_so_many_epochs():
@@ -37,6 +37,13 @@ def test_a_schedule_that_starts_anew_counts_from_there():
     choices = {"steps_per_epoch": 10, "lr_step_epochs": 1, "warmup_steps": 2}
     steps = range(25)
     assert rates([step + 33 for step in steps], **choices, start=33) == rates(steps, **choices)
+
+
+def test_a_cooldown_falls_in_a_line_to_nothing_at_the_runs_end():
+    choices = {"steps_per_epoch": 1000, "lr_step_epochs": 0, "lr_cooldown": 0.25, "num_steps": 100}
+    np.testing.assert_allclose(rates((0, 75, 80, 99, 100), **choices), [1e-2, 1e-2, 0.8e-2, 0.04e-2, 0], rtol=1e-6)
+    np.testing.assert_allclose(rates((60, 90, 95), start=60, **choices), [1e-2, 1e-2, 0.5e-2], rtol=1e-6)
+    assert rates((1, 98), warmup_steps=4, **choices) == pytest.approx([0.5e-2, 0.08e-2])
 
 
 @pytest.fixture
