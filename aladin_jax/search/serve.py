@@ -120,7 +120,9 @@ class SearchServer:
         find = functools.partial(self._searcher.find_similar, k=_count(request, "k", 10, 1, self._limits.max_k))
         return await self._ask_with_picture("similar", request, lambda subject, row: find(subject, leave_out=row))
 
-    async def _ask_with_picture(self, kind: str, request: Request, find: Callable[[Subject, int | None], Results]):
+    async def _ask_with_picture(
+        self, kind: str, request: Request, find: Callable[[Subject, int | None], Results]
+    ) -> Response:
         """With one of the index, by its id; or with the one that the request brings."""
         if request.method != "POST":
             image_id = request.query_params.get("id", "")
@@ -214,10 +216,9 @@ class SafeHeaders:
         await self._app(scope, receive, send_safe)
 
 
-def serve(searcher: Searcher, *, host: str, port: int, limits: Limits, extractor: Path | None = None) -> None:
+def serve(searcher: Searcher, *, host: str, port: int, limits: Limits, uploads: Uploads | None = None) -> None:
     """Serves until SIGTERM or SIGINT; answers what is under way first."""
     hosts = list(LOOPBACK) if host in LOOPBACK else None
-    uploads = None if extractor is None else Uploads(searcher, extractor, limits)
     server = server_of(SearchServer(searcher, limits, uploads).app(hosts), host=host, port=port, limits=limits)
     for number in (signal.SIGTERM, signal.SIGINT):  # uvicorn raises the signal again once it has stopped
         signal.signal(number, lambda *_: None)

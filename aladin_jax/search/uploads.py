@@ -43,18 +43,17 @@ class Uploads:
         if not kind.startswith("image/") and kind != "application/octet-stream":
             raise HTTPException(415, "send a picture's file as the body, with content-type image/jpeg or the like")
         most, content = self._limits.picture_bytes, bytearray()
-        announced = request.headers.get("content-length", "0")
-        if int(announced) <= most:
-            try:
-                async for piece in request.stream():
-                    content += piece
-                    if len(content) > most:
-                        break
-                else:
-                    return bytes(content)
-            except ClientDisconnect as error:
-                raise HTTPException(408, "the picture did not come whole, or not in time") from error
-        raise HTTPException(413, f"the picture's file has more than {most:,} bytes; make it smaller")
+        too_large = HTTPException(413, f"the picture's file has more than {most:,} bytes; make it smaller")
+        if int(request.headers.get("content-length", "0")) > most:
+            raise too_large
+        try:
+            async for piece in request.stream():
+                content += piece
+                if len(content) > most:
+                    raise too_large
+        except ClientDisconnect as error:
+            raise HTTPException(408, "the picture did not come whole, or not in time") from error
+        return bytes(content)
 
     def subject(self, content: bytes) -> Subject:
         """The picture of a file, as a query.

@@ -2,6 +2,7 @@ import re
 
 import pytest
 from PIL import Image
+from selenium.common.exceptions import StaleElementReferenceException
 from selenium.webdriver.common.by import By
 from selenium.webdriver.common.keys import Keys
 from selenium.webdriver.support.ui import WebDriverWait
@@ -41,7 +42,7 @@ def address(scenes_index):
 
 
 def wait(browser, condition):
-    return WebDriverWait(browser, 20).until(condition)
+    return WebDriverWait(browser, 20, ignored_exceptions=[StaleElementReferenceException]).until(condition)
 
 
 def test_the_page_finds_pictures_explains_them_and_gives_captions_by_keyboard_alone(address, browser):

@@ -9,6 +9,7 @@ from urllib.parse import urlsplit
 
 import pytest
 from PIL import Image
+from selenium.common.exceptions import StaleElementReferenceException
 from selenium.webdriver.common.by import By
 from selenium.webdriver.common.keys import Keys
 from selenium.webdriver.support.ui import WebDriverWait
@@ -172,7 +173,7 @@ def cards(browser):
 
 
 def wait(browser, condition):
-    return WebDriverWait(browser, 20).until(condition)
+    return WebDriverWait(browser, 20, ignored_exceptions=[StaleElementReferenceException]).until(condition)
 
 
 def test_a_chosen_picture_finds_its_like_and_opens_with_captions_and_boxes(address, browser):
