@@ -79,7 +79,6 @@ class SearchServer:
         self._pool = ThreadPoolExecutor(limits.workers, thread_name_prefix="search")
         self._live_ids = list(self._index.row_of_id)
         self._examples = _examples(self._index)
-        searcher.queries.warm_up()
         for depth in (0, 10, 30, 100, 300):
             searcher.find_images("a picture of a thing", rerank=min(depth, limits.max_depth))
         self.registry = CollectorRegistry()
