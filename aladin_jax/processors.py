@@ -10,7 +10,8 @@ from typing import TypeVar
 
 PROCESSORS = os.cpu_count() or 1
 
-_Piece, _Result = TypeVar("_Piece"), TypeVar("_Result")
+_Piece = TypeVar("_Piece")
+_Result = TypeVar("_Result")
 
 
 def on_all(function: Callable[[_Piece], _Result], pieces: Sequence[_Piece]) -> list[_Result]:

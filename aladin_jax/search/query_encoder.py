@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import functools
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from typing import Any
 
 import jax
 import numpy as np
@@ -13,7 +14,7 @@ from aladin_jax.data.pipeline import image_arrays
 from aladin_jax.data.records import Record
 from aladin_jax.data.tokenization import read_vocabulary
 from aladin_jax.encoding import Encoded
-from aladin_jax.models.aladin import Batch, ImageEmbeddings
+from aladin_jax.models.aladin import ImageEmbeddings
 from aladin_jax.pretrained import PretrainedModel
 from aladin_jax.scores.ragged import pack_one, pack_regions
 from aladin_jax.search.query_text import QueryReader
@@ -51,7 +52,7 @@ class QueryEncoder:
         return Encoded(np.asarray(out.vector), pack_regions(out.regions, out.region_len))
 
     @functools.cached_property
-    def _encode_image(self) -> Callable[[Batch], ImageEmbeddings]:
+    def _encode_image(self) -> Callable[[Mapping[str, Any]], ImageEmbeddings]:
         params = jax.device_put(self._model.params, jax.devices()[0])
         encode = jax.jit(lambda params, batch: self._model.bound(params).encode_images(batch))
         return functools.partial(encode, params)
