@@ -22,6 +22,7 @@ Pooling = Literal["MrSw", "MrAVGw", "MwSr", "symm", "sum", "mean", "scan-sentenc
 Measure = Literal["dot", "cosine", "order"]
 DistillationMode = Literal["listnet", "mse", "ordinal", "contrastive"]
 RankingLoss = Literal["hinge", "info_nce"]
+Decay = Literal["step", "cosine"]
 Group = Literal["backbone", "matching_head"]
 DType = Literal["float32", "bfloat16"]
 Kernels = Literal["auto", "xla", "pallas"]
@@ -184,6 +185,7 @@ class Config:
     num_epochs: Count
     num_steps: Count | None
     learning_rate: Rate
+    lr_decay: Decay
     lr_step_epochs: Natural
     lr_gamma: Rate
     warmup_steps: Natural

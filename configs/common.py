@@ -83,7 +83,9 @@ def get_config() -> config_dict.ConfigDict:
     # Steps to train; wins over num_epochs when set.
     config.num_steps = config_dict.placeholder(int)
     config.learning_rate = 1e-5
-    # The rate is multiplied by lr_gamma every lr_step_epochs epochs (0: never).
+    # How the rate falls: "step" (multiplied by lr_gamma every lr_step_epochs epochs; 0: never) or "cosine" (half a
+    # cosine, to 0 at the run's last step; a run can then not be made longer, unless its schedule starts anew).
+    config.lr_decay = "step"
     config.lr_step_epochs = 15
     config.lr_gamma = 0.1
     # Steps of linear warm-up.

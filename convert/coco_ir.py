@@ -44,13 +44,13 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _prepare(args: argparse.Namespace) -> None:
-    from convert.importing.recognise import find_features
+    from convert.importing.recognise import recognise_features
 
     for name in ("feature_dim", "num_workers"):
         if (value := getattr(args, name)) is not None and value < 1:
             raise UsageError(f"--{name} {value}: must be at least 1")
-    found = find_features(args.img_feat_file, "vinvl")
-    if args.data_dir is None or (found and found[0] == "predictions"):
+    features, _ = recognise_features(args.img_feat_file, "vinvl")
+    if args.data_dir is None or features == "predictions":
         return _import(args)
     from convert.dataset import coco_ir
 

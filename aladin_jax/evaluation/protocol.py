@@ -172,11 +172,11 @@ def weights_folder(config: Config, workdir: Path) -> str | Path:
     return workdir
 
 
-def warn_of_few_images(split: Split, num_images: int, use: str) -> None:
+def warn_of_few_images(split: str, num_images: int, use: str) -> None:
     """Warns where a recall is 100 whatever the model does.
 
     Args:
-        split: the images are of.
+        split: that the images are of.
         num_images: how many there are.
         use: what they are for.
     """
@@ -184,7 +184,7 @@ def warn_of_few_images(split: Split, num_images: int, use: str) -> None:
     if trivial:
         logging.warning(
             "%s: %d images are too few to be %s: text to image, %s is 100 whatever the model does",
-            split.name, num_images, use, ", ".join(trivial),
+            split, num_images, use, ", ".join(trivial),
         )  # fmt: skip
 
 

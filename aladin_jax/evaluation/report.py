@@ -78,7 +78,7 @@ def evaluate(config: Config, workdir: Path, given: Iterable[str] = ()) -> dict[s
     keys = config.eval.image_keys
     images = split.select(read_image_keys(keys)) if keys else None
     split.require_captions(images)
-    warn_of_few_images(split, split.num_images if images is None else len(images), "evaluated on")
+    warn_of_few_images(split.name, split.num_images if images is None else len(images), "evaluated on")
     params = jax.device_put(weights.params, sharding.state_sharding(weights.params, mesh))
 
     metrics = make_metrics(config.eval.metrics, pmrp_dir=config.eval.pmrp_dir)

@@ -26,8 +26,8 @@ def warn_of_start(config: Config, objective: Objective, lineage: Lineage) -> Non
         )
     ranked = {"alignment", "matching"} & set(objective.losses)
     random = not (config.init_from or config.resume_from)
-    if random and ranked and config.ranking_loss == "hinge" and config.hardest:
+    if random and ranked and config.ranking_loss == "hinge" and config.hardest and not config.hardest_after:
         logging.warning(
             "The hardest negatives teach random weights nothing: all scores are alike, and the loss stays where it is; "
-            "set --config.hardest=False, or init_from"
+            "set --config.hardest_after=STEPS to begin with all negatives, or init_from"
         )

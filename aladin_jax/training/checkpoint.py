@@ -48,6 +48,8 @@ FREE_FIELDS = (
     "schedule_start",
     "data_sha256",
 )
+LENGTH_FIELDS = ("num_epochs", "num_steps")  # of the schedule too, where that ends with the run
+ADDED_FIELDS = {"lr_decay": "step"}  # what runs were that were started before there was such a field
 SCHEDULE_START = "schedule_start"  # in config.json; no field, but what `reinitialize_scheduler` led to
 DATA_SHA256 = "data_sha256"  # in config.json; no field, but what tells the data set from others, wherever it lies
 
@@ -138,11 +140,12 @@ def check_config(workdir: Path, config: Mapping[str, Any]) -> int:
     kept = read_json(file) if started else {}
     sharding.wait_for_processes("looked for config.json")
     start = kept.get(SCHEDULE_START, 0)
-    before, after = _flatten(kept), _flatten(now)
+    before, after = ADDED_FIELDS | _flatten(kept), ADDED_FIELDS | _flatten(now)
+    fields_of_schedule = (*SCHEDULE_FIELDS, *(LENGTH_FIELDS if after["lr_decay"] == "cosine" else ()))
     differences = {
         name: f"{name} was {before.get(name)!r}, is {after.get(name)!r}"
         for name in sorted(before.keys() | after.keys())
-        if before.get(name) != after.get(name) and not name.startswith(FREE_FIELDS)
+        if before.get(name) != after.get(name) and (name in fields_of_schedule or not name.startswith(FREE_FIELDS))
         # A field that is unset changes nothing, as before there was such a field.
         if name in before or after[name]
     }
@@ -152,7 +155,7 @@ def check_config(workdir: Path, config: Mapping[str, Any]) -> int:
         del differences["data.dir"]
     elif started and data and kept.get(DATA_SHA256, data) != data:
         differences["data.dir"] = f"data.dir held other data than {now['data']['dir']} holds now"
-    of_schedule = [differences.pop(name) for name in SCHEDULE_FIELDS if name in differences]
+    of_schedule = [differences.pop(name) for name in fields_of_schedule if name in differences]
     anew, was_anew = (bool(c.get("reinitialize_scheduler")) for c in (now, kept))
     if started and (differences or (of_schedule and not anew)):
         hint = "" if differences else ", or let the schedule start anew with --config.reinitialize_scheduler=True"

@@ -39,16 +39,30 @@ def step_decay(
     """
 
     def schedule(step):
-        step = step - start
         rate = jnp.asarray(learning_rate, jnp.float32)
         if lr_step_epochs > 0:
             drops = step // (steps_per_epoch * lr_step_epochs)
             rate = rate * jnp.asarray(lr_gamma, jnp.float32) ** drops
-        if warmup_steps > 0:
-            rate = rate * jnp.minimum((step + 1) / warmup_steps, 1.0)
         return rate
 
-    return schedule
+    return _from_start(schedule, warmup_steps, start)
+
+
+def cosine_decay(learning_rate: float, *, num_steps: int, warmup_steps: int = 0, start: int = 0) -> Schedule:
+    """Half a cosine from the rate at step `start` to 0 at step `num_steps`, times an optional linear warm-up."""
+    return _from_start(optax.cosine_decay_schedule(learning_rate, max(num_steps - start, 1)), warmup_steps, start)
+
+
+def _from_start(schedule: Schedule, warmup_steps: int, start: int) -> Schedule:
+    """A schedule that begins at step `start`, with a warm-up."""
+
+    def shifted(step):
+        rate = schedule(step - start)
+        if warmup_steps > 0:
+            rate = rate * jnp.minimum((step - start + 1) / warmup_steps, 1.0)
+        return rate
+
+    return shifted
 
 
 def init_optimizer(optimizer: optax.GradientTransformation, params: Params, frozen: Iterable[str]) -> Params:

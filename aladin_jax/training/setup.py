@@ -112,7 +112,7 @@ def prepare(
         )
         validation = Split(dataset, config.eval.validation_split, split.feature_dim)
         validation.require_captions(use="validated on; set eval_every to 0")
-        warn_of_few_images(validation, validation.num_images, "validated on")
+        warn_of_few_images(validation.name, validation.num_images, "validated on")
         validate = partial(report_split, encoder, validation, config.pooling, config.measure)
 
     def fresh(params: Params) -> TrainState:
@@ -142,14 +142,7 @@ def prepare(
         model,
         objective,
         optimizer,
-        optim.step_decay(
-            config.learning_rate,
-            steps_per_epoch=steps_per_epoch,
-            lr_step_epochs=config.lr_step_epochs,
-            lr_gamma=config.lr_gamma,
-            warmup_steps=config.warmup_steps,
-            start=schedule_start,
-        ),
+        _schedule(config, steps_per_epoch, num_steps, schedule_start),
         frozen=config.frozen,
         grad_clip=config.grad_clip,
         shards=mesh.size,
@@ -206,6 +199,22 @@ def _train_batches(config: Config, split: Split, tokenizer: CaptionTokenizer, me
         num_threads=config.data.num_threads,
         prefetch=config.data.prefetch,
         num_workers=config.data.num_workers,
+    )
+
+
+def _schedule(config: Config, steps_per_epoch: int, num_steps: int, start: int) -> optim.Schedule:
+    """The learning rate by step; `start` is where the schedule begins."""
+    if config.lr_decay == "cosine":
+        return optim.cosine_decay(
+            config.learning_rate, num_steps=num_steps, warmup_steps=config.warmup_steps, start=start
+        )
+    return optim.step_decay(
+        config.learning_rate,
+        steps_per_epoch=steps_per_epoch,
+        lr_step_epochs=config.lr_step_epochs,
+        lr_gamma=config.lr_gamma,
+        warmup_steps=config.warmup_steps,
+        start=start,
     )
 
 

@@ -21,11 +21,15 @@ def recognise_features(path: Path, given: str | None = None) -> tuple[str, Path]
         given: the format that the user says; only the path is then made out.
 
     Raises:
-        DataError: there is nothing, or nothing that is known here.
+        DataError: there is nothing, nothing that is known here, or another format than was given.
     """
     if found := find_features(path, given):
         return found
     if given:
+        other = find_features(path) if path.is_dir() and not (given == "npz" and _first_file(path, ".npz")) else None
+        if other and other[0] != given:
+            use = f"python -m convert.features --format {other[0]} takes them"
+            raise DataError(f"features in the format {other[0]}, not {given}", use, path=path)
         return given, path
     if not path.exists():
         raise DataError("no such file or folder", "check the path of the features", path=path)

@@ -7,7 +7,9 @@ import pytest
 import torch
 
 from aladin_jax.data.records import Split, open_dataset
+from convert.coco_ir import main as coco_ir
 from convert.features import main
+from convert.importing.recognise import FEATURE_FORMATS
 from tests.convert import own_features as own
 
 CAPTIONS = own.captions()
@@ -180,3 +182,18 @@ def test_records_keep_the_ids_of_captions_whose_file_has_them(tmp_path, capsys):
     record = Split(open_dataset(tmp_path / "out"), "test").read(0)
     assert record.captions == texts
     assert record.caption_ids == [str(90 - k) for k in range(len(texts))]
+
+
+@pytest.mark.parametrize("given", [f for f in FEATURE_FORMATS if f != "npz"])
+def test_a_folder_of_another_format_than_was_said_is_named_as_what_it_is(tmp_path, capsys, given):
+    folder_of("npz", tmp_path)
+    status, _, err = run(["--format", given, "--features", tmp_path / "npz", "--output", tmp_path / "out"], capsys)
+    assert status == 1
+    assert err == [f"error: {tmp_path}/npz: features in the format npz, not {given}; "
+                   "python -m convert.features --format npz takes them"]  # fmt: skip
+
+
+def test_what_takes_vinvls_files_alone_names_another_format(tmp_path, capsys):
+    folder_of("npz", tmp_path)
+    assert coco_ir(["--img_feat_file", str(tmp_path / "npz"), "--output", str(tmp_path / "out")]) == 1
+    assert "in the format npz, not vinvl" in capsys.readouterr().err

@@ -39,6 +39,15 @@ def test_a_schedule_that_starts_anew_counts_from_there():
     assert rates([step + 33 for step in steps], **choices, start=33) == rates(steps, **choices)
 
 
+def test_a_cosine_falls_from_the_rate_to_nothing_at_the_runs_end():
+    def rates(steps, **choices):
+        return [float(optim.cosine_decay(1e-2, **choices)(jnp.asarray(step))) for step in steps]
+
+    np.testing.assert_allclose(rates((0, 25, 50, 100), num_steps=100), [1e-2, 0.853553e-2, 5e-3, 0], atol=1e-8)
+    assert rates((0, 1), num_steps=100, warmup_steps=4) == pytest.approx([2.5e-3, 5e-3 * 0.99975], rel=1e-4)
+    assert rates((60, 80), num_steps=100, start=60) == pytest.approx([1e-2, 5e-3])
+
+
 @pytest.fixture
 def params():
     rng = np.random.default_rng(0)
