@@ -67,6 +67,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--ann", choices=KINDS, help="also find candidates approximately")
     parser.add_argument("--folder", help="where the index lies meanwhile (default: the system's temporary folder)")
     options = parser.parse_args(arguments)
+    if options.only_latency and options.ann:
+        parser.error("--only_latency compares with every image; leave --ann out")
     with tempfile.TemporaryDirectory(dir=options.folder) as folder:
         path = Path(folder) / "index"
         started = time.perf_counter()
