@@ -22,7 +22,6 @@ Pooling = Literal["MrSw", "MrAVGw", "MwSr", "symm", "sum", "mean", "scan-sentenc
 Measure = Literal["dot", "cosine", "order"]
 DistillationMode = Literal["listnet", "mse", "ordinal", "contrastive"]
 RankingLoss = Literal["hinge", "info_nce"]
-Decay = Literal["step", "cosine"]
 Group = Literal["backbone", "matching_head"]
 DType = Literal["float32", "bfloat16"]
 Kernels = Literal["auto", "xla", "pallas"]
@@ -41,7 +40,7 @@ Count = Annotated[int, Within(1)]
 Length = Annotated[int, Within(3, below=4097)]  # of a row of tokens: two are special
 Regions = Annotated[int, Within(1, below=4097)]
 Rate = Annotated[float, Within(0)]
-Probability = Annotated[float, Within(0, below=1)]
+Fraction = Annotated[float, Within(0, below=1)]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -125,8 +124,8 @@ class Model:
 
     dtype: DType
     kernels: Kernels
-    dropout: Probability
-    backbone_dropout: Probability | None
+    dropout: Fraction
+    backbone_dropout: Fraction | None
     num_layers: Count
     num_heads: Count
     backbone: Mapping[str, Any]
@@ -185,10 +184,10 @@ class Config:
     num_epochs: Count
     num_steps: Count | None
     learning_rate: Rate
-    lr_decay: Decay
     lr_step_epochs: Natural
     lr_gamma: Rate
     warmup_steps: Natural
+    lr_cooldown: Fraction
     reinitialize_scheduler: bool
     grad_clip: float
     seed: Natural

@@ -65,7 +65,7 @@ def build(
         aladin.bind(backbone, head, dtype=np.dtype(dtype), mesh=mesh, **choice),
         OBJECTIVE,
         optimizer,
-        optim.step_decay(LEARNING_RATE, steps_per_epoch=10_000, lr_step_epochs=15),
+        optim.learning_rate_schedule(LEARNING_RATE, steps_per_epoch=10_000, lr_step_epochs=15),
         frozen=(),
         grad_clip=GRAD_CLIP,
         shards=1,

@@ -83,13 +83,14 @@ def get_config() -> config_dict.ConfigDict:
     # Steps to train; wins over num_epochs when set.
     config.num_steps = config_dict.placeholder(int)
     config.learning_rate = 1e-5
-    # How the rate falls: "step" (multiplied by lr_gamma every lr_step_epochs epochs; 0: never) or "cosine" (half a
-    # cosine, to 0 at the run's last step; a run can then not be made longer, unless its schedule starts anew).
-    config.lr_decay = "step"
+    # The rate is multiplied by lr_gamma every lr_step_epochs epochs (0: never).
     config.lr_step_epochs = 15
     config.lr_gamma = 0.1
     # Steps of linear warm-up.
     config.warmup_steps = 0
+    # Share of the run's steps, at its end, over which the rate falls in a line to 0 (0: it does not). Such a run cannot
+    # be made longer, unless its schedule starts anew.
+    config.lr_cooldown = 0.0
     # Where a run goes on: start the schedule anew from its present step, with the four values above, which may then be
     # others than before. Once only: a further start with the same values goes on with that schedule.
     config.reinitialize_scheduler = False

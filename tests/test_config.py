@@ -70,7 +70,7 @@ PUBLISHED = {
     "num_epochs": 20,
     "num_steps": None,
     "learning_rate": 1e-5,
-    "lr_decay": "step",
+    "lr_cooldown": 0.0,
     "lr_gamma": 0.1,
     "warmup_steps": 0,
     "grad_clip": 2.0,

@@ -49,7 +49,7 @@ FREE_FIELDS = (
     "data_sha256",
 )
 LENGTH_FIELDS = ("num_epochs", "num_steps")  # of the schedule too, where that ends with the run
-ADDED_FIELDS = {"lr_decay": "step"}  # what runs were that were started before there was such a field
+ADDED_FIELDS = {"lr_cooldown": 0.0}  # what runs were that were started before there was such a field
 SCHEDULE_START = "schedule_start"  # in config.json; no field, but what `reinitialize_scheduler` led to
 DATA_SHA256 = "data_sha256"  # in config.json; no field, but what tells the data set from others, wherever it lies
 
@@ -141,7 +141,7 @@ def check_config(workdir: Path, config: Mapping[str, Any]) -> int:
     sharding.wait_for_processes("looked for config.json")
     start = kept.get(SCHEDULE_START, 0)
     before, after = ADDED_FIELDS | _flatten(kept), ADDED_FIELDS | _flatten(now)
-    fields_of_schedule = (*SCHEDULE_FIELDS, *(LENGTH_FIELDS if after["lr_decay"] == "cosine" else ()))
+    fields_of_schedule = (*SCHEDULE_FIELDS, *(LENGTH_FIELDS if after["lr_cooldown"] else ()))
     differences = {
         name: f"{name} was {before.get(name)!r}, is {after.get(name)!r}"
         for name in sorted(before.keys() | after.keys())

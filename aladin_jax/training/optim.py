@@ -24,45 +24,37 @@ def adam(b1: float = 0.9, b2: float = 0.999, eps: float = 1e-8) -> optax.Gradien
     return optax.scale_by_adam(b1, b2, eps)
 
 
-def step_decay(
+def learning_rate_schedule(
     learning_rate: float,
     *,
     steps_per_epoch: int,
     lr_step_epochs: int,
     lr_gamma: float = 0.1,
     warmup_steps: int = 0,
+    lr_cooldown: float = 0.0,
+    num_steps: int = 0,
     start: int = 0,
 ) -> Schedule:
-    """Multiplies the rate by `lr_gamma` every `lr_step_epochs` epochs (0: never), after an optional linear warm-up.
+    """Multiplies the rate by `lr_gamma` every `lr_step_epochs` epochs (0: never), as the original.
 
-    Both count from step `start`.
+    Before that the rate may rise in a line for `warmup_steps`, and at the end fall in a line to 0, over the share
+    `lr_cooldown` of the steps from `start` to `num_steps`. All count from step `start`.
     """
+    cooldown_steps = lr_cooldown * (num_steps - start)
 
     def schedule(step):
+        remaining, step = num_steps - step, step - start
         rate = jnp.asarray(learning_rate, jnp.float32)
         if lr_step_epochs > 0:
             drops = step // (steps_per_epoch * lr_step_epochs)
             rate = rate * jnp.asarray(lr_gamma, jnp.float32) ** drops
-        return rate
-
-    return _from_start(schedule, warmup_steps, start)
-
-
-def cosine_decay(learning_rate: float, *, num_steps: int, warmup_steps: int = 0, start: int = 0) -> Schedule:
-    """Half a cosine from the rate at step `start` to 0 at step `num_steps`, times an optional linear warm-up."""
-    return _from_start(optax.cosine_decay_schedule(learning_rate, max(num_steps - start, 1)), warmup_steps, start)
-
-
-def _from_start(schedule: Schedule, warmup_steps: int, start: int) -> Schedule:
-    """A schedule that begins at step `start`, with a warm-up."""
-
-    def shifted(step):
-        rate = schedule(step - start)
         if warmup_steps > 0:
-            rate = rate * jnp.minimum((step - start + 1) / warmup_steps, 1.0)
+            rate = rate * jnp.minimum((step + 1) / warmup_steps, 1.0)
+        if cooldown_steps > 0:
+            rate = rate * jnp.clip(remaining / cooldown_steps, 0.0, 1.0)
         return rate
 
-    return shifted
+    return schedule
 
 
 def init_optimizer(optimizer: optax.GradientTransformation, params: Params, frozen: Iterable[str]) -> Params:

@@ -20,7 +20,7 @@ from aladin_jax.model_folder import RunState
 from aladin_jax.models.aladin import Params
 from aladin_jax.training.step import TrainState
 
-SCHEDULE_FIELDS = ("learning_rate", "lr_decay", "lr_step_epochs", "lr_gamma", "warmup_steps")
+SCHEDULE_FIELDS = ("learning_rate", "lr_step_epochs", "lr_gamma", "warmup_steps", "lr_cooldown")
 
 
 def resume(state: TrainState, run: RunState, *, steps_per_epoch: int, num_steps: int, source: str) -> TrainState:
@@ -71,11 +71,11 @@ def check_schedule(config: Mapping[str, Any], progress: Mapping[str, Any], sourc
     Raises:
         ValueError: fields differ; the message shows each one's two values.
     """
-    before = {"lr_decay": "step", **{name: progress[name] for name in SCHEDULE_FIELDS if name in progress}}
+    before = {"lr_cooldown": 0.0, **{name: progress[name] for name in SCHEDULE_FIELDS if name in progress}}
     differences = [
         f"{name} was {value!r}, is {config[name]!r}"
         for name, value in before.items()
-        if not (config[name] == value if isinstance(value, str) else np.isclose(value, config[name], rtol=1e-6, atol=0))
+        if not np.isclose(value, config[name], rtol=1e-6, atol=0)
     ]
     if differences:
         raise ValueError(

@@ -142,7 +142,16 @@ def prepare(
         model,
         objective,
         optimizer,
-        _schedule(config, steps_per_epoch, num_steps, schedule_start),
+        optim.learning_rate_schedule(
+            config.learning_rate,
+            steps_per_epoch=steps_per_epoch,
+            lr_step_epochs=config.lr_step_epochs,
+            lr_gamma=config.lr_gamma,
+            warmup_steps=config.warmup_steps,
+            lr_cooldown=config.lr_cooldown,
+            num_steps=num_steps,
+            start=schedule_start,
+        ),
         frozen=config.frozen,
         grad_clip=config.grad_clip,
         shards=mesh.size,
@@ -199,22 +208,6 @@ def _train_batches(config: Config, split: Split, tokenizer: CaptionTokenizer, me
         num_threads=config.data.num_threads,
         prefetch=config.data.prefetch,
         num_workers=config.data.num_workers,
-    )
-
-
-def _schedule(config: Config, steps_per_epoch: int, num_steps: int, start: int) -> optim.Schedule:
-    """The learning rate by step; `start` is where the schedule begins."""
-    if config.lr_decay == "cosine":
-        return optim.cosine_decay(
-            config.learning_rate, num_steps=num_steps, warmup_steps=config.warmup_steps, start=start
-        )
-    return optim.step_decay(
-        config.learning_rate,
-        steps_per_epoch=steps_per_epoch,
-        lr_step_epochs=config.lr_step_epochs,
-        lr_gamma=config.lr_gamma,
-        warmup_steps=config.warmup_steps,
-        start=start,
     )
 
 

@@ -10,7 +10,7 @@ from aladin_jax.training import optim
 
 
 def rates(steps, **choices):
-    return [float(optim.step_decay(1e-2, **choices)(jnp.asarray(step))) for step in steps]
+    return [float(optim.learning_rate_schedule(1e-2, **choices)(jnp.asarray(step))) for step in steps]
 
 
 def test_the_rate_drops_after_every_so_many_epochs():
@@ -39,13 +39,11 @@ def test_a_schedule_that_starts_anew_counts_from_there():
     assert rates([step + 33 for step in steps], **choices, start=33) == rates(steps, **choices)
 
 
-def test_a_cosine_falls_from_the_rate_to_nothing_at_the_runs_end():
-    def rates(steps, **choices):
-        return [float(optim.cosine_decay(1e-2, **choices)(jnp.asarray(step))) for step in steps]
-
-    np.testing.assert_allclose(rates((0, 25, 50, 100), num_steps=100), [1e-2, 0.853553e-2, 5e-3, 0], atol=1e-8)
-    assert rates((0, 1), num_steps=100, warmup_steps=4) == pytest.approx([2.5e-3, 5e-3 * 0.99975], rel=1e-4)
-    assert rates((60, 80), num_steps=100, start=60) == pytest.approx([1e-2, 5e-3])
+def test_a_cooldown_falls_in_a_line_to_nothing_at_the_runs_end():
+    choices = {"steps_per_epoch": 1000, "lr_step_epochs": 0, "lr_cooldown": 0.25, "num_steps": 100}
+    np.testing.assert_allclose(rates((0, 75, 80, 99, 100), **choices), [1e-2, 1e-2, 0.8e-2, 0.04e-2, 0], rtol=1e-6)
+    np.testing.assert_allclose(rates((60, 90, 95), start=60, **choices), [1e-2, 1e-2, 0.5e-2], rtol=1e-6)
+    assert rates((1, 98), warmup_steps=4, **choices) == pytest.approx([0.5e-2, 0.08e-2])
 
 
 @pytest.fixture
