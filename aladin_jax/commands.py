@@ -17,6 +17,7 @@ COMMANDS = (
     "aladin_jax.compare",
     "aladin_jax.main",
     "aladin_jax.search",
+    "aladin_jax.sweep",
     "convert.checkpoint",
     "convert.coco_ir",
     "convert.detect",

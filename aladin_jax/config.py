@@ -25,7 +25,7 @@ RankingLoss = Literal["hinge", "info_nce"]
 Group = Literal["backbone", "matching_head"]
 DType = Literal["float32", "bfloat16"]
 Kernels = Literal["auto", "xla", "pallas"]
-MetricName = Literal["recall", "eccv"]
+MetricName = Literal["recall", "eccv", "ndcg"]
 
 
 class Within(NamedTuple):
@@ -153,6 +153,7 @@ class Eval:
     ranking_length: Count
     caption_ids: str
     pmrp_dir: str
+    relevance: str
     override: bool
     num_folds: Natural
     fold_size: Count
@@ -225,6 +226,8 @@ class Config:
             )
         if "recall" not in config.eval.metrics:
             raise ValueError(f"eval.metrics is {config.eval.metrics}; it must have recall among others")
+        if config.eval.relevance and "ndcg" not in config.eval.metrics:
+            raise ValueError("eval.relevance is set, but eval.metrics has no ndcg, which would read it")
         if config.hardest_after and not (config.hardest and config.ranking_loss == "hinge"):
             raise ValueError(
                 f"hardest_after is {config.hardest_after}, but there are no hardest negatives to turn to: it needs "

@@ -83,6 +83,7 @@ def main(argv: list[str]) -> None:
             config.eval.rankings,
             config.eval.caption_ids,
             config.eval.pmrp_dir,
+            config.eval.relevance,
             config.model.vocabulary,
         ):
             check_local(path)

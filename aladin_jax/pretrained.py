@@ -152,10 +152,14 @@ def make_tokenizer(
     return tokenizer
 
 
+def cache_folder(named: str = "") -> Path:
+    """Where is kept what can be computed again; ~/.cache/aladin_jax unless named."""
+    return Path(named or Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "aladin_jax")
+
+
 def enable_compilation_cache(folder: str = "") -> None:
-    """Keeps compiled programs on disk, so that the next start is quick; in ~/.cache/aladin_jax unless named."""
-    cache = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "aladin_jax"
-    jax.config.update("jax_compilation_cache_dir", folder or str(cache))
+    """Keeps compiled programs on disk, so that the next start is quick; in `cache_folder`."""
+    jax.config.update("jax_compilation_cache_dir", str(cache_folder(folder)))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
 
 

@@ -113,7 +113,7 @@ def get_config() -> config_dict.ConfigDict:
     config.checkpoint_every = 1000
     # Profile this many steps, from the tenth after the start (0: no profile).
     config.profile_steps = 0
-    # Folder in which compiled programs are kept. Empty: ~/.cache/aladin_jax.
+    # Folder in which compiled programs are kept, and "ndcg" keeps ROUGE-L. Empty: ~/.cache/aladin_jax.
     config.compilation_cache = ""
 
     config.eval = config_dict.ConfigDict()
@@ -124,7 +124,7 @@ def get_config() -> config_dict.ConfigDict:
     # File with one image id a line: report on these images only, in this order. Empty: on the whole split.
     config.eval.image_keys = ""
     # What to report: "recall" (R@K, ranks, rsum, with 95 % intervals), "eccv" (ECCV Caption, CxC and PMRP, on COCO's
-    # 5,000 test images; needs the extra `eccv`).
+    # 5,000 test images; needs the extra `eccv`), "ndcg" (nDCG@25, where relevance is ROUGE-L or what people say).
     config.eval.metrics = ("recall",)
     # File for the rankings: of every query, by both heads, the ids and scores of the best `ranking_length` items.
     # Parquet if it ends in .parquet, else JSON lines. Empty: none.
@@ -134,6 +134,8 @@ def get_config() -> config_dict.ConfigDict:
     config.eval.caption_ids = ""
     # Folder of PMRP's ground truth, for "eccv" (see docs/evaluation.md). Empty: no PMRP.
     config.eval.pmrp_dir = ""
+    # File of people's grades of pairs, for "ndcg": query id, item id, grade, a pair a line. Empty: ROUGE-L.
+    config.eval.relevance = ""
     # A workdir is evaluated with the lengths, number format, pooling and measure that it was trained with, whatever the
     # configuration file has. Others given on the command line are refused, unless this is set: then they are taken, and
     # the report, in a file of its own, says so.

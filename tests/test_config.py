@@ -88,7 +88,7 @@ OURS = {
     *("init_from", "resume_from", "reinitialize_scheduler", "data.dir", "data.num_threads", "data.num_workers"),
     *("data.prefetch", "model.vocabulary", "micro_batches", "fsdp", "remat", "pack_tokens", "checkpoint_every"),
     *("profile_steps", "compilation_cache", "eval.batch_size", "model.kernels", "eval.override"),
-    *("eval.metrics", "eval.rankings", "eval.ranking_length", "eval.caption_ids", "eval.pmrp_dir"),
+    *("eval.metrics", "eval.rankings", "eval.ranking_length", "eval.caption_ids", "eval.pmrp_dir", "eval.relevance"),
     *("hardest_after", "mask_same_image"),
 }
 
@@ -167,6 +167,8 @@ IMPOSSIBLE = [
     ({"pooling": "max"}, "pooling is 'max'; choose one of MrSw"),
     ({"measure": "l2"}, "measure is 'l2'; choose one of dot, cosine, order"),
     ({"distillation_mode": "kl"}, "distillation_mode is 'kl'; choose one of listnet"),
+    ({"eval.metrics": ("recall", "mrr")}, "eval.metrics has 'mrr'; choose among recall, eccv, ndcg"),
+    ({"eval.relevance": "grades.csv"}, "eval.relevance is set, but eval.metrics has no ndcg"),
     ({"learning_rate": float("nan")}, "learning_rate is nan; expected a finite number"),
 ]
 

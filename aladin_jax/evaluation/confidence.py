@@ -25,11 +25,20 @@ def resampled_means(values: Num[np.ndarray, " q"], rng: np.random.Generator) -> 
     return rng.multinomial(len(values), counts / len(values), size=DRAWS) @ distinct / len(values)
 
 
-def interval(samples: Float[np.ndarray, " n"]) -> tuple[float, float]:
-    """The middle 95 % of bootstrap samples (percentile interval; Efron and Tibshirani, 1993, chapter 13)."""
-    tail = (100 - LEVEL) / 2
+def interval(samples: Float[np.ndarray, " n"], comparisons: int = 1) -> tuple[float, float]:
+    """The middle 95 % of bootstrap samples (percentile interval; Efron and Tibshirani, 1993, chapter 13).
+
+    Where there are several `comparisons`, it is wider, so that all hold together in 95 % (Bonferroni).
+    """
+    tail = (100 - LEVEL) / 2 / comparisons
     low, high = np.percentile(samples, [tail, 100 - tail])
     return float(low), float(high)
+
+
+def mean_interval(values: Float[np.ndarray, " q"], rng: np.random.Generator) -> tuple[float, float]:
+    """The 95 % interval of the mean of percentages; for the draws, they are rounded to a tenth."""
+    rounded = np.round(values, 1)
+    return interval(resampled_means(rounded, rng) + (values.mean() - rounded.mean()))
 
 
 def per_query_recalls(ranks: Mapping[str, Int[np.ndarray, " q"]]) -> dict[str, dict[str, Num[np.ndarray, " q"]]]:

@@ -44,6 +44,7 @@ class Protocol:
         images: how many.
         captions: how many they have.
         images_sha256: of their ids and numbers of captions, in order.
+        relevance: the file of grades that `ndcg` used, "" for none.
         data: folder of the data set.
         weights: where they are from.
         step: of the run that they are of; None where they were not trained here.
@@ -60,6 +61,7 @@ class Protocol:
     images: int
     captions: int
     images_sha256: str
+    relevance: str
     data: str
     weights: str
     step: int | None
@@ -103,6 +105,7 @@ def evaluated_protocol(
         images=len(images),
         captions=int(counts.sum()),
         images_sha256=hashlib.sha256(listed.encode()).hexdigest(),
+        relevance=config.eval.relevance,
         data=str(split.directory),
         weights=weights.described,
         step=weights.step,

@@ -35,6 +35,7 @@ from aladin_jax.models import aladin
 from aladin_jax.models.aladin import Params
 from aladin_jax.pretrained import (
     DTYPES,
+    cache_folder,
     enable_compilation_cache,
     kernels_for,
     make_tokenizer,
@@ -81,7 +82,12 @@ def evaluate(config: Config, workdir: Path, given: Iterable[str] = ()) -> dict[s
     warn_of_few_images(split.name, split.num_images if images is None else len(images), "evaluated on")
     params = jax.device_put(weights.params, sharding.state_sharding(weights.params, mesh))
 
-    metrics = make_metrics(config.eval.metrics, pmrp_dir=config.eval.pmrp_dir)
+    metrics = make_metrics(
+        config.eval.metrics,
+        pmrp_dir=config.eval.pmrp_dir,
+        relevance=config.eval.relevance,
+        cache=cache_folder(config.compilation_cache),
+    )
     if config.eval.rankings:
         check_rankings_path(config.eval.rankings)
 

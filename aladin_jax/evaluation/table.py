@@ -62,7 +62,7 @@ def _table_of_others(title: Text, heads: Mapping[str, Mapping[str, float]]) -> T
     for head, metrics in heads.items():
         names = _other_metrics(metrics)
         for row, name in enumerate(names):
-            values = [f"{metrics[key]:.2f}" if (key := f"{d}/{name}") in metrics else "" for d in DIRECTIONS]
+            values = [_with_interval(metrics, f"{direction}/{name}") for direction in DIRECTIONS]
             table.add_row(Text("" if row else head), Text(name), *values, end_section=row == len(names) - 1)
     return table
 
@@ -71,6 +71,13 @@ def _other_metrics(metrics: Mapping[str, float]) -> list[str]:
     """Names, without the direction, of the metrics that the recall table has no column for."""
     names = [name.split("/", 1)[1] for name in metrics if name.startswith(tuple(f"{d}/" for d in DIRECTIONS))]
     return [name for name in dict.fromkeys(names) if name not in COLUMNS and not name.endswith((LOW, HIGH))]
+
+
+def _with_interval(metrics: Mapping[str, float], name: str) -> str:
+    if name not in metrics:
+        return ""
+    interval = f" ({metrics[name + LOW]:.2f}-{metrics[name + HIGH]:.2f})" if name + LOW in metrics else ""
+    return f"{metrics[name]:.2f}{interval}"
 
 
 def _interval(metrics: Mapping[str, float], name: str) -> str:

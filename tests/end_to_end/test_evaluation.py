@@ -14,7 +14,7 @@ def test_recalls_are_the_original_s(report, keys, small_run, differences, tmp_pa
     rankings = tmp_path / "rankings.jsonl"
     config = small_run("alignment_triplet", **{"eval.image_keys": str(E2E / "coco_ir" / keys) if keys else ""})
     log = tmp_path / "log"
-    flags = ("--mode", "evaluate", f"--config.eval.rankings={rankings}")
+    flags = ("--mode", "evaluate", f"--config.eval.rankings={rankings}", "--config.eval.metrics=('recall','ndcg')")
     assert run(command("alignment_triplet", tmp_path, config, *flags), log) == 0
     found = json.loads((tmp_path / "report.json").read_text())["test"]
     for head, expected in e2e_expected()["evaluate"][report].items():
@@ -26,9 +26,12 @@ def test_recalls_are_the_original_s(report, keys, small_run, differences, tmp_pa
         first = [row for row in map(json.loads, rankings.read_text().splitlines()) if row["head"] == head]
         own = [row["items"][0].startswith(f"{row['query']}#") for row in first if row["direction"] == "i2t"]
         assert 100 * sum(own) / len(own) == pytest.approx(found[head]["i2t/R@1"])
+        assert 0 < found[head]["t2i/nDCG@25 ROUGE-L"] < 100
         assert found[head]["i2t/R@1/low"] <= found[head]["i2t/R@1"] <= found[head]["i2t/R@1/high"]
     table = log.read_text()
     assert "matching" in table
+    ndcg = [found["matching"][f"i2t/nDCG@25 ROUGE-L{end}"] for end in ("", "/low", "/high")]
+    assert "{:.2f} ({:.2f}-{:.2f})".format(*ndcg) in table
     assert f"{found['alignment']['rsum']:.1f}" in table
     assert (tmp_path / "report.png").read_bytes().startswith(b"\x89PNG")
 

@@ -39,3 +39,17 @@ def test_rsum_varies_as_its_recalls_do_together():
     found = confidence.recall_intervals(ranks)
     width = found["rsum/high"] - found["rsum/low"]
     assert width == pytest.approx(3 * (found["i2t/R@1/high"] - found["i2t/R@1/low"]), rel=0.1)
+
+
+def test_of_several_comparisons_each_has_a_wider_interval():
+    samples = np.random.default_rng(4).normal(size=confidence.DRAWS)
+    low, high = confidence.interval(samples, comparisons=10)
+    assert (low, high) == pytest.approx((-2.81, 2.81), abs=0.2)  # 1 in 400 beyond each
+
+
+def test_the_interval_of_a_mean_is_that_of_its_standard_error_and_holds_the_mean():
+    values = np.random.default_rng(5).normal(60, 20, 900)
+    low, high = confidence.mean_interval(values, np.random.default_rng(6))
+    assert high - low == pytest.approx(2 * 1.96 * values.std() / 30, rel=0.05)
+    assert (low + high) / 2 == pytest.approx(values.mean(), abs=0.05)
+    assert confidence.mean_interval(np.full(9, 33.333), np.random.default_rng(7)) == pytest.approx((33.333, 33.333))
