@@ -19,7 +19,8 @@ from aladin_jax.search.index import Index
 from aladin_jax.search.inputs import Limits
 from aladin_jax.search.manifest import MODEL
 from aladin_jax.search.pictures import shrink
-from aladin_jax.search.query import Results, Searcher, Subject
+from aladin_jax.search.query import Searcher, Subject
+from aladin_jax.search.results import Results
 
 
 def run_query(options: argparse.Namespace) -> int:

@@ -57,7 +57,6 @@ class SearchServer:
         self._searcher, self._index, self._limits, self._uploads = searcher, searcher.index, limits, uploads
         self._live_ids = list(self._index.row_of_id)
         self._examples = _examples(self._index)
-        searcher.queries.warm_up()
         with contextlib.suppress(ValueError):  # of a vocabulary without these words: the first query waits then
             for depth in (0, 10, 30, 100, 300):
                 text = next(iter(self._examples), "a picture of a thing")
