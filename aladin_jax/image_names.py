@@ -83,13 +83,18 @@ def image_ids(names: Iterable[str], path: Path) -> dict[str, str]:
     return name_of
 
 
-def find_pictures(folder: Path) -> Iterator[str]:
-    """Paths of the pictures in a folder and the folders in it, told by their endings; hidden ones are passed by."""
+def find_files(folder: Path) -> Iterator[str]:
+    """Paths of the files in a folder and the folders in it; hidden ones are passed by."""
     for place, folders, files in os.walk(folder):
         folders[:] = sorted(name for name in folders if not name.startswith("."))
         for file in sorted(files):
-            if os.path.splitext(file)[1].lower() in PICTURE_ENDINGS and not file.startswith("."):
+            if not file.startswith("."):
                 yield (Path(place) / file).relative_to(folder).as_posix()
+
+
+def is_picture(name: str) -> bool:
+    """Whether a file is called like a picture, by its ending."""
+    return os.path.splitext(name)[1].lower() in PICTURE_ENDINGS
 
 
 class Found(NamedTuple):

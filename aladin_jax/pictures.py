@@ -4,7 +4,10 @@ import contextlib
 import functools
 import importlib
 import io
+import os
 import warnings
+from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,12 +15,14 @@ import numpy as np
 from PIL import Image, ImageOps
 
 from aladin_jax.errors import DataError, first_line
-from aladin_jax.image_names import PICTURE_ENDINGS, find_pictures, image_ids
+from aladin_jax.image_names import PICTURE_ENDINGS, find_files, image_ids, is_picture
 
 FORMATS = "JPEG PNG WEBP BMP DIB TIFF GIF AVIF HEIF JPEG2000 PPM TGA".split()  # noqa: SIM905
 """What Pillow opens here, whatever a file is called; not what runs other programs, as EPS does."""
 
 _MAX_BYTES = 256 << 20
+_MAX_PROPORTION = 200  # of sides: what a model makes of a picture's short side would make the long one endless
+_SHOWN = 5  # names and endings in a message
 _HEIF = b"ftyp"  # at byte 4 of a HEIC file, and of AVIF
 
 
@@ -25,19 +30,31 @@ class UnreadableError(DataError):
     """A file that is no picture, or a damaged or gigantic one."""
 
 
-def list_pictures(folder: Path) -> list[str]:
-    """Names of the pictures in a folder and the folders in it, as `image_names.find_pictures` gives them.
+def list_pictures(folder: Path) -> tuple[list[str], list[str]]:
+    """Names of the pictures in a folder and the folders in it, and of the other files, told apart by their endings.
 
     Raises:
         DataError: there is no such folder, there are no pictures, or two have the same id.
     """
     if not folder.is_dir():
         raise DataError("no such folder", "check --images", path=folder)
-    names = list(find_pictures(folder))
-    if not names:
-        raise DataError("no picture in it", f"pictures end in {', '.join(sorted(PICTURE_ENDINGS))}", path=folder)
-    image_ids(names, folder)
-    return names
+    pictures, others = [], []
+    for name in find_files(folder):
+        (pictures if is_picture(name) else others).append(name)
+    if not pictures:
+        problem = f"no picture in it{f', but {describe_others(others)}' if others else ''}"
+        raise DataError(problem, f"pictures end in {', '.join(sorted(PICTURE_ENDINGS))}", path=folder)
+    image_ids(pictures, folder)
+    return pictures, others
+
+
+def describe_others(names: Sequence[str]) -> str:
+    """Counts and names files that are passed over, in one line."""
+    endings = Counter(os.path.splitext(name)[1].lower() or "without any" for name in names).most_common()
+    counts = [f"{count:,} {ending}" for ending, count in endings[:_SHOWN]]
+    counts += [f"{sum(count for _, count in endings[_SHOWN:]):,} others"] if len(endings) > _SHOWN else []
+    named = ", ".join(names[:_SHOWN]) + (", ..." if len(names) > _SHOWN else "")
+    return f"{len(names):,} files whose endings are no picture's ({', '.join(counts)}): {named}"
 
 
 def read_picture(source: Path | bytes, **where: Any) -> Image.Image:
@@ -51,7 +68,8 @@ def read_picture(source: Path | bytes, **where: Any) -> Image.Image:
         **where: what `DataError` takes to say where bytes are from.
 
     Raises:
-        UnreadableError: it is none, or is damaged or cut short, or has more pixels than Pillow takes for reasonable.
+        UnreadableError: it is none, or is damaged or cut short, has more pixels than Pillow takes for reasonable,
+            or is a line.
     """
     where = {"path": source, **where} if isinstance(source, Path) else where
     try:
@@ -64,6 +82,8 @@ def read_picture(source: Path | bytes, **where: Any) -> Image.Image:
             # Of damaged metadata, which the pixels do not need.
             warnings.filterwarnings("ignore", category=UserWarning)
             with Image.open(io.BytesIO(content), formats=_formats()) as image:
+                if max(image.size) > _MAX_PROPORTION * min(image.size):
+                    raise ValueError(f"{image.width} x {image.height} pixels are a line")
                 image.load()
                 return _flat(_upright(image))
     except Image.UnidentifiedImageError as error:

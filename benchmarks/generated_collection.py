@@ -55,17 +55,26 @@ class World:
     def captions(self, points: Float[np.ndarray, "c p"]) -> tuple[Packed, Float[np.ndarray, "c d"]]:
         """Draws a caption of each point: words and matching vectors."""
         lengths = workload.caption_lengths(self._rng, len(points)) - 3
-        strayed = self._rng.standard_normal(points.shape, np.float32) / np.float32(SPHERE**0.5)
-        said = _unit(points + self._rng.uniform(*APTNESS, (len(points), 1)).astype(np.float32) * strayed)
+        said = self._said(points)
         caption = np.repeat(np.arange(len(points)), lengths)
         ways = self._ways[self._rng.integers(0, REGIONS, len(caption))]
         words = np.einsum("wp,wpd->wd", _with_one(said)[caption], ways)
         words = _unit(words + self._noise(words.shape, PART_NOISE))
         return Packed(words, offsets_of(lengths)), self._vectors(said)
 
+    def vectors(self, images: int, captions: int) -> tuple[Float[np.ndarray, "i d"], Float[np.ndarray, "c d"]]:
+        """Draws matching vectors alone: of images, and of captions of the first of them."""
+        points = _unit(self._rng.standard_normal((images, SPHERE), np.float32))
+        return self._vectors(points), self._vectors(self._said(points[:captions]))
+
     def text(self, words: int) -> str:
         """A text of random words, as many that `words` of its word pieces take part in alignment."""
         return " ".join(f"w{k}" for k in self._rng.integers(len(SPECIAL_TOKENS), BackboneConfig.vocab_size, words + 1))
+
+    def _said(self, points: Float[np.ndarray, "c p"]) -> Float[np.ndarray, "c p"]:
+        """What captions say of images' points: points near them."""
+        strayed = self._rng.standard_normal(points.shape, np.float32) / np.float32(SPHERE**0.5)
+        return _unit(points + self._rng.uniform(*APTNESS, (len(points), 1)).astype(np.float32) * strayed)
 
     def _vectors(self, points: Float[np.ndarray, "n p"]) -> Float[np.ndarray, "n d"]:
         vectors = points @ self._vector_way

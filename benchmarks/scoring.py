@@ -2,6 +2,7 @@
 
     python -m benchmarks.scoring
     python -m benchmarks.scoring --only_ours --images 5000
+    python -m benchmarks.scoring --parts re_ranking --candidates 100 1000 10000
 
 The original's cost per pair does not depend on how many there are, so it scores fewer; on a GPU it runs there, too.
 """
@@ -38,6 +39,9 @@ with epy.lazy_imports():  # of the comparison alone
     from benchmarks import torch_baseline
 
 
+PARTS = ("all_pairs", "alignment_loss", "re_ranking", "growth")
+
+
 def main(arguments: Sequence[str] | None = None) -> None:
     """Measures, and prints a JSON line last."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -46,6 +50,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--only_ours", action="store_true", help="without the original, which needs PyTorch")
     parser.add_argument("--batch_size", type=int, default=32, help="pairs of the alignment loss")
     parser.add_argument("--runs", type=int, default=5)
+    parser.add_argument("--parts", nargs="+", choices=PARTS, default=PARTS, help="what is measured")
     parser.add_argument(
         "--candidates", type=int, nargs="*", default=[100, 1000], help="numbers of images that one query is scored with"
     )
@@ -54,13 +59,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
     rng = np.random.default_rng(0)
     lengths: dict[str, Any] = {}
     baseline = 0 if args.only_ours else args.baseline_images
-    results = {
-        "all_pairs": measure_all_pairs(rng, args.images, baseline, args.runs, lengths),
-        "alignment_loss": alignment_loss(rng, args.batch_size, args.runs, lengths, only_ours=args.only_ours),
-        "re_ranking": re_ranking(rng, args.candidates, args.runs, only_ours=args.only_ours),
-        "growth": [growth(rng, images) for images in args.sizes],
+    measured: dict[str, Callable[[], Any]] = {
+        "all_pairs": lambda: measure_all_pairs(rng, args.images, baseline, args.runs, lengths),
+        "alignment_loss": lambda: alignment_loss(rng, args.batch_size, args.runs, lengths, only_ours=args.only_ours),
+        "re_ranking": lambda: re_ranking(rng, args.candidates, args.runs, only_ours=args.only_ours),
+        "growth": lambda: [growth(rng, images) for images in args.sizes],
     }
-    print_report("scoring", lengths, results)
+    print_report("scoring", lengths, {part: measured[part]() for part in args.parts})
 
 
 def measure_all_pairs(

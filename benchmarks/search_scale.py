@@ -1,6 +1,7 @@
 """Search in a generated collection: recall and latency against re-ranking depth, and where a text query's time goes.
 
-    OPENBLAS_NUM_THREADS=1 python -m benchmarks.search_scale --images 100000    # as the commands of search set it
+    python -m benchmarks.search_scale --images 100000
+    python -m benchmarks.search_scale --images 100000 --only_latency    # a minute or two
 
 Embeddings are drawn (`generated_collection`), index format and code are those of real use, and the text encoder is
 BERT-base with random weights. Its time is counted, but what it gives would ask for the same images every time, so the
@@ -10,11 +11,14 @@ drawn embeddings of the query take its place. Ends with one JSON line.
 from __future__ import annotations
 
 import argparse
+import os
 import tempfile
 import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
+
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # as the commands of search set it
 
 from aladin_jax.encoding import Encoded
 from aladin_jax.scores.ragged import pack_one
@@ -59,9 +63,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--dtype", default="float16", help="of regions and words")
     parser.add_argument("--width", type=int, default=workload.HIDDEN_SIZE, help="of all vectors")
     parser.add_argument("--layers", type=int, default=12, help="of the text encoder")
+    parser.add_argument("--only_latency", action="store_true", help="without recalls, and without ranking everything")
     parser.add_argument("--ann", choices=KINDS, help="also find candidates approximately")
     parser.add_argument("--folder", help="where the index lies meanwhile (default: the system's temporary folder)")
     options = parser.parse_args(arguments)
+    if options.only_latency and options.ann:
+        parser.error("--only_latency compares with every image; leave --ann out")
     with tempfile.TemporaryDirectory(dir=options.folder) as folder:
         path = Path(folder) / "index"
         started = time.perf_counter()
@@ -75,27 +82,34 @@ def main(arguments: Sequence[str] | None = None) -> None:
         )
         seconds = time.perf_counter() - started
         results = {"index_bytes": verification.describe(path)["bytes"], "generate_seconds": significant(seconds)}
-        results |= measure(path, options.ann)
+        results |= latencies(path) if options.only_latency else measure(path, options.ann)
     lengths = {"images": options.images, "queries": options.queries, "regions": REGIONS, "width": options.width}
     print_report("search_scale", lengths | {"dtype": options.dtype, "layers": options.layers}, results)
+
+
+def latencies(path: Path) -> dict[str, Any]:
+    """Milliseconds of a text query, and where they go, for depths that leave most images to the matching head."""
+    index = Index(path)
+    searcher, captions = asking_drawn_texts(Searcher(index)), index.captions.live_rows
+    return {"rows": [{"rerank": depth, **tradeoff.latency(searcher, captions, depth)} for depth in (0, DEPTH, 300)]}
+
+
+def asking_drawn_texts(searcher: Searcher) -> Searcher:
+    """The searcher, with `DrawnTexts` in the place of its query encoder."""
+    vars(searcher)["queries"] = DrawnTexts(searcher.queries, searcher.index)
+    return searcher
 
 
 def measure(path: Path, ann: Any) -> dict[str, Any]:
     """The trade-off of an index, exactly and, with `ann`, approximately too."""
     index = Index(path)
     model = index.model()
-
-    def searcher(images: AnnFinder | None = None) -> Searcher:
-        made = Searcher(index, model, images=images)
-        vars(made)["queries"] = DrawnTexts(made.queries, index)
-        return made
-
-    results = summary(tradeoff.measure(searcher()))
+    results = summary(tradeoff.measure(asking_drawn_texts(Searcher(index, model))))
     if ann:
         started = time.perf_counter()
         finder = AnnFinder(index, ann)
         seconds = time.perf_counter() - started
-        rows = tradeoff.measure(searcher(finder), finder=finder)
+        rows = tradeoff.measure(asking_drawn_texts(Searcher(index, model, images=finder)), finder=finder)
         results[ann] = {"build_seconds": significant(seconds)} | summary(rows)
     return results | {"peak_memory_bytes": peak_memory_bytes()}
 

@@ -33,7 +33,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--images", required=True, type=Path, metavar="DIR", help="pictures, also in folders in it")
     model = parser.add_mutually_exclusive_group(required=True)
     model.add_argument("--detector", type=Path, metavar="DIR", help="config.json, preprocessor_config.json, weights")
-    model.add_argument("--encoder", type=Path, metavar="DIR", help="the same of a ViT, DINOv2, CLIP, SigLIP, Swin, ...")
+    model.add_argument("--encoder", type=Path, metavar="DIR", help="the same of a ViT, DINOv3, CLIP, SigLIP, Swin, ...")
     add_caption_arguments(parser)
     parser.add_argument("--score_threshold", type=float, help="least score of a detector's region (0.2)")
     parser.add_argument("--max_regions", type=int, help="regions of a picture (a detector's 50, an encoder's 34)")
@@ -47,7 +47,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _detect(args: argparse.Namespace) -> None:
     from aladin_jax.image_names import FOLDER, image_id
-    from aladin_jax.pictures import list_pictures
+    from aladin_jax.pictures import describe_others, list_pictures
     from convert.dataset import made_from
     from convert.dataset.record_builder import data_set_folder
     from convert.detection.run import UNREADABLE, FoundFiles, detect_pictures
@@ -66,7 +66,10 @@ def _detect(args: argparse.Namespace) -> None:
         raise UsageError(f"--max_regions {args.max_regions}: must be 1 to 1000")
     if args.batch_size < 1:
         raise UsageError(f"--batch_size {args.batch_size}: must be at least 1")
-    pictures = {name: args.images / name for name in list_pictures(args.images)}
+    names, others = list_pictures(args.images)
+    if others:
+        print(f"note: passed over: {describe_others(others)}", file=sys.stderr)
+    pictures = {name: args.images / name for name in names}
     if spelled := sum(image_id(name) != os.path.splitext(name)[0].replace("/", FOLDER) for name in pictures):
         print(f"note: {spelled} pictures have names that an id cannot spell: see docs/features.md", file=sys.stderr)
     files = FoundFiles(args.output / "detections", pictures)

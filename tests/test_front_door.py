@@ -164,7 +164,8 @@ def test_a_query_and_a_server_load_neither_tensorflow_nor_matplotlib(home):
 from aladin_jax.search.__main__ import main
 assert main(["query", "--index", {str(home / "index")!r}, "two dogs", "--k", "1"]) == 0
 import aladin_jax
-from aladin_jax.search.serve import Limits, SearchServer
+from aladin_jax.search.inputs import Limits
+from aladin_jax.search.serve import SearchServer
 SearchServer(aladin_jax.open_index({str(home / "index")!r}), Limits())
 """
     assert loaded_by(code) == {"jax"}

@@ -7,7 +7,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from aladin_jax.errors import DataError
-from aladin_jax.image_names import Found, NameIndex, coco_number, find_pictures, image_id, image_ids
+from aladin_jax.image_names import Found, NameIndex, coco_number, find_files, image_id, image_ids, is_picture
 from aladin_jax.untrusted import check_image_id
 
 
@@ -146,4 +146,4 @@ def test_pictures_are_found_in_folders_whatever_the_case_of_their_endings(tmp_pa
     for name in ("b.JPG", "a/c.tiff", "a/.hidden.jpg", ".d/e.jpg", "notes.txt", "f.heic"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).touch()
-    assert list(find_pictures(tmp_path)) == ["b.JPG", "f.heic", "a/c.tiff"]
+    assert list(filter(is_picture, find_files(tmp_path))) == ["b.JPG", "f.heic", "a/c.tiff"]

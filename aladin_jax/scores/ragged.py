@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import concurrent.futures
 import functools
-import os
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
@@ -14,6 +12,7 @@ import numpy as np
 from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float, Int
 
+from aladin_jax.processors import on_all
 from aladin_jax.scores import similarity
 from aladin_jax.scores.similarity import Pooling
 
@@ -21,7 +20,6 @@ from aladin_jax.scores.similarity import Pooling
 BLOCK_ROWS = 400
 # Multiplications up to which OpenBLAS takes a product for small.
 SMALL_PRODUCT = 10**6
-PROCESSORS = os.cpu_count() or 1
 # Candidates padded at once for the poolings that are: of BERT-base's regions in float32, 200 MB.
 POOLED_CANDIDATES = 2048
 
@@ -185,17 +183,8 @@ def _in_blocks(
             block = side.vectors[np.repeat(start[some] - first[:-1], length[some]) + np.arange(first[-1])]
         scores[some] = score(_similarities(block, query), first[:-1])
 
-    todo = iter(np.array_split(filled, -(-int(length.sum()) // BLOCK_ROWS)) if len(filled) else [])
-
-    def score_blocks() -> None:
-        for block in todo:
-            score_block(block)
-
-    helping = min(PROCESSORS, int(length.sum()) // BLOCK_ROWS) - 1
-    helpers = [_threads().submit(score_blocks) for _ in range(helping)]
-    score_blocks()
-    for helper in helpers:
-        helper.result()
+    if len(filled):
+        on_all(score_block, np.array_split(filled, -(-int(length.sum()) // BLOCK_ROWS)))
     return scores
 
 
@@ -218,11 +207,6 @@ def _similarities(block: Float[np.ndarray, "n d"], query: Float[np.ndarray, "q d
     np.matmul(block[:whole].reshape(-1, rows, block.shape[1]), query.T, out=out[:whole].reshape(-1, rows, len(query)))
     out[-rows:] = block[-rows:] @ query.T
     return out[:count]
-
-
-@functools.cache
-def _threads() -> concurrent.futures.ThreadPoolExecutor:
-    return concurrent.futures.ThreadPoolExecutor(PROCESSORS, "scores")
 
 
 def _pooled_scores(

@@ -12,7 +12,9 @@ import numpy as np
 from aladin_jax.config import Settings
 from aladin_jax.errors import LISTED, first_few
 from aladin_jax.files import write_whole
+from aladin_jax.image_names import find_files, is_picture
 from aladin_jax.lineage import Lineage, explain_untrained
+from aladin_jax.pictures import describe_others
 from aladin_jax.pretrained import enable_compilation_cache, load
 from aladin_jax.search import changes, verification
 from aladin_jax.search.changes import Contents
@@ -154,6 +156,10 @@ def _tell_of_pictures(options: argparse.Namespace, index: Path, segment: str) ->
         if names:
             of = f"{len(names):,} of {read.image_table.num_rows:,} pictures"
             print(f"note: {of} {what}: {first_few(names)}", file=sys.stderr)
+    if lost["not found"] and options.images:
+        others = [name for name in find_files(options.images) if not is_picture(name)]
+        if others:
+            print(f"note: passed over: {describe_others(others)}", file=sys.stderr)
     if len(empty) > LISTED:
         lines = "".join(f"{image['id']}\t{image['file'] or 'not found'}\n" for image in table)
         write_whole(index / WITHOUT_PICTURE, lines.encode())

@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 from typing import Any
 
 import h11
+import uvicorn
+from starlette.applications import Starlette
 from uvicorn.protocols.http.h11_impl import H11Protocol
+
+from aladin_jax.search.inputs import Limits
 
 _NOT_WAITING = float("inf")
 _ANSWER = 6.0  # times a request's seconds: some 200 KB over a slow line
@@ -103,3 +108,22 @@ class BoundedConnection(H11Protocol):
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
+
+
+def server_of(app: Starlette, *, host: str, port: int, limits: Limits) -> uvicorn.Server:
+    """A server of the application, not started, that bounds connections as well."""
+    bounded: Any = functools.partial(BoundedConnection, most=limits.connections, seconds=limits.request_seconds)
+    config = uvicorn.Config(
+        app,
+        host=host,
+        port=port,
+        http=bounded,
+        ws="none",
+        log_level="warning",
+        access_log=False,
+        timeout_keep_alive=5,
+        timeout_graceful_shutdown=10,
+        h11_max_incomplete_event_size=16384,
+        server_header=False,
+    )
+    return uvicorn.Server(config)

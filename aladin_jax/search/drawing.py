@@ -15,7 +15,7 @@ from PIL import Image
 from aladin_jax.evaluation.figure import COLOURS, GREY, INK
 from aladin_jax.files import write_whole
 from aladin_jax.search.index import Index
-from aladin_jax.search.query import Hit, Results
+from aladin_jax.search.results import Hit, Results
 
 MAX_DRAWN = 20
 _COLUMNS = 4

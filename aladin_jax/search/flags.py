@@ -82,9 +82,7 @@ def query_flags(parser: Parser) -> None:
     parser.add_argument(
         "--image", metavar="ID|FILE", help="captions for a picture: an id of the index, a picture, or an .npz of one"
     )
-    parser.add_argument(
-        "--extractor", type=Path, metavar="DIR", help="the detector or encoder that the data set was made with"
-    )
+    _extractor_flag(parser)
     parser.add_argument("--similar", action="store_true", help="pictures like --image, by the matching head")
     parser.add_argument("--k", type=int, default=10, help="how many results")
     parser.add_argument(
@@ -112,6 +110,7 @@ def serve_flags(parser: Parser) -> None:
     parser.add_argument("--port", type=int, default=8000)
     parser.add_argument("--max_depth", type=int, default=1000, metavar="N", help="candidates re-ranked at most")
     parser.add_argument("--in_flight", type=int, default=16, metavar="N", help="searches at once, beyond is 503")
+    _extractor_flag(parser)
 
 
 def index_flag(parser: Parser) -> None:
@@ -141,6 +140,13 @@ def _backend_flags(parser: Parser) -> None:
 def _collection_flag(parser: Parser) -> None:
     parser.add_argument(
         "--collection", type=_checked(check_collection), metavar="NAME", help="of Qdrant (default: its own)"
+    )
+
+
+def _extractor_flag(parser: Parser) -> None:
+    """Of `query`, for --image; of `serve`, to take pictures from the page."""
+    parser.add_argument(
+        "--extractor", type=Path, metavar="DIR", help="the detector or encoder that the data set was made with"
     )
 
 

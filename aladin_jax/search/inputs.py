@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import re
 from typing import Literal
 
@@ -16,6 +17,35 @@ PARTS_DTYPES = ("float32", "float16")  # of the regions and words in an index
 COLLECTION_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,127}")  # of Qdrant
 MAX_SHARDS = 10_000
 QUANTIZATIONS = ("none", "int8")  # of dense vectors in Qdrant
+
+
+@dataclasses.dataclass(frozen=True)
+class Limits:
+    """What the server takes.
+
+    Attributes:
+        max_k: results of a request.
+        max_depth: candidates re-ranked; "all" is allowed where the index has no more images.
+        in_flight: searches under way and waiting; beyond, the answer is 503.
+        workers: searches under way at once.
+        seconds: after which a search is answered with 504.
+        connections: at once.
+        request_seconds: that a request may take to come, from its first byte to its last.
+        picture_bytes: of a picture's file.
+        picture_pixels: of it; each takes three bytes.
+        pictures_in_flight: that come, wait or are asked with, one at a time; beyond, the answer is 503.
+    """
+
+    max_k: int = 100
+    max_depth: int = 1000
+    in_flight: int = 16
+    workers: int = 2
+    seconds: float = 10.0
+    connections: int = 500
+    request_seconds: float = 10.0
+    picture_bytes: int = 20 << 20
+    picture_pixels: int = 64 << 20
+    pictures_in_flight: int = 4
 
 
 def check_query(text: str) -> str:

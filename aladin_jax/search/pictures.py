@@ -16,7 +16,7 @@ from aladin_jax.data.box_encoding import BOX_DIM, HEIGHT_WIDTH, explains
 from aladin_jax.data.dataset import Dataset, open_version
 from aladin_jax.data.records import Record
 from aladin_jax.errors import DataError
-from aladin_jax.image_names import NameIndex, find_pictures
+from aladin_jax.image_names import NameIndex, find_files, is_picture
 from aladin_jax.pictures import UnreadableError, read_picture
 from aladin_jax.untrusted import require_file
 
@@ -62,7 +62,7 @@ class Pictures:
         self._folder = folder
         self._names = None
         if folder is not None:
-            self._names = NameIndex(find_pictures(folder))
+            self._names = NameIndex(filter(is_picture, find_files(folder)))
         builder = open_version(dataset.folder)
         described = cast(Any, builder.info.features)
         names = [name for name in ("image", "boxes") if name in described]

@@ -16,8 +16,10 @@ from aladin_jax.search.ann import AnnFinder
 from aladin_jax.search.asked_picture import read_asked
 from aladin_jax.search.commands import warn_of_untrained_heads
 from aladin_jax.search.index import Index
+from aladin_jax.search.inputs import Limits
 from aladin_jax.search.pictures import shrink
-from aladin_jax.search.query import Results, Searcher, Subject
+from aladin_jax.search.query import Searcher, Subject
+from aladin_jax.search.results import Results
 from aladin_jax.search.storage import MODEL
 
 
@@ -120,14 +122,16 @@ def run_tradeoff(options: argparse.Namespace) -> int:
 def run_serve(options: argparse.Namespace) -> int:
     """Serves an index until SIGTERM."""
     from aladin_jax.search import serve  # the web server, only where it is used
+    from aladin_jax.search.uploads import Uploads
 
     enable_compilation_cache()
     index = Index(options.index)
     warn_of_untrained_heads(lineage_of_model_folder(options.index / MODEL))
     searcher = Searcher(index, images=_finder(options, index))
-    limits = serve.Limits(max_depth=options.max_depth, in_flight=options.in_flight)
+    limits = Limits(max_depth=options.max_depth, in_flight=options.in_flight)
+    uploads = Uploads(searcher, options.extractor, limits) if options.extractor else None
     print(f"http://{options.host}:{options.port}  {searcher.index.manifest.images:,} images; stop with Ctrl-C")
-    serve.serve(searcher, host=options.host, port=options.port, limits=limits)
+    serve.serve(searcher, host=options.host, port=options.port, limits=limits, uploads=uploads)
     return 0
 
 

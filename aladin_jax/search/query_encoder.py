@@ -1,110 +1,63 @@
-"""Encodes one query at a time, in a few compiled shapes."""
+"""Encodes one query at a time: texts on the host, pictures with the program that encodes batches."""
 
 from __future__ import annotations
 
-import operator
+import functools
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from aladin_jax.data.pipeline import image_arrays
 from aladin_jax.data.records import Record
 from aladin_jax.data.tokenization import read_vocabulary
 from aladin_jax.encoding import Encoded
-from aladin_jax.models.aladin import Aladin, Batch, CaptionEmbeddings, ImageEmbeddings, Params
+from aladin_jax.models.aladin import ImageEmbeddings
 from aladin_jax.pretrained import PretrainedModel
-from aladin_jax.scores.ragged import pack_regions, pack_words
+from aladin_jax.scores.ragged import pack_one, pack_regions
 from aladin_jax.search.query_text import QueryReader
-
-# A text is padded to the first of these that holds it, or else to the longest: each is a compiled program.
-LENGTHS = (8, 16, 32)
+from aladin_jax.search.text_encoder import TextEncoder, unit
 
 
 class QueryEncoder:
-    """A text or a picture at a time, from any thread.
-
-    `encoding.Encoder` packs a batch's tokens into one of sixteen lengths; for a single text, that would compile a
-    program for nearly every length of text.
-    """
+    """A text or a picture at a time, from any thread."""
 
     def __init__(self, model: PretrainedModel):
-        """Puts the model's parameters on the first device."""
-        self._params = _take_layers_apart(jax.device_put(model.params, jax.devices()[0]))
-        self._tokenizer, self._max_regions = model.tokenizer, model.settings.max_regions
+        """Takes what encodes texts; pictures' part is taken when there is one."""
+        self._model, self._tokenizer = model, model.tokenizer
         self._tokens, self.feature_dim = list(read_vocabulary(model.vocabulary)), model.feature_dim
         self.reader = QueryReader(model.tokenizer, self._tokens, model.caption_ending)
-        bound = model.bound
+        self._encode_text = TextEncoder(model.params, model.config)
         self._lock = threading.Lock()  # tracing a model, in `bind`, is for one thread at a time
-
-        def encode_captions(params: Params, batch: Batch) -> CaptionEmbeddings:
-            return _encode_captions(bound, params, batch)
-
-        def encode_images(params: Params, batch: Batch) -> ImageEmbeddings:
-            return bound(_put_layers_together(params)).encode_images(batch)
-
-        self._encode_captions, self._encode_images = jax.jit(encode_captions), jax.jit(encode_images)
-
-    def warm_up(self) -> None:
-        """Compiles all that texts need."""
-        for words in (1, *LENGTHS):
-            self.caption("a " * words)
 
     def caption(self, text: str) -> Encoded:
         """One text, as an `Encoded` of one."""
-        ids, length = self._tokenizer.tokenize_captions([text])
-        width = next((w for w in LENGTHS if length[0] <= w < ids.shape[1]), ids.shape[1])
-        with self._lock:
-            out = self._encode_captions(self._params, {"caption_ids": ids[:, :width], "caption_len": length})
-        return Encoded(np.asarray(out.vector), pack_words(out.tokens, out.caption_len))
+        ids, words = self._ids(text)
+        vector, tokens = self._encode_text(ids)
+        return Encoded(vector[None], pack_one(unit(tokens[words])))
 
     def words(self, text: str) -> list[str]:
-        """The word pieces of a text that take part in alignment (`similarity.word_side`)."""
-        ids, lengths = self._tokenizer.tokenize_captions([text])
-        return [self._tokens[token] for token in ids[0, 1 : max(int(lengths[0]) - 2, 1)]]
+        """The word pieces of a text that take part in alignment."""
+        ids, words = self._ids(text)
+        return [self._tokens[token] for token in ids[words]]
 
     def image(self, record: Record) -> Encoded:
         """One picture, as an `Encoded` of one."""
-        arrays = image_arrays([record], record.regions.shape[1], self._tokenizer, self._max_regions)
+        max_regions = self._model.settings.max_regions
+        arrays = image_arrays([record], record.regions.shape[1], self._tokenizer, max_regions)
         with self._lock:
-            out = self._encode_images(self._params, arrays)
+            out = self._encode_image(arrays)
         return Encoded(np.asarray(out.vector), pack_regions(out.regions, out.region_len))
 
+    @functools.cached_property
+    def _encode_image(self) -> Callable[[Mapping[str, Any]], ImageEmbeddings]:
+        params = jax.device_put(self._model.params, jax.devices()[0])
+        encode = jax.jit(lambda params, batch: self._model.bound(params).encode_images(batch))
+        return functools.partial(encode, params)
 
-def _encode_captions(model: Callable[[Params], Aladin], params: Params, batch: Batch) -> CaptionEmbeddings:
-    """The model's own encoding, with each layer's parameters in arrays of their own.
-
-    Out of stacked arrays they would be copied before use, which for one text takes as long as the layer itself.
-    """
-    backbone, head = params["backbone"], _join(params["matching_head"])
-    layers = backbone["layers"]
-
-    def model_of(layer: dict[str, Any]) -> Aladin:
-        return model({"backbone": {**backbone, "layers": layer}, "matching_head": head})
-
-    stream = model_of(layers[0]).backbone.embed_captions(batch["caption_ids"], batch["caption_len"], None)
-    for layer in layers:
-        [x] = model_of(layer).backbone.encode([stream], keys=None)
-        stream = stream._replace(x=x)
-    [vector] = model_of(layers[0]).matching_head([stream], None)
-    return CaptionEmbeddings(vector, stream.x.astype(jnp.float32), batch["caption_len"])
-
-
-def _take_layers_apart(params: Params) -> Params:
-    def split(group: dict[str, Any]) -> dict[str, Any]:
-        layers = group["layers"]
-        rows = [slice(k, k + 1) for k in range(len(jax.tree.leaves(layers)[0]))]
-        return {**group, "layers": [jax.tree.map(operator.itemgetter(row), layers) for row in rows]}
-
-    return {name: split(group) for name, group in params.items()}
-
-
-def _put_layers_together(params: Params) -> Params:
-    return {name: _join(group) for name, group in params.items()}
-
-
-def _join(group: dict[str, Any]) -> dict[str, Any]:
-    return {**group, "layers": jax.tree.map(lambda *leaves: jnp.concatenate(leaves), *group["layers"])}
+    def _ids(self, text: str) -> tuple[np.ndarray, slice]:
+        """A text's tokens, and which take part in alignment (`similarity.word_side`)."""
+        ids, [length] = self._tokenizer.tokenize_captions([text])
+        return ids[0, :length], slice(1, max(int(length) - 2, 1))

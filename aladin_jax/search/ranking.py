@@ -14,9 +14,13 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float, Int
 
+from aladin_jax.processors import on_all
 from aladin_jax.scores.ragged import scores_of_caption, scores_of_image
 from aladin_jax.scores.similarity import Measure, Pooling, matching_scores
 from aladin_jax.search.index import Region, Side
+
+# Rows that a processor compares at a time: of BERT-base's width 25 MB.
+PIECE_ROWS = 8192
 
 Align = Callable[[Int[np.ndarray, " k"]], Float[np.ndarray, " k"]]
 
@@ -93,7 +97,7 @@ class Engine(Protocol):
 
 
 class ExactFinder:
-    """Compares with every row: one matrix product a segment, right up to about a million vectors."""
+    """Compares with every row: matrix products on all processors, right up to about a million vectors."""
 
     def __init__(self, side: Side, measure: Measure, *, captions: bool = False):
         """Puts the vectors on the device, 4 bytes a number.
@@ -105,14 +109,18 @@ class ExactFinder:
         """
         self._dead = None if side.alive.all() else ~side.alive
         self._live = len(side.live_rows)
-        self._vectors = [jnp.asarray(np.asarray(piece)) for piece in side.vectors]
+        self._vectors = [
+            jnp.asarray(np.asarray(piece[start : start + PIECE_ROWS]))
+            for piece in side.vectors
+            for start in range(0, len(piece) or 1, PIECE_ROWS)
+        ]
         self._scores = jax.jit(
             functools.partial(_scores_of_captions if captions else _scores_of_images, measure=measure)
         )
 
     def scores(self, vector: Float[np.ndarray, " d"]) -> Float[np.ndarray, " n"]:
         """The score of every row; minus infinity for deleted ones."""
-        found = np.concatenate([np.asarray(self._scores(piece, vector)) for piece in self._vectors])
+        found = np.concatenate(on_all(lambda piece: np.asarray(self._scores(piece, vector)), self._vectors))
         if self._dead is not None:
             found[self._dead] = -np.inf
         return found

@@ -2,19 +2,14 @@
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
-import dataclasses
 import functools
 import signal
 from collections.abc import Callable
-from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
-from threading import BoundedSemaphore
 from typing import Any
 
 import numpy as np
-import uvicorn
 from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
@@ -26,10 +21,12 @@ from starlette.routing import Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from aladin_jax.search import openapi
-from aladin_jax.search.connections import BoundedConnection
+from aladin_jax.search.connections import server_of
 from aladin_jax.search.index import Index
-from aladin_jax.search.inputs import ALL, Depth, check_depth
-from aladin_jax.search.query import Searcher
+from aladin_jax.search.inputs import ALL, Depth, Limits, check_depth
+from aladin_jax.search.lane import Lane
+from aladin_jax.search.query import Results, Searcher, Subject
+from aladin_jax.search.uploads import Uploads
 
 PAGE = Path(__file__).parent / "page"
 PAGE_FILES = {"/": "index.html", "/page.css": "page.css", "/page.js": "page.js"}
@@ -38,7 +35,7 @@ LOOPBACK: tuple[str, ...] = ("127.0.0.1", "localhost", "::1")
 HEADERS = (
     (
         b"content-security-policy",
-        b"default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self'; "
+        b"default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' blob:; connect-src 'self'; "
         b"base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
     ),
     (b"x-content-type-options", b"nosniff"),
@@ -46,42 +43,26 @@ HEADERS = (
 )
 
 
-@dataclasses.dataclass(frozen=True)
-class Limits:
-    """What the server takes.
-
-    Attributes:
-        max_k: results of a request.
-        max_depth: candidates re-ranked; "all" is allowed where the index has no more images.
-        in_flight: searches under way and waiting; beyond, the answer is 503.
-        workers: searches under way at once.
-        seconds: after which a search is answered with 504.
-        connections: at once.
-        request_seconds: that a request may take to come, from its first byte to its last.
-    """
-
-    max_k: int = openapi.MAX_K
-    max_depth: int = 1000
-    in_flight: int = 16
-    workers: int = 2
-    seconds: float = 10.0
-    connections: int = 500
-    request_seconds: float = 10.0
-
-
 class SearchServer:
     """Handlers of one index."""
 
-    def __init__(self, searcher: Searcher, limits: Limits):
-        """Prepares everything that a first request would otherwise wait for."""
-        self._searcher, self._index, self._limits = searcher, searcher.index, limits
-        self._slots = BoundedSemaphore(limits.in_flight)
-        self._pool = ThreadPoolExecutor(limits.workers, thread_name_prefix="search")
+    def __init__(self, searcher: Searcher, limits: Limits, uploads: Uploads | None = None):
+        """Prepares everything that a first request would otherwise wait for.
+
+        Args:
+            searcher: asks the index.
+            limits: what the server takes.
+            uploads: makes questions of pictures that are not in the index; None refuses them.
+        """
+        self._searcher, self._index, self._limits, self._uploads = searcher, searcher.index, limits, uploads
         self._live_ids = list(self._index.row_of_id)
         self._examples = _examples(self._index)
-        searcher.queries.warm_up()
-        for depth in (0, 10, 30, 100, 300):
-            searcher.find_images("a picture of a thing", rerank=min(depth, limits.max_depth))
+        with contextlib.suppress(ValueError):  # of a vocabulary without these words: the first query waits then
+            for depth in (0, 10, 30, 100, 300):
+                text = next(iter(self._examples), "a picture of a thing")
+                searcher.find_images(text, rerank=min(depth, limits.max_depth))
+        if uploads is not None:
+            uploads.warm_up()
         self.registry = CollectorRegistry()
         self._requests = Counter(
             "aladin_search_requests", "Searches answered", ["kind", "status"], registry=self.registry
@@ -89,7 +70,9 @@ class SearchServer:
         self._seconds = Histogram(
             "aladin_search_seconds", "Seconds of a stage", ["kind", "stage"], registry=self.registry
         )
-        self._in_flight = Gauge("aladin_search_in_flight", "Searches under way or waiting", registry=self.registry)
+        in_flight = Gauge("aladin_search_in_flight", "Searches under way or waiting", registry=self.registry)
+        self._searches = Lane("search", in_flight, workers=limits.workers, in_flight=limits.in_flight)
+        self._pictures = Lane("picture", in_flight, workers=1, in_flight=limits.pictures_in_flight)
         Gauge("aladin_search_images", "Images in the index", registry=self.registry).set(len(self._live_ids))
 
     def app(self, hosts: list[str] | None = None) -> Starlette:
@@ -99,7 +82,8 @@ class SearchServer:
             Route("/favicon.ico", _no_icon),
             Route("/pictures/{id}", self.picture),
             Route("/api/search", self.search),
-            Route("/api/captions", self.captions),
+            Route("/api/captions", self.captions, methods=["GET", "POST"]),
+            Route("/api/similar", self.similar, methods=["GET", "POST"]),
             Route("/api/images", self.images),
             Route("/api/info", self.info),
             Route("/api/openapi.json", _description),
@@ -112,7 +96,8 @@ class SearchServer:
         @contextlib.asynccontextmanager
         async def lifespan(_app: Starlette):
             yield
-            self._pool.shutdown(wait=False, cancel_futures=True)
+            self._searches.close()
+            self._pictures.close()
 
         handlers: Any = {HTTPException: _refused, Exception: _failed}
         return Starlette(routes=routes, middleware=middleware, exception_handlers=handlers, lifespan=lifespan)
@@ -120,17 +105,33 @@ class SearchServer:
     async def search(self, request: Request) -> Response:
         """Pictures for words."""
         text, (k, rerank) = request.query_params.get("q", ""), self._sizes(request, len(self._live_ids))
-        return await self._run("search", lambda: self._searcher.find_images(text, k=k, rerank=rerank), {"query": text})
+        find = functools.partial(self._searcher.find_images, text, k=k, rerank=rerank)
+        return await self._run("search", self._searches, find, {"query": text})
 
     async def captions(self, request: Request) -> Response:
-        """Captions for a picture of the index."""
-        image_id = request.query_params.get("id", "")
+        """Captions for a picture."""
         k, rerank = self._sizes(request, len(self._index.captions.live_rows))
-        row = self._row(image_id)
-        subject = self._searcher.subject_of_image
-        return await self._run(
-            "captions", lambda: self._searcher.find_captions(subject(row), k=k, rerank=rerank), {"image": image_id}
-        )
+        find = functools.partial(self._searcher.find_captions, k=k, rerank=rerank)
+        return await self._ask_with_picture("captions", request, lambda subject, _row: find(subject))
+
+    async def similar(self, request: Request) -> Response:
+        """Pictures like a picture."""
+        find = functools.partial(self._searcher.find_similar, k=_count(request, "k", 10, 1, self._limits.max_k))
+        return await self._ask_with_picture("similar", request, lambda subject, row: find(subject, leave_out=row))
+
+    async def _ask_with_picture(
+        self, kind: str, request: Request, find: Callable[[Subject, int | None], Results]
+    ) -> Response:
+        """With one of the index, by its id; or with the one that the request brings."""
+        if request.method != "POST":
+            image_id = request.query_params.get("id", "")
+            row, subject = self._row(image_id), self._searcher.subject_of_image
+            return await self._run(kind, self._searches, lambda: find(subject(row), row), {"image": image_id})
+        uploads = self._uploads
+        if uploads is None:
+            raise HTTPException(405, "this server takes no pictures; start it with --extractor DIR", {"allow": "GET"})
+        read, search = functools.partial(uploads.read, request), lambda content: find(uploads.subject(content), None)
+        return await self._run(kind, self._pictures, search, {}, read)
 
     async def images(self, request: Request) -> Response:
         """Some images of the index, in its order."""
@@ -145,6 +146,7 @@ class SearchServer:
         manifest = self._index.manifest
         about = {"images": manifest.images, "captions": manifest.captions, "fingerprint": manifest.fingerprint}
         about |= {"model": Path(manifest.model_source).name, "max_depth": self._limits.max_depth}
+        about |= {"max_picture_bytes": 0 if self._uploads is None else self._limits.picture_bytes}
         return JSONResponse(about | {"examples": self._examples})
 
     async def picture(self, request: Request) -> Response:
@@ -158,30 +160,25 @@ class SearchServer:
         """For Prometheus."""
         return Response(generate_latest(self.registry), media_type=CONTENT_TYPE_LATEST)
 
-    async def _run(self, kind: str, search: Callable, asked: dict[str, str]) -> Response:
-        """Runs a search in the pool; its slot is free again when the search has ended, whoever still waits for it."""
-        if not self._slots.acquire(blocking=False):
-            self._requests.labels(kind, "503").inc()
-            return JSONResponse({"error": "too many searches at once; try again"}, 503, headers={"retry-after": "1"})
-        self._in_flight.inc()
-        future: Future = self._pool.submit(search)
-        future.add_done_callback(self._free)
+    async def _run(
+        self, kind: str, lane: Lane, search: Callable[..., Results], asked: dict[str, str], read: Any = None
+    ) -> Response:
+        """Answers with what a search finds; see `Lane.run`."""
+        status, headers = 200, None
         try:
-            results = await asyncio.wait_for(asyncio.wrap_future(future), self._limits.seconds)
+            results = await lane.run(search, self._limits.seconds, read)
+        except HTTPException as error:
+            status, headers, answer = error.status_code, error.headers, {"error": error.detail}
         except TimeoutError:
-            self._requests.labels(kind, "504").inc()
-            return JSONResponse({"error": f"no answer within {self._limits.seconds:g} seconds"}, 504)
+            status, answer = 504, {"error": f"no answer within {self._limits.seconds:g} seconds"}
         except ValueError as error:
-            self._requests.labels(kind, "400").inc()
-            return JSONResponse({"error": str(error)}, 400)
-        for stage, milliseconds in results.milliseconds.items():
-            self._seconds.labels(kind, stage).observe(milliseconds / 1e3)
-        self._requests.labels(kind, "200").inc()
-        return JSONResponse(asked | results.to_json())
-
-    def _free(self, _future: Future) -> None:
-        self._slots.release()
-        self._in_flight.dec()
+            status, answer = 400, {"error": str(error)}
+        else:
+            for stage, milliseconds in results.milliseconds.items():
+                self._seconds.labels(kind, stage).observe(milliseconds / 1e3)
+            answer = asked | results.to_json()
+        self._requests.labels(kind, str(status)).inc()
+        return JSONResponse(answer, status, headers=headers)
 
     def _row(self, image_id: str) -> int:
         row = self._index.row_of_id.get(image_id)
@@ -218,32 +215,13 @@ class SafeHeaders:
         await self._app(scope, receive, send_safe)
 
 
-def serve(searcher: Searcher, *, host: str, port: int, limits: Limits) -> None:
+def serve(searcher: Searcher, *, host: str, port: int, limits: Limits, uploads: Uploads | None = None) -> None:
     """Serves until SIGTERM or SIGINT; answers what is under way first."""
     hosts = list(LOOPBACK) if host in LOOPBACK else None
-    server = server_of(SearchServer(searcher, limits).app(hosts), host=host, port=port, limits=limits)
+    server = server_of(SearchServer(searcher, limits, uploads).app(hosts), host=host, port=port, limits=limits)
     for number in (signal.SIGTERM, signal.SIGINT):  # uvicorn raises the signal again once it has stopped
         signal.signal(number, lambda *_: None)
     server.run()
-
-
-def server_of(app: Starlette, *, host: str, port: int, limits: Limits) -> uvicorn.Server:
-    """A server of the application, not started, that bounds connections as well."""
-    bounded: Any = functools.partial(BoundedConnection, most=limits.connections, seconds=limits.request_seconds)
-    config = uvicorn.Config(
-        app,
-        host=host,
-        port=port,
-        http=bounded,
-        ws="none",
-        log_level="warning",
-        access_log=False,
-        timeout_keep_alive=5,
-        timeout_graceful_shutdown=10,
-        h11_max_incomplete_event_size=16384,
-        server_header=False,
-    )
-    return uvicorn.Server(config)
 
 
 def _examples(index: Index) -> list[str]:

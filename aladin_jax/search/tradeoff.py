@@ -62,7 +62,7 @@ def measure(searcher: Searcher, *, queries: int | None = None, finder: Finder | 
     rows = []
     for depth, of_depth in zip(DEPTHS, ranks, strict=True):
         recalls = {f"t2i/R@{k}": 100.0 * int(np.count_nonzero(of_depth < k)) / len(of_depth) for k in CUTOFFS}
-        rows.append({"rerank": depth, **recalls, **_latency(searcher, captions, depth), "queries": len(captions)})
+        rows.append({"rerank": depth, **recalls, **latency(searcher, captions, depth), "queries": len(captions)})
     return rows
 
 
@@ -120,8 +120,12 @@ def _ranks(orders: list[np.ndarray], alignment: Float[np.ndarray, " i"], own: in
     return found
 
 
-def _latency(searcher: Searcher, captions: Int[np.ndarray, " c"], depth: Depth) -> dict[str, Any]:
-    """Times queries until there are enough, or half a minute is over."""
+def latency(searcher: Searcher, captions: Int[np.ndarray, " c"], depth: Depth) -> dict[str, Any]:
+    """Times queries of single captions, until there are enough or half a minute is over.
+
+    Returns:
+        Milliseconds: "p50_ms" and "p90_ms" of the whole, the medians of the stages; and how many were "timed".
+    """
     texts = (searcher.index.caption(int(row)) for row in captions)
     texts = list(itertools.islice(filter(searcher.queries.reader.knows, texts), _TIMED + 1))
     for text in texts[-2:]:  # compiles

@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 
 from aladin_jax.errors import DataError, first_line
-from aladin_jax.files import sha256
+from aladin_jax.files import read_json, sha256
 
 
 class Prepared(NamedTuple):
@@ -63,8 +63,7 @@ class PictureModel:
                 raise DataError(f"there is no {name} in it", f"download all files of the {kind}", path=folder)
         known: Any = {"local_files_only": True, "trust_remote_code": False}  # else it would ask at the terminal
         try:
-            # Pillow's processor needs no torchvision, and gives the same numbers everywhere.
-            self.processor: Any = transformers.AutoImageProcessor.from_pretrained(folder, backend="pil", **known)
+            self.processor = _load_processor(folder, known)
             auto: Any = transformers.AutoModelForObjectDetection if kind == "detector" else transformers.AutoModel
             whole, about = auto.from_pretrained(folder, output_loading_info=True, **known)
         except ImportError as error:
@@ -97,6 +96,22 @@ class PictureModel:
         inputs = {name: torch.stack([one.inputs[name] for one in batch]).to(self._device) for name in batch[0].inputs}
         with torch.inference_mode():
             return self.model(**inputs)
+
+
+def _load_processor(folder: Path, known: dict[str, Any]) -> Any:
+    """Pillow's form of a processor, which needs no torchvision and gives the same numbers everywhere.
+
+    DINOv3's has none, but what it does to a picture is what a ViT's does, with ImageNet's mean and deviation.
+    """
+    from transformers import AutoImageProcessor
+    from transformers.models.vit.image_processing_pil_vit import ViTImageProcessorPil
+    from transformers.utils.constants import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
+
+    told = read_json(folder / "preprocessor_config.json")
+    if not str(told.get("image_processor_type")).startswith("DINOv3"):
+        return AutoImageProcessor.from_pretrained(folder, backend="pil", **known)
+    defaults = {"image_mean": IMAGENET_DEFAULT_MEAN, "image_std": IMAGENET_DEFAULT_STD}
+    return ViTImageProcessorPil.from_dict(defaults | told)
 
 
 def checksum(folder: Path) -> str:

@@ -3,11 +3,12 @@
 import json
 
 import jax.numpy as jnp
+import numpy as np
 import pytest
 
 pytest.importorskip("torch")
 
-from benchmarks import interleaved, scoring
+from benchmarks import interleaved, quantization, scoring
 
 
 def test_ways_take_turns_after_one_untimed_run_each():
@@ -34,3 +35,12 @@ def test_scoring_ends_with_one_json_line_of_ratios_hardware_versions_and_lengths
     assert all(row["ratio"]["torch_einsum"]["median"] > 0 for row in report["re_ranking"])
     assert [row["captions"] for row in report["growth"]] == [10]
     assert report["growth"][0]["peak_memory_bytes"] > 10_000_000
+
+
+def test_int8_keeps_most_of_the_first_and_all_of_vectors_that_are_its_steps(capsys):
+    quantization.main(["--drawn", "300", "--queries", "20", "--width", "32"])
+    kept = json.loads(capsys.readouterr().out.splitlines()[-1])
+    assert 80 < kept["recall@10"] <= kept["recall@10 among the first 100"] <= 100
+    steps = np.random.default_rng(0).integers(0, quantization.STEPS + 1, (200, 8)) / quantization.STEPS
+    np.testing.assert_allclose(quantization.rounded(steps, 0.0, 1.0), steps, atol=1e-6)
+    assert quantization.rounded(np.array([[-5.0, 5.0]]), 0.0, 1.0).tolist() == [[0.0, 1.0]]

@@ -1,5 +1,6 @@
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -12,7 +13,7 @@ from PIL import Image
 from aladin_jax.data.dataset import open_dataset
 from aladin_jax.data.records import Split
 from aladin_jax.errors import DataError
-from aladin_jax.pictures import UnreadableError, list_pictures, read_picture
+from aladin_jax.pictures import UnreadableError, describe_others, list_pictures, read_picture
 from convert.detect import main
 from convert.detection.detector import Detector
 from convert.detection.run import _batches
@@ -107,8 +108,10 @@ def test_pictures_that_cannot_be_read_are_listed_and_skipped(run, images, tmp_pa
     (images / "text.jpg").write_text("not a picture")
     whole = photograph("coffee.png").read_bytes()
     (images / "cut.png").write_bytes(whole[: len(whole) // 2])
+    (images / "moving.mov").touch()
     status, out, err = run()
     assert status == 0
+    assert "note: passed over: 1 files whose endings are no picture's (1 .mov): moving.mov" in err
     listed = tmp_path / "out" / "detections" / "unreadable.txt"
     assert f"note: 2 pictures cannot be read and are left out: see {listed}" in err
     lines = listed.read_text().splitlines()
@@ -284,6 +287,17 @@ def test_pictures_of_one_id_are_refused(tmp_path):
 def test_a_folder_without_pictures_is_refused(tmp_path):
     with pytest.raises(DataError, match=r"no picture in it; pictures end in \.avif, \.bmp"):
         list_pictures(tmp_path)
+
+
+def test_files_that_are_called_otherwise_are_counted_by_ending_and_named(tmp_path):
+    for name in ("b.MOV", "a.mov", "drawing.svg", "README", ".hidden.mov"):
+        (tmp_path / name).touch()
+    told = "4 files whose endings are no picture's (2 .mov, 1 without any, 1 .svg): README, a.mov, b.MOV, drawing.svg"
+    with pytest.raises(DataError, match=re.escape(f"no picture in it, but {told}; pictures end in")):
+        list_pictures(tmp_path)
+    many = describe_others([f"{number}.{ending}" for ending in "abcdefg" for number in range(1_000)])
+    assert many.startswith("7,000 files")
+    assert many.endswith("1,000 .e, 2,000 others): 0.a, 1.a, 2.a, 3.a, 4.a, ...")
 
 
 def test_a_picture_of_very_many_pixels_is_refused_before_it_is_unpacked(tmp_path):

@@ -1,5 +1,7 @@
 """Vision backbones of several families, tiny and with seeded weights, as `save_pretrained` writes them."""
 
+import json
+
 import transformers
 from transformers.models.beit.image_processing_pil_beit import BeitImageProcessorPil
 from transformers.models.bit.image_processing_pil_bit import BitImageProcessorPil
@@ -23,6 +25,11 @@ def dinov2():
     config = transformers.Dinov2Config(image_size=56, patch_size=14, mlp_ratio=1, **SIZES)
     processor = BitImageProcessorPil(size={"shortest_edge": 64}, crop_size={"height": 56, "width": 56})
     return transformers.Dinov2Model(config), processor
+
+
+def dinov3():
+    config = transformers.DINOv3ViTConfig(image_size=64, patch_size=16, num_register_tokens=4, **SIZES)
+    return transformers.DINOv3ViTModel(config), ViTImageProcessorPil(size=SQUARE)
 
 
 def clip():
@@ -50,9 +57,15 @@ def swin():
     return transformers.SwinModel(config), ViTImageProcessorPil(size=SQUARE)
 
 
-KINDS = {"vit": vit, "dinov2": dinov2, "clip": clip, "siglip": siglip, "beit": beit, "swin": swin}
+KINDS = {"vit": vit, "dinov2": dinov2, "dinov3": dinov3, "clip": clip, "siglip": siglip, "beit": beit, "swin": swin}
 
 
 def save(kind, folder):
     """Writes a backbone."""
-    return tiny_detectors.save_model(KINDS[kind], folder)
+    tiny_detectors.save_model(KINDS[kind], folder)
+    if kind == "dinov3":  # as its own folders say
+        told = folder / "preprocessor_config.json"
+        told.write_text(
+            json.dumps({**json.loads(told.read_text()), "image_processor_type": "DINOv3ViTImageProcessorFast"})
+        )
+    return folder

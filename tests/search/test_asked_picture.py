@@ -1,35 +1,13 @@
 """A picture file as a question, through the encoder that the index's features were made with."""
 
 import json
-import shutil
 
 import numpy as np
 import pytest
 
 from aladin_jax.search.__main__ import main
-from convert import detect
 from tests.convert import tiny_encoders
-from tests.convert.tiny_detectors import PHOTOGRAPHS, photograph
-from tests.search.conftest import save_small_model
-
-
-@pytest.fixture(scope="module")
-def photographs(scenes_folder, tmp_path_factory):
-    """`index` of photographs and captions, by `vit`, and `data` that it was made of."""
-    folder = tmp_path_factory.mktemp("photographs")
-    (folder / "images").mkdir()
-    names = [name for name in PHOTOGRAPHS if name.endswith(".png")]
-    for name in names:
-        shutil.copy(photograph(name), folder / "images" / name)
-    captions = {name: f"a picture of a {colour} star." for name, colour in zip(names, ("red", "blue") * 3)}  # noqa: B905
-    (folder / "captions.json").write_text(json.dumps([{"image": n, "caption": c} for n, c in captions.items()]))
-    vit = tiny_encoders.save("vit", folder / "vit")
-    arguments = ["--images", folder / "images", "--encoder", vit, "--output", folder / "data"]
-    assert detect.main([*map(str, arguments), "--captions", f"test={folder / 'captions.json'}"]) == 0
-    save_small_model(folder / "model", scenes_folder / "data" / "vocab.txt", tiny_encoders.WIDTH + 6)
-    index = ["index", "--checkpoint", folder / "model", "--data", folder / "data", "--images", folder / "images"]
-    assert main([*map(str, index), "--output", str(folder / "index")]) == 0
-    return folder
+from tests.convert.tiny_detectors import photograph
 
 
 @pytest.fixture
@@ -78,6 +56,7 @@ def test_another_encoder_is_refused_and_none_is_told(photographs, ask, tmp_path)
     status, _, error = ask(photograph("coffee.png"), "--extractor", other)
     assert status == 1
     assert "another encoder" in error
+    assert main(["serve", "--index", str(photographs / "index"), "--port", "0", "--extractor", str(other)]) == 1
     status, _, error = ask(photograph("coffee.png"))
     assert status == 1
     assert "name the encoder of its data set with --extractor" in error

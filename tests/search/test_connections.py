@@ -3,7 +3,6 @@
 import contextlib
 import http.client
 import socket
-import threading
 import time
 
 import pytest
@@ -11,7 +10,8 @@ from starlette.applications import Starlette
 from starlette.responses import PlainTextResponse
 from starlette.routing import Route
 
-from aladin_jax.search.serve import Limits, server_of
+from aladin_jax.search.inputs import Limits
+from tests.search.serving import serving as serving_app
 
 LARGE = 8 << 20
 SECONDS = 0.5
@@ -25,19 +25,9 @@ async def large(_request):
     return PlainTextResponse("x" * LARGE)
 
 
-@contextlib.contextmanager
 def serving(**limits):
     routes = [Route("/", small, methods=["GET", "POST"]), Route("/large", large)]
-    running = server_of(Starlette(routes=routes), host="127.0.0.1", port=0, limits=Limits(**limits))
-    thread = threading.Thread(target=running.run)
-    thread.start()
-    while not running.started:
-        time.sleep(0.01)
-    try:
-        yield running.servers[0].sockets[0].getsockname(), running.server_state.connections
-    finally:
-        running.should_exit = True
-        thread.join()
+    return serving_app(Starlette(routes=routes), Limits(**limits))
 
 
 @pytest.fixture(scope="module")

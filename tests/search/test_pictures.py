@@ -39,7 +39,7 @@ def folder(tmp_path_factory):
         path.parent.mkdir(parents=True, exist_ok=True)
         photo.save(path, **({"exif": exif} if name == "side.jpg" else {}))
     Image.fromarray(np.full((40, 60), 32768, np.uint16)).save(folder / "images" / "deep.TIF")
-    (folder / "images" / "gone.png").unlink()
+    (folder / "images" / "gone.png").rename(folder / "images" / "gone.svg")
     (folder / "images" / "cut.png").write_bytes(photograph("coffee.png").read_bytes()[:9000])
     assert import_features(["--features", str(folder / "features"), "--output", str(folder / "data")]) == 0
     return folder
@@ -75,6 +75,7 @@ def test_what_is_not_found_or_not_readable_is_counted_and_named(indexed):
     index, said = indexed
     assert "note: 1 of 9 pictures not found: gone\n" in said
     assert "note: 1 of 9 pictures not readable: cut.png\n" in said
+    assert "note: passed over: 1 files whose endings are no picture's (1 .svg): gone.svg\n" in said
     assert [index.picture(index.row(name)) for name in ("gone", "cut")] == [b"", b""]
 
 

@@ -1,11 +1,8 @@
 import re
-import shutil
-import threading
-import time
 
 import pytest
 from PIL import Image
-from selenium import webdriver
+from selenium.common.exceptions import StaleElementReferenceException
 from selenium.webdriver.common.by import By
 from selenium.webdriver.common.keys import Keys
 from selenium.webdriver.support.ui import WebDriverWait
@@ -15,9 +12,12 @@ from aladin_jax.pretrained import load
 from aladin_jax.search import openapi
 from aladin_jax.search.changes import Contents, create_index
 from aladin_jax.search.index import Index
+from aladin_jax.search.inputs import Limits
 from aladin_jax.search.query import Searcher
-from aladin_jax.search.serve import Limits, SearchServer, server_of
+from aladin_jax.search.serve import SearchServer
+from benchmarks.generated_collection import write_collection
 from tests.search.conftest import SCENES_SETTINGS
+from tests.search.serving import serving_page
 
 QUERY = "a red square above a blue circle"
 
@@ -36,32 +36,13 @@ def client(server):
 @pytest.fixture(scope="module")
 def address(scenes_index):
     """A server on a free port of this machine, as `serve` runs it."""
-    limits = Limits()
-    app = SearchServer(Searcher(Index(scenes_index)), limits).app(["127.0.0.1"])
-    running = server_of(app, host="127.0.0.1", port=0, limits=limits)
-    thread = threading.Thread(target=running.run)
-    thread.start()
-    while not running.started:
-        time.sleep(0.01)
-    yield f"http://127.0.0.1:{running.servers[0].sockets[0].getsockname()[1]}/"
-    running.should_exit = True
-    thread.join()
-
-
-@pytest.fixture(scope="module")
-def browser():
-    if not shutil.which("chromedriver"):
-        pytest.skip("needs Debian's packages chromium and chromium-driver")
-    options = webdriver.ChromeOptions()
-    for flag in ("--headless=new", "--no-sandbox", "--window-size=1200,900"):
-        options.add_argument(flag)
-    driver = webdriver.Chrome(options=options, service=webdriver.ChromeService(shutil.which("chromedriver")))
-    yield driver
-    driver.quit()
+    limits = Limits(max_depth=110)  # less than there are captions
+    with serving_page(SearchServer(Searcher(Index(scenes_index)), limits).app(["127.0.0.1"]), limits) as address:
+        yield address
 
 
 def wait(browser, condition):
-    return WebDriverWait(browser, 20).until(condition)
+    return WebDriverWait(browser, 20, ignored_exceptions=[StaleElementReferenceException]).until(condition)
 
 
 def test_the_page_finds_pictures_explains_them_and_gives_captions_by_keyboard_alone(address, browser):
@@ -108,6 +89,13 @@ def test_moving_the_slider_searches_again_at_that_depth(address, browser):
     wait(browser, lambda b: ", 0 candidates" in b.find_element(By.ID, "status").text)
     card = browser.find_element(By.CSS_SELECTOR, "#results .card")
     assert "alignment" not in card.text
+
+
+def test_the_slider_ends_at_the_depth_that_the_server_takes(address, browser):
+    browser.get(f"{address}?q=a+red+square")
+    wait(browser, results)
+    browser.find_element(By.ID, "depth").send_keys(Keys.END)
+    assert browser.find_element(By.ID, "depth-value").text == "100"
 
 
 def test_on_a_phone_nothing_is_wider_than_the_screen(address, browser):
@@ -189,11 +177,11 @@ def test_what_is_outside_its_bounds_is_refused_in_json(client, path, status):
 
 def test_searches_beyond_those_in_flight_get_503_and_slots_come_back(server, client):
     for _ in range(2):
-        assert server._slots.acquire(blocking=False)
+        assert server._searches.slots.acquire(blocking=False)
     answer = client.get("/api/search", params={"q": "a"})
     assert (answer.status_code, answer.headers["retry-after"]) == (503, "1")
     for _ in range(2):
-        server._slots.release()
+        server._searches.slots.release()
     for _ in range(5):
         assert client.get("/api/search", params={"q": "a"}).status_code == 200
 
@@ -244,7 +232,6 @@ def test_before_the_first_search_the_collections_own_captions_can_be_asked_with(
 
 
 def test_a_link_holds_the_query_its_depth_and_the_open_picture_and_back_goes_one_step_back(address, browser):
-    browser.get_log("browser")  # what earlier tests left there
     browser.get(address)
     browser.find_element(By.ID, "query").send_keys(QUERY, Keys.ENTER)
     first = wait(browser, results)
@@ -310,6 +297,26 @@ def test_browsing_goes_through_all_pictures_page_by_page(address, browser, scene
     assert results(browser) == Index(scenes_index).ids[20:]
     assert "Pictures 21 to 24 of 24" in browser.find_element(By.ID, "status").text
     assert not browser.find_element(By.ID, "more").is_displayed()
+
+
+def test_of_many_pictures_few_are_shown_and_any_place_can_be_gone_to(browser, tmp_path):
+    """Of a vocabulary that has no word of any language, which the server starts with all the same."""
+    write_collection(tmp_path / "index", images=500, captions=1, width=16, layers=1)
+    limits = Limits()
+    with serving_page(SearchServer(Searcher(Index(tmp_path / "index")), limits).app(), limits) as address:
+        browser.get(f"{address}?browse=0")
+        wait(browser, results)
+        ids = results(browser)
+        assert len(ids) == 48
+        loaded = "return performance.getEntriesByType('resource').filter(e => e.name.includes('/pictures/')).length"
+        assert browser.execute_script(loaded) <= 48
+        place = browser.find_element(By.ID, "place")
+        place.clear()
+        place.send_keys("495", Keys.ENTER)
+        wait(browser, lambda b: "Pictures 495 to 500 of 500" in b.find_element(By.ID, "status").text)
+        assert len(results(browser)) == 6
+        browser.back()
+        wait(browser, lambda b: results(b) == ids)
 
 
 def test_the_files_name_is_shown_where_the_index_knows_it(client, scenes_folder, tmp_path):

@@ -1,14 +1,17 @@
 "use strict";
 // Everything that comes from the index is put into the page as text, never as HTML.
-// What the page shows is its address's: ?q=TEXT&rerank=N, ?browse=OFFSET, and &picture=ID while one is open.
+// What the page shows is its address's: ?q=TEXT&rerank=N, ?browse=OFFSET, ?similar=ID, and &picture=ID while one is open.
+// A picture of the reader's own, ?own=NAME, is kept nowhere but in this page: after a reload it has to be chosen again.
 
 const at = (id) => document.getElementById(id);
-const depths = ["0", "10", "30", "100", "300", "all"];
+let depths = ["0", "10", "30", "100", "300", "all"]; // the server may take fewer
 const pageSize = 48;
 const hint = "Say what the picture shows, then press Enter.";
+const dropHint = "Say what the picture shows, then press Enter; or drop a picture here to find others like it.";
 let latest = 0;
 let shown = null; // the address's part that the results are of
-let hits = new Map(); // those in sight, by id
+let hits = new Map(); // those in sight, by id; the reader's own picture has none, ""
+let own = null; // the reader's own picture, as a hit with its file's content
 
 const depth = () => depths[Number(at("depth").value)];
 
@@ -24,16 +27,19 @@ function say(text, isError = false) {
   at("status").classList.toggle("error", isError);
 }
 
-async function ask(path, parameters) {
-  const response = await fetch(`${path}?${new URLSearchParams(parameters)}`);
+async function ask(path, parameters, picture) {
+  const sent = picture && { method: "POST", body: picture, headers: { "content-type": "application/octet-stream" } };
+  const response = await fetch(`${path}?${new URLSearchParams(parameters)}`, sent);
   let answer = null;
   try { answer = await response.json(); } catch { /* not JSON: told below */ }
   if (!response.ok || answer === null) throw new Error(answer?.error ?? `the server answered ${response.status}`);
   return answer;
 }
 
-const pictureOf = (id) => `pictures/${encodeURIComponent(id)}`;
+const about = ask("api/info", {}).catch(() => ({ examples: [], images: 0, captions: 0, max_depth: 0, max_picture_bytes: 0 }));
+const pictureOf = (hit) => hit.url ?? `pictures/${encodeURIComponent(hit.id)}`;
 const nameOf = (hit) => hit.file || hit.id;
+const altOf = (hit) => (hit.tags ?? []).join(", ") || `picture ${nameOf(hit)}`;
 const scores = (hit) => `matching ${hit.matching.toFixed(3)}` +
   (hit.alignment === null ? "" : ` · alignment ${hit.alignment.toFixed(3)}`);
 
@@ -55,13 +61,16 @@ async function render() {
     at("query").value = now.get("q") ?? "";
     if (depths.includes(now.get("rerank"))) at("depth").value = depths.indexOf(now.get("rerank"));
     at("depth-value").textContent = depth();
-    for (const id of ["asked", "examples", "more"]) at(id).hidden = true;
+    for (const id of ["asked", "examples", "more", "jump"]) at(id).hidden = true;
     if (now.get("q")) await search(now.get("q"));
     else if (now.has("browse")) await browse(Number(now.get("browse")) || 0);
+    else if (now.has("similar")) await similar({ id: now.get("similar") });
+    else if (now.has("own")) await similar(own?.file === now.get("own") ? own : null);
     else await welcome();
   }
   if (picture !== (state().get("picture"))) return; // the address has changed meanwhile
-  if (picture) open(hits.get(picture) ?? { id: picture });
+  const hit = hits.get(picture) ?? (picture && { id: picture });
+  if (hit) open(hit);
   else if (at("details").open) at("details").close();
 }
 
@@ -69,28 +78,29 @@ async function render() {
 
 function card(hit) {
   const item = element("li");
-  const button = element("button", "card");
+  const button = element("button", hit === own ? "card own" : "card");
   button.type = "button";
   const image = element("img");
   image.loading = "lazy";
-  image.alt = (hit.tags ?? []).join(", ") || `picture ${hit.id}`;
-  image.src = pictureOf(hit.id);
+  image.alt = altOf(hit);
+  image.src = pictureOf(hit);
   image.addEventListener("error", () => image.replaceWith(element("span", "none", "no picture")), { once: true });
-  button.append(image, element("span", "id", nameOf(hit)), element("span", "", hit.matching === undefined ? "" : scores(hit)));
+  button.append(image, element("span", "id", nameOf(hit)), element("span", "", hit === own ? "your picture" : hit.matching === undefined ? "" : scores(hit)));
   button.addEventListener("click", () => go([...state(), ["picture", hit.id]], true));
   item.append(button);
   return item;
 }
 
-async function show(path, parameters, describe) {
+async function show(path, parameters, describe, asked) {
   const number = ++latest;
   at("results").setAttribute("aria-busy", "true");
   say("Searching …");
   try {
-    const answer = await ask(path, parameters);
+    const answer = await ask(path, parameters, asked?.content);
     if (number !== latest) return;
-    hits = new Map(answer.results.map((hit) => [hit.id, hit]));
-    at("results").replaceChildren(...answer.results.map(card));
+    const found = asked ? [asked, ...answer.results] : answer.results;
+    hits = new Map(found.map((hit) => [hit.id, hit]));
+    at("results").replaceChildren(...found.map(card));
     say(answer.results.length ? describe(answer) : "No pictures here.");
   } catch (error) {
     if (number !== latest) return;
@@ -115,19 +125,36 @@ function browse(offset) {
   return show("api/images", { offset, limit: pageSize }, (answer) => {
     const last = offset + answer.results.length;
     at("more").hidden = last >= answer.total;
+    at("jump").hidden = answer.total <= pageSize;
+    at("place").max = answer.total;
     at("more").onclick = () => { scrollTo(0, 0); go({ browse: last }); };
     return `Pictures ${(offset + 1).toLocaleString("en")} to ${last.toLocaleString("en")} of ` +
       `${answer.total.toLocaleString("en")}; pick one to get its captions`;
   });
 }
 
-async function welcome() {
-  const number = ++latest;
+function similar(hit) {
+  if (hit) {
+    return show("api/similar", hit === own ? { k: 24 } : { k: 24, id: hit.id },
+      (answer) => `${answer.results.length} pictures like ${nameOf(hit)}, by the matching head`, hit === own ? own : undefined);
+  }
+  clear();
+  say("That picture was kept nowhere: choose it again.", true);
+}
+
+function clear() {
+  latest++;
   hits = new Map();
   at("results").replaceChildren();
   at("results").setAttribute("aria-busy", "false");
+}
+
+async function welcome() {
+  clear();
+  const number = latest;
   say(hint);
-  const { examples } = await ask("api/info", {}).catch(() => ({ examples: [] }));
+  const { examples, max_picture_bytes: takes } = await about;
+  if (number === latest && takes) say(dropHint);
   if (number !== latest || !examples.length) return;
   at("examples-list").replaceChildren(...examples.map((text) => {
     const item = element("li");
@@ -186,15 +213,17 @@ function explain(answers) {
 function open(hit) {
   at("details").dataset.id = hit.id;
   at("details-title").textContent = nameOf(hit);
-  at("details-picture").src = pictureOf(hit.id);
-  at("details-picture").alt = (hit.tags ?? []).join(", ") || `picture ${hit.id}`;
+  at("details-picture").src = pictureOf(hit);
+  at("details-picture").alt = altOf(hit);
   at("details-scores").textContent = hit.matching === undefined ? "" : scores(hit);
   at("captions").replaceChildren();
   explain(hit.why);
   enlarge(false);
-  at("ask").onclick = () => captions(hit.id);
+  at("ask").onclick = () => captions(hit);
+  at("similar").onclick = () => go({ similar: hit.id });
+  at("similar").hidden = hit === own;
   if (!at("details").open) at("details").showModal();
-  if (hit.matching === undefined) captions(hit.id);
+  if (hit.matching === undefined) captions(hit);
 }
 
 function enlarge(large) {
@@ -203,10 +232,11 @@ function enlarge(large) {
   at("larger").setAttribute("aria-pressed", large);
 }
 
-async function captions(id) {
+async function captions({ id, content }) {
   at("captions").replaceChildren(element("li", "", "Searching …"));
   try {
-    const answer = await ask("api/captions", { id, k: 10, rerank: depth() });
+    const asked = content ? { k: 10, rerank: depth() } : { id, k: 10, rerank: depth() };
+    const answer = await ask("api/captions", asked, content);
     if (at("details").dataset.id !== id) return;
     at("captions").replaceChildren(...answer.results.map((hit) => {
       const item = element("li");
@@ -222,6 +252,40 @@ async function captions(id) {
   }
 }
 
+// A picture of the reader's own
+
+function askWith(file, most) {
+  if (file.size > most) {
+    return say(`${file.name} has ${file.size.toLocaleString("en")} bytes; at most ${most.toLocaleString("en")} are taken.`, true);
+  }
+  if (own) URL.revokeObjectURL(own.url);
+  own = { id: "", file: file.name, content: file, url: URL.createObjectURL(file) };
+  shown = null; // a file of the same name may be another
+  return go({ own: file.name });
+}
+
+function takePictures(most) {
+  at("choose").hidden = false;
+  at("choose").addEventListener("click", () => at("file").click());
+  at("file").addEventListener("change", () => {
+    const [file] = at("file").files;
+    if (file) askWith(file, most);
+    at("file").value = ""; // so that the same one can be chosen again
+  });
+  const over = (event, on) => {
+    if (!event.dataTransfer?.types.includes("Files")) return;
+    event.preventDefault();
+    document.body.classList.toggle("dropping", on);
+  };
+  addEventListener("dragover", (event) => over(event, true));
+  addEventListener("dragleave", (event) => over(event, false));
+  addEventListener("drop", (event) => {
+    over(event, false);
+    const [file] = event.dataTransfer?.files ?? [];
+    if (file) askWith(file, most);
+  });
+}
+
 at("form").addEventListener("submit", (event) => {
   event.preventDefault();
   const q = at("query").value.trim();
@@ -229,6 +293,11 @@ at("form").addEventListener("submit", (event) => {
   go(q ? { q, rerank: depth() } : {});
 });
 at("browse").addEventListener("click", () => go({ browse: 0 }));
+at("jump").addEventListener("submit", (event) => {
+  event.preventDefault();
+  scrollTo(0, 0);
+  go({ browse: at("place").valueAsNumber - 1 });
+});
 at("depth").addEventListener("input", () => { at("depth-value").textContent = depth(); });
 at("depth").addEventListener("change", () => { if (state().get("q")) go({ q: state().get("q"), rerank: depth() }); });
 at("larger").addEventListener("click", () => enlarge(!at("details").classList.contains("large")));
@@ -241,4 +310,9 @@ at("details").addEventListener("close", () => {
 });
 at("details-picture").addEventListener("error", () => { at("details-picture").alt = "no picture"; });
 addEventListener("popstate", render);
-render();
+about.then(({ images, captions, max_depth: most, max_picture_bytes: bytes }) => {
+  depths = depths.filter((depth) => (depth === "all" ? Math.max(images, captions) : Number(depth)) <= most);
+  at("depth").max = depths.length - 1;
+  if (bytes) takePictures(bytes);
+  render();
+});
