@@ -82,6 +82,8 @@ class Settings:
         return cls.from_dict(values, str(file))
 
 
+# The settings that say where inputs are cut.
+LENGTHS = ("max_caption_len", "max_labels_len", "max_regions")
 # What `Settings` are called in a configuration.
 FIELD_OF_SETTING = {
     "max_caption_len": "data.max_caption_len",

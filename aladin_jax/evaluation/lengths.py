@@ -18,7 +18,7 @@ import numpy as np
 from tqdm import tqdm
 
 from aladin_jax import sharding
-from aladin_jax.config import Settings
+from aladin_jax.config import LENGTHS, Settings
 from aladin_jax.data.records import Split
 from aladin_jax.encoding import Encoded, Encoder
 from aladin_jax.errors import DataError
@@ -27,8 +27,6 @@ from aladin_jax.evaluation.query_ranks import QueryRanks, ranks_file, read_query
 from aladin_jax.evaluation.retrieval import Collection, Retrieval, read_collection
 from aladin_jax.files import make_folder, read_json, write_json
 from aladin_jax.pretrained import DTYPES, PretrainedModel, make_tokenizer
-
-LENGTHS = ("max_caption_len", "max_labels_len", "max_regions")
 
 
 class Measured(NamedTuple):

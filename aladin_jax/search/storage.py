@@ -322,7 +322,7 @@ def _check_offsets(packed: Packed, examples: int, path: Path) -> None:
 
 
 def write_segment(
-    folder: Path, pieces: Sequence[tuple[Segment, Bool[np.ndarray, " i"]]], parts_dtype: str
+    folder: Path, pieces: Sequence[tuple[Segment, Bool[np.ndarray, " _"]]], parts_dtype: str
 ) -> SegmentEntry:
     """Writes a segment out of pieces of others, in their order; never holds more than a few thousand rows in memory.
 

@@ -27,7 +27,8 @@ def test_one_text_on_the_host_is_encoded_as_the_model_encodes_it_in_a_batch(head
     params = jax.tree.map(lambda x: x + rng.normal(0, 0.1, x.shape).astype(np.float32), init_params(*config, seed=0))
     lengths = np.array([2, 3, 17, 47, 60])
     ids = rng.integers(1, 90, (5, 60)) * (np.arange(60) < lengths[:, None])
-    expected = jax.jit(lambda p: bind(*config)(p).encode_captions({"caption_ids": ids, "caption_len": lengths}))(params)
+    batch = {"caption_ids": jax.numpy.asarray(ids), "caption_len": jax.numpy.asarray(lengths)}
+    expected = jax.jit(lambda p: bind(*config)(p).encode_captions(batch))(params)
     encode = TextEncoder(jax.tree.map(np.asarray, params), config)
     for row, length in enumerate(lengths):
         vector, tokens = encode(ids[row, :length])
