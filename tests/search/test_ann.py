@@ -5,7 +5,7 @@ import sys
 import numpy as np
 import pytest
 
-from aladin_jax.search import changes, verification
+from aladin_jax.search import changes, tradeoff, verification
 from aladin_jax.search.__main__ import main
 from aladin_jax.search.ann import AnnFinder
 from aladin_jax.search.changes import Contents, add_to_index
@@ -95,7 +95,8 @@ def test_a_damaged_file_is_refused_before_it_is_read_and_verify_names_it(changin
     assert str(file) in fault
 
 
-def test_the_command_line_measures_what_is_found_approximately(generated, capsys):
+def test_the_command_line_measures_what_is_found_approximately(generated, capsys, monkeypatch):
+    monkeypatch.setattr(tradeoff, "_TIMED", 5)
     rows = []
     for flags in ([], ["--ann", "ivf", "--effort", str(ALL)], ["--ann", "ivf", "--effort", "1"]):
         assert main(["tradeoff", "--index", str(generated), "--queries", "20", "--json", *flags]) == 0

@@ -11,7 +11,8 @@ from aladin_jax.search.query import Searcher, Subject
 from tests.search.test_query import EXPECTED
 
 
-def test_depth_0_and_all_give_the_recalls_of_evaluation(golden_index, tmp_path, capsys):
+def test_depth_0_and_all_give_the_recalls_of_evaluation(golden_index, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(tradeoff, "_TIMED", 5)
     plot = tmp_path / "tradeoff.png"
     assert main(["tradeoff", "--index", str(golden_index), "--json", "--plot", str(plot)]) == 0
     rows = json.loads(capsys.readouterr().out)["rows"]
