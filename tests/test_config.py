@@ -117,7 +117,16 @@ def test_the_original_would_write_the_same_configuration_into_its_checkpoint():
 def test_there_is_a_configuration_for_every_regime_of_the_original():
     assert TABLE.keys() == REGIMES.keys()
     files = {path.stem for path in (ROOT / "configs").glob("*.py")}
-    assert files == {*TABLE, "common", "demo", "__init__"}
+    assert files == {*TABLE, "common", "demo", "improved", "__init__"}
+
+
+def test_the_improved_regime_changes_how_the_same_model_is_taught_and_nothing_else():
+    found, original = flattened("improved"), flattened("alignment_and_matching_distill")
+    changed = {field for field in original if found[field] != original[field]}
+    assert changed == {
+        *("loss_weights.matching", "hardest_after", "mask_same_image", "warmup_steps", "lr_cooldown", "lr_step_epochs")
+    }
+    Config.from_dict(importlib.import_module("configs.improved").get_config().to_dict())
 
 
 def changed(name, **fields):
