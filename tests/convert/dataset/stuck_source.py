@@ -6,6 +6,7 @@ Each process that waits for one leaves a file with its number as the name in the
 import contextlib
 import dataclasses
 import os
+import signal
 import sys
 import time
 
@@ -31,4 +32,5 @@ if __name__ == "__main__":
     from tests.convert.dataset import stuck_source  # by the name that other processes find it under
 
     coco_ir.VinvlSource = stuck_source.StuckSource
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs, tests among them, ignore it
     sys.exit(main())
