@@ -10,14 +10,14 @@ from configs import alignment_and_matching_distill
 def get_config():
     config = alignment_and_matching_distill.get_config()
     # The matching head also learns from the captions themselves, not only from the alignment head.
-    config.loss_weights.matching = 1.0
+    config.loss_weights.matching = 0.2
     # All negatives first: to a model that cannot tell pairs apart yet, the hardest teach nothing; later they teach most.
-    config.hardest_after = 500
+    config.hardest_after = 400
     # A second caption of the same image is no wrong answer.
     config.mask_same_image = True
     # Adam's first steps are its least certain.
     config.warmup_steps = 200
     # The rate falls to nothing by the run's end, however long that is, instead of by a tenth after 15 epochs.
-    config.lr_cooldown = 0.5
+    config.lr_cooldown = 0.3
     config.lr_step_epochs = 0
     return config
