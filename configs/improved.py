@@ -11,7 +11,7 @@ def get_config():
     config = alignment_and_matching_distill.get_config()
     # The matching head also learns from the captions themselves, not only from the alignment head.
     config.loss_weights.matching = 0.2
-    # All negatives first: the hardest teach nothing to a model that cannot tell pairs apart yet, and most to one that can.
+    # All negatives first: the hardest teach nothing to a model that cannot tell pairs apart yet, much to one that can.
     config.hardest_after = 400
     # A second caption of the same image is no wrong answer.
     config.mask_same_image = True
