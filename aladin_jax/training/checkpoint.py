@@ -26,7 +26,7 @@ from aladin_jax.data.dataset import open_dataset
 from aladin_jax.errors import DataError
 from aladin_jax.files import read_json, write_whole
 from aladin_jax.models.aladin import Params
-from aladin_jax.training.resume import SCHEDULE_FIELDS
+from aladin_jax.training.resume import ADDED_FIELDS, SCHEDULE_FIELDS
 from aladin_jax.training.step import TrainState
 from aladin_jax.weights import BEST, LATEST, is_trained, newest_step
 
@@ -49,7 +49,6 @@ FREE_FIELDS = (
     "data_sha256",
 )
 LENGTH_FIELDS = ("num_epochs", "num_steps")  # of the schedule too, where that ends with the run
-ADDED_FIELDS = {"lr_cooldown": 0.0}  # what runs were that were started before there was such a field
 SCHEDULE_START = "schedule_start"  # in config.json; no field, but what `reinitialize_scheduler` led to
 DATA_SHA256 = "data_sha256"  # in config.json; no field, but what tells the data set from others, wherever it lies
 
@@ -140,7 +139,7 @@ def check_config(workdir: Path, config: Mapping[str, Any]) -> int:
     kept = read_json(file) if started else {}
     sharding.wait_for_processes("looked for config.json")
     start = kept.get(SCHEDULE_START, 0)
-    before, after = ADDED_FIELDS | _flatten(kept), ADDED_FIELDS | _flatten(now)
+    before, after = ADDED_FIELDS | _flatten(kept), _flatten(now)
     fields_of_schedule = (*SCHEDULE_FIELDS, *(LENGTH_FIELDS if after["lr_cooldown"] else ()))
     differences = {
         name: f"{name} was {before.get(name)!r}, is {after.get(name)!r}"

@@ -21,6 +21,7 @@ from aladin_jax.models.aladin import Params
 from aladin_jax.training.step import TrainState
 
 SCHEDULE_FIELDS = ("learning_rate", "lr_step_epochs", "lr_gamma", "warmup_steps", "lr_cooldown")
+ADDED_FIELDS = {"lr_cooldown": 0.0}  # what runs were that knew no such field: the original's, and earlier ones of ours
 
 
 def resume(state: TrainState, run: RunState, *, steps_per_epoch: int, num_steps: int, source: str) -> TrainState:
@@ -71,7 +72,7 @@ def check_schedule(config: Mapping[str, Any], progress: Mapping[str, Any], sourc
     Raises:
         ValueError: fields differ; the message shows each one's two values.
     """
-    before = {"lr_cooldown": 0.0, **{name: progress[name] for name in SCHEDULE_FIELDS if name in progress}}
+    before = {**ADDED_FIELDS, **{name: progress[name] for name in SCHEDULE_FIELDS if name in progress}}
     differences = [
         f"{name} was {value!r}, is {config[name]!r}"
         for name, value in before.items()
