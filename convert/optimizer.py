@@ -7,7 +7,7 @@ tensor's. A parameter that never had a gradient has no state.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -26,7 +26,7 @@ _OPTIONS = {
     r"bert\.detic_to_oscar_img\.": "detection_type other than 'fast'",
     r"bert\.embeddings\.clip_(local|global)_to_oscar_embeddings\.": "enable_clip_labels or enable_clip_captions",
 }
-_SCALES = {f"{name}_criterion.logit_scale": f"{name}_loss" for name in ("alignment", "matching")}
+_SCALE = re.compile(r"(?:.*\.)?(alignment|matching)_criterion\.logit_scale")  # of InfoNCE
 
 
 class Moments(NamedTuple):
@@ -74,7 +74,7 @@ def read_progress(weights: Weights, matched: Matched, notes: list[str]) -> Progr
     foreign = [
         (o, matched.keys[name]) for name in trained for pattern, o in _OPTIONS.items() if re.match(pattern, name)
     ]
-    scales = {name: matched.tensors[name].float().numpy() for name in _scales_in(trained)}
+    scales = {name: matched.tensors[name].float().numpy() for name in trained if _SCALE.fullmatch(name)}
     return Progress(counts, moments, scales, foreign[0] if foreign else None)
 
 
@@ -129,14 +129,6 @@ def _read_counts(rest: Mapping[str, Any], group: Mapping[str, Any]) -> dict[str,
     return counts
 
 
-def _scales_in(names: Iterable[str]) -> list[str]:
-    return [name for name in names if _last_parts(name) in _SCALES]
-
-
-def _last_parts(name: str) -> str:
-    return ".".join(name.split(".")[-2:])
-
-
 def convert_progress(progress: Progress, model_config: ModelConfig, notes: list[str]) -> RunState | None:
     """Puts Adam's state in the parameters' places; None where it differs within a group, and `notes` say so.
 
@@ -172,7 +164,7 @@ def convert_progress(progress: Progress, model_config: ModelConfig, notes: list[
             adam[group][ours] = unflatten(made)
     losses = {}
     for name, value in progress.scales.items():
-        group, state = _SCALES[_last_parts(name)], progress.moments[name]
+        group, state = _SCALE.sub(r"\1_loss", name), progress.moments[name]
         losses[group] = {"log_scale": value}
         adam[group] = {
             "count": np.int32(state.step),
