@@ -74,8 +74,9 @@ def _columns(first: str, mark: str) -> tuple[str, list[str]] | None:
 def _read_table(lines: list[str], mark: str, names: list[str], path: Path) -> Iterator[CaptionLine]:
     image, caption = (next(k for k, name in enumerate(names) if name in some) for some in (_IMAGES, _CAPTIONS))
     number = next((k for k, name in enumerate(names) if name in _NUMBERS), None)
-    for row, fields in _rows(lines, mark, path):
+    for row, line in enumerate(lines[1:], 1):
         where: dict[str, Any] = {"path": path, "row": row}
+        fields = _fields(line, mark, **where)
         if len(fields) > len(names) and caption == len(names) - 1:
             fields = [*fields[:caption], mark.join(fields[caption:])]  # a caption with the mark in it
         if number is not None and number + 1 == caption == len(fields) == len(names) - 1:
@@ -91,17 +92,12 @@ def _read_table(lines: list[str], mark: str, names: list[str], path: Path) -> It
         )
 
 
-def _rows(lines: list[str], mark: str, path: Path) -> Iterator[tuple[int, list[str]]]:
-    """The fields of every row but the first; where commas divide them, quotes may hold a field together."""
+def _fields(line: str, mark: str, **where: Any) -> list[str]:
+    """The fields of a row; where commas or semicolons divide them, quotes may hold a field together."""
     if mark not in ",;":
-        yield from ((row, line.split(mark)) for row, line in enumerate(lines) if row)
-        return
-    for row, line in enumerate(lines):
-        if not row:
-            continue
-        try:
-            [fields] = csv.reader([line], delimiter=mark, strict=True)
-        except (csv.Error, ValueError) as error:
-            problem = f"quotes that do not fit together ({error})"
-            raise DataError(problem, "mend the line", path=path, row=row) from error
-        yield row, fields
+        return line.split(mark)
+    try:
+        [fields] = csv.reader([line], delimiter=mark, strict=True)
+    except (csv.Error, ValueError) as error:
+        raise DataError(f"quotes that do not fit together ({error})", "mend the line", **where) from error
+    return fields
