@@ -101,11 +101,8 @@ def _load_extractor(args: argparse.Namespace) -> "Extractor":
     from aladin_jax.errors import DataError
     from convert.detection.picture_model import checksum
 
-    folder = args.encoder or args.detector
-    if args.encoder and not folder.is_dir():
-        raise DataError("no such folder", "check --encoder", path=folder)
-    made = {"encoder": checksum(folder)} if args.encoder else {"detector": checksum(folder)}
-    made |= {} if args.encoder else {"threshold": args.score_threshold}
+    kind, folder = ("encoder", args.encoder) if args.encoder else ("detector", args.detector)
+    made = {kind: checksum(folder, kind)} | ({} if args.encoder else {"threshold": args.score_threshold})
     try:
         from convert.detection.extractor import open_extractor
     except ImportError as error:

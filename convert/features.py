@@ -14,7 +14,7 @@ from aladin_jax.errors import DataError
 from convert.command import run
 
 if TYPE_CHECKING:
-    from convert.importing.caption_files import CaptionFiles, Uncaptioned
+    from convert.importing.caption_files import Captions
     from convert.importing.source import ImportedSource
 
 
@@ -54,17 +54,13 @@ def prepare(args: argparse.Namespace) -> None:
     from convert.importing.source import FeatureFiles, ImportedSource
 
     features = FeatureFiles(args.format, tuple(args.features), tuple(args.labels), args.class_names)
-    with features.open() as reader:
-        captions = captions_of(args, reader.names(), reader.path)
-        source = ImportedSource(reader, captions, skip_missing=args.skip_missing)
-        given = [path for paths in args.features for path in made_from.with_companions(paths)]
-        kinds = {
-            "features": given,
-            "labels": args.labels,
-            "class_names": [args.class_names] if args.class_names else [],
-        }
-        made_of = describe_sources(args, kinds)
-        prepare_imported(source, args.output, made_of, float16=args.float16, overwrite=args.overwrite)
+    reader = features.open()
+    captions = captions_of(args, reader.names(), reader.path)
+    source = ImportedSource(reader, captions, skip_missing=args.skip_missing)
+    given = [path for paths in args.features for path in made_from.with_companions(paths)]
+    class_names = [args.class_names] if args.class_names else []
+    made_of = describe_sources(args, {"features": given, "labels": args.labels, "class_names": class_names})
+    prepare_imported(source, args.output, made_of, float16=args.float16, overwrite=args.overwrite)
 
 
 def add_caption_arguments(parser: argparse.ArgumentParser) -> None:
@@ -89,8 +85,8 @@ def add_caption_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--skip_missing", action="store_true", help="leave out captions of images that are not there")
 
 
-def captions_of(args: argparse.Namespace, names: Collection[str], path: Path) -> "CaptionFiles | Uncaptioned":
-    """The captions that the arguments of `add_caption_arguments` name, or the images alone if they name none.
+def captions_of(args: argparse.Namespace, names: Collection[str], path: Path) -> "Captions":
+    """Reads the captions that the arguments of `add_caption_arguments` name, or the images alone if they name none.
 
     Args:
         args: of the command.
@@ -98,13 +94,13 @@ def captions_of(args: argparse.Namespace, names: Collection[str], path: Path) ->
         path: where the images are from.
 
     Raises:
-        DataError: a split has another name than one of the three, or is missing.
+        DataError: a split has another name than one of the three, or is missing; captions are damaged.
     """
-    from convert.importing.caption_files import CaptionFiles, Uncaptioned
+    from convert.importing.caption_files import read_caption_files, uncaptioned
 
     if not args.captions:
-        return Uncaptioned(args.split, path, names)
-    return CaptionFiles(
+        return uncaptioned(args.split, path, names)
+    return read_caption_files(
         args.captions_format,
         tuple(_split_and_path(text) for text in args.captions),
         dict(_with_split(text) for text in args.split_list),

@@ -51,16 +51,16 @@ def _print_findings(args: argparse.Namespace) -> None:
 
 def _inspect(args: argparse.Namespace) -> list[dict[str, Any]]:
     from convert.inspection import kinds
-    from convert.inspection.texts import open_tokens
+    from convert.inspection.texts import open_tokenizer
 
     things = kinds.identify(args.path)
     if args.against is not None:
         return [_compare(things, kinds.identify(args.against))]
-    tokens = open_tokens(args.vocab, args.max_caption_len, args.max_labels_len)
+    tokenizer = open_tokenizer(args.vocab, args.max_caption_len, args.max_labels_len)
     found = []
     for thing in things:
         try:
-            findings = _inspect_one(thing, tokens, args)
+            findings = _inspect_one(thing, tokenizer, args)
         except ValueError as error:
             if len(things) == 1:
                 raise
@@ -72,30 +72,30 @@ def _inspect(args: argparse.Namespace) -> list[dict[str, Any]]:
     return found + [_compare([one], [other]) for one in captions for other in features]
 
 
-def _inspect_one(thing: Any, tokens: Any, args: argparse.Namespace) -> dict[str, Any]:
+def _inspect_one(thing: Any, tokenizer: Any, args: argparse.Namespace) -> dict[str, Any]:
     # What is imported takes seconds, so that only what is needed is.
     from convert.inspection import kinds
 
     if thing.kind == kinds.FEATURES and thing.format == "vinvl":
         from convert.inspection.features_folder import inspect_features
 
-        return inspect_features(thing.path, tokens, args.max_regions)
+        return inspect_features(thing.path, tokenizer, args.max_regions)
     if thing.kind == kinds.FEATURES:
         from convert.importing.source import FeatureFiles
         from convert.inspection.feature_files import inspect_feature_files
 
         features = FeatureFiles(thing.format, [thing.path], args.labels, args.class_names)
-        return inspect_feature_files(features, tokens, args.max_regions)
+        return inspect_feature_files(features, tokenizer, args.max_regions)
     if thing.kind == kinds.CAPTIONS:
         from convert.inspection.captions_folder import inspect_caption_file, inspect_captions
 
         if thing.format == "coco_ir":
-            return inspect_captions(thing.path, tokens)
-        return inspect_caption_file(thing.path, thing.format, tokens)
+            return inspect_captions(thing.path, tokenizer)
+        return inspect_caption_file(thing.path, thing.format, tokenizer)
     if thing.kind == kinds.DATA_SET:
         from convert.inspection.data_set import inspect_data_set
 
-        return inspect_data_set(thing.path, tokens, args.max_regions)
+        return inspect_data_set(thing.path, tokenizer, args.max_regions)
     if thing.kind == kinds.INDEX:
         from convert.inspection.indexes import inspect_index
 

@@ -61,7 +61,7 @@ def open_region_maker(extractor: Path, made: Mapping[str, Any] | None, feature_d
     try:
         # PyTorch, only where it is used.
         from convert.detection.extractor import open_extractor
-        from convert.importing.regions import PixelRegions, to_detections
+        from convert.importing.regions import to_detections
     except ImportError as error:
         problem = f"asking with a picture takes a package more ({error.name})"
         raise DataError(problem, "pip install 'aladin-jax[detect]'", path=extractor) from error
@@ -69,8 +69,7 @@ def open_region_maker(extractor: Path, made: Mapping[str, Any] | None, feature_d
 
     def make(image: Image.Image, **where: Any) -> Record:
         [found] = opened.extract([opened.prepare(image)])
-        regions = PixelRegions(found.features, found.boxes, found.classes, found.scores, *image.size)
-        return _record(*to_detections(regions, **where), feature_dim, **where)
+        return _record(*to_detections(found, **where), feature_dim, **where)
 
     return make
 

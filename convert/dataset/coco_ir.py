@@ -7,13 +7,14 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from absl import logging
+from numpy.typing import DTypeLike
 
 from convert.dataset import made_from
 from convert.dataset.record_builder import Prepared, prepare_records
+from convert.raw.detections import Detections
 from convert.raw.split_captions import SPLITS, captions_file, read_split_captions
-from convert.raw.vinvl_files import FEATURE_DIM, FoundFiles, VinvlFiles, check_image_keys
+from convert.raw.vinvl_files import FEATURE_DIM, VinvlFiles, check_image_keys
 
 
 @dataclasses.dataclass(frozen=True)
@@ -53,23 +54,21 @@ class VinvlSource:
         Raises:
             DataError: a file is missing or wrong, or files do not belong together.
         """
-        with self.open(np.dtype(np.float32)) as files:
-            for note in files.notes:
-                logging.warning("%s", note)
-            for split, images in captions.items():
-                files.require(images, self.origin(split))
-                for keys in sorted(self.coco_ir_dir.glob(f"{split}_img_keys*.tsv")):
-                    check_image_keys(keys, images)
+        for note in self._files.notes:
+            logging.warning("%s", note)
+        for split, images in captions.items():
+            self._files.require(images, self.origin(split))
+            for keys in sorted(self.coco_ir_dir.glob(f"{split}_img_keys*.tsv")):
+                check_image_keys(keys, images)
+
+    def detections(self, image: str, dtype: DTypeLike) -> Detections:
+        """Reads one image; see `VinvlFiles`."""
+        return self._files.detections(image, dtype)
 
     @functools.cached_property
-    def _found(self) -> FoundFiles:
-        """Which rows there are; pickled with the source, so that processes that read do not look for them again."""
-        with VinvlFiles(self.img_feat_file, feature_dim=self.feature_dim) as files:
-            return files.found
-
-    def open(self, dtype: np.dtype) -> VinvlFiles:
-        """Opens the features."""
-        return VinvlFiles(self.img_feat_file, feature_dim=self.feature_dim, dtype=dtype, found=self._found)
+    def _files(self) -> VinvlFiles:
+        """The features; pickled with the source, so that processes that read do not look for the rows again."""
+        return VinvlFiles(self.img_feat_file, feature_dim=self.feature_dim)
 
 
 def prepare(

@@ -21,9 +21,6 @@ class _WriteShard(beam.DoFn):
     def process(self, shard: Shard) -> Iterator[tuple[str, list[str]]]:
         yield shard.path, self._writer.write(shard)
 
-    def teardown(self) -> None:
-        self._writer.close()
-
 
 def pipeline_options(text: str) -> Any:
     """Beam's options from text as `tfds build` takes it, such as "runner=FlinkRunner,parallelism=8"."""

@@ -60,6 +60,7 @@ class RecordBuilder(FileReaderBuilder, skip_registration=True):
         source: RecordSource,
         float16: bool = False,
         num_workers: int = 1,
+        made_of: Mapping[str, Any] | None = None,
         made: Mapping[str, Any] | None = None,
         **kwargs: Any,
     ):
@@ -69,6 +70,7 @@ class RecordBuilder(FileReaderBuilder, skip_registration=True):
             source: what to build from.
             float16: whether to store regions in half the space.
             num_workers: processes that write; Beam's options decide instead, if the download configuration has any.
+            made_of: see `prepare_records`.
             made: how the features were made, if that is known: see `FoundFiles.begin`.
             **kwargs: as every TFDS builder takes; `data_dir` is where the data set is written.
 
@@ -76,15 +78,12 @@ class RecordBuilder(FileReaderBuilder, skip_registration=True):
             DataError: the data set is there already, with another width or type of regions.
         """
         self.source = source
-        self._made = made
+        self._made_of, self._made = made_of, made
         self._feature_dim = source.feature_dim
         self._dtype = np.dtype(np.float16 if float16 else np.float32)
         self._num_workers = num_workers
-        self.made_from: Mapping[str, Any] | None = None  # see `prepare_records`
         kwargs.setdefault("file_format", FILE_FORMAT)
         super().__init__(**kwargs)
-        # What TFDS makes the builder from again after pickling.
-        self._original_state |= {"source": source, "float16": float16, "num_workers": num_workers, "made": made}
         if (Path(self.data_path) / _INFO_FILE).exists():
             self._check_stored()
 
@@ -113,23 +112,11 @@ class RecordBuilder(FileReaderBuilder, skip_registration=True):
     def _captions(self) -> Mapping[str, Mapping[str, list[str]]]:
         return self.source.captions()
 
-    @functools.cached_property
-    def _caption_ids(self) -> Mapping[str, Mapping[str, list[str]]]:
-        return self.source.caption_ids()
-
-    def check_inputs(self) -> None:
-        """Checks all that can be checked without reading the features.
-
-        Raises:
-            DataError: as `RecordSource.check`.
-        """
-        self.source.check(self._captions)
-
     def _download_and_prepare(self, dl_manager: Any, download_config: tfds.download.DownloadConfig) -> None:
         del dl_manager  # nothing is downloaded
-        self.check_inputs()
-        if self.made_from is not None:
-            made_from.keep(Path(self.data_path), self.made_from)
+        self.source.check(self._captions)
+        if self._made_of is not None:
+            made_from.keep(Path(self.data_path), self._made_of)
         shards_of = {split: self._shards(split, download_config.num_shards) for split in self._captions}
         shards = list(itertools.chain(*shards_of.values()))
         writer = RecordWriter(self.source, self._feature_dim, self._dtype)
@@ -147,7 +134,7 @@ class RecordBuilder(FileReaderBuilder, skip_registration=True):
     def _shards(self, split: str, count: int | None) -> list[Shard]:
         """What the files of a split are to hold: about as many images each."""
         images = list(self._captions[split].items())
-        caption_ids = self._caption_ids.get(split, {})
+        caption_ids = self.source.caption_ids().get(split, {})
         count = count or math.ceil(len(images) / IMAGES_PER_FILE)
         paths = self._get_filename_template(split_name=split).sharded_filepaths(count)
         bounds = itertools.pairwise(len(images) * k // count for k in range(count + 1))
@@ -247,29 +234,23 @@ def prepare_records(
         DataError: a file is not what it should be, or what is there is something else or being written.
     """
     folder = data_set_folder(output)
-    make_builder = functools.partial(
-        RecordBuilder,
-        source=source,
-        float16=float16,
-        num_workers=num_workers,
-        made=made,
-    )
     with _alone(folder):
         for leftover in folder.parent.glob(f"incomplete.*_{folder.name}"):
+            logging.warning("%s: removed, left by a run that was killed", leftover)
             _remove(leftover)
         if overwrite and folder.exists():
-            with tempfile.TemporaryDirectory() as elsewhere:
-                # Before anything is lost. The builder is given another place, since it minds what is at its own.
-                make_builder(data_dir=elsewhere).check_inputs()
+            source.check(source.captions())  # before anything is lost
             _remove(folder)
         was_there = folder.exists()
         if was_there and not (folder / _INFO_FILE).exists():
             raise DataError("there, but not a data set", "remove it or pass --overwrite", path=folder)
         same = was_there and made_of is not None and made_from.check(folder, made_of)
-        builder = make_builder(data_dir=os.fspath(output))
-        builder.made_from = made_of
-        # TFDS wants a folder for downloads, and prints that it downloads.
-        with tempfile.TemporaryDirectory() as downloads, contextlib.redirect_stdout(io.StringIO()):
+        builder = RecordBuilder(
+            source=source, made_of=made_of, made=made, float16=float16, num_workers=num_workers, data_dir=output
+        )
+        # TFDS wants a folder for downloads, and prints that it downloads. It is called as what a killed run leaves.
+        unfinished: Any = {"prefix": "incomplete.", "suffix": f"_{folder.name}", "dir": folder.parent}
+        with tempfile.TemporaryDirectory(**unfinished) as downloads, contextlib.redirect_stdout(io.StringIO()):
             config = tfds.download.DownloadConfig(beam_options=beam_options)
             builder.download_and_prepare(download_dir=downloads, download_config=config)
     return _describe(folder, was_there, same)

@@ -4,12 +4,11 @@ Which images a file holds does not depend on who writes it: the data set is the 
 """
 
 import contextlib
-import functools
 import multiprocessing
 import os
 import signal
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from multiprocessing.connection import Connection
@@ -20,6 +19,7 @@ import numpy as np
 import tensorflow_datasets as tfds
 from array_record.python.array_record_module import ArrayRecordWriter
 from etils import epath
+from numpy.typing import DTypeLike
 from tensorflow_datasets.core.utils import incomplete_file
 from tqdm import tqdm
 
@@ -31,19 +31,6 @@ FILE_FORMAT = tfds.core.FileFormat.ARRAY_RECORD
 # Region features are noise to a compressor: it would save a tenth of the space, and reading would take four times as
 # long (`python -m benchmarks.pipeline`). One record a group, as random access needs it.
 WRITER_OPTIONS = "group_size:1,uncompressed"
-
-
-@runtime_checkable
-class ImageReader(Protocol):
-    """Random access to what a detector found in the images."""
-
-    def detections(self, image: str) -> Detections:
-        """Reads one image; no regions where nothing was detected.
-
-        Raises:
-            DataError: the image is not there or is damaged.
-        """
-        ...
 
 
 @runtime_checkable
@@ -79,8 +66,12 @@ class RecordSource(Protocol):
         """
         ...
 
-    def open(self, dtype: np.dtype) -> contextlib.AbstractContextManager[ImageReader]:
-        """Opens the regions, which are to be of a type, float32 or float16."""
+    def detections(self, image: str, dtype: DTypeLike) -> Detections:
+        """Reads one image, its regions as float32 or float16; there are none where nothing was detected.
+
+        Raises:
+            DataError: the image is not there or is damaged.
+        """
         ...
 
 
@@ -115,46 +106,27 @@ def record_features(feature_dim: int, dtype: np.dtype) -> tfds.features.Features
 
 
 class RecordWriter:
-    """Reads images and writes their records; opens the source when it first needs to.
-
-    Pickles as what it is made from, so that each process opens the files itself.
-    """
+    """Reads images and writes their records."""
 
     def __init__(self, source: RecordSource, feature_dim: int, dtype: np.dtype):
-        """Opens nothing yet.
+        """Reads nothing yet.
 
         Args:
             source: of the images.
             feature_dim: width of a region.
             dtype: what regions are stored as, float32 or float16.
         """
-        self._recipe = (source, feature_dim, dtype)
-        self._files = contextlib.ExitStack()
+        self._source, self._feature_dim, self._dtype = source, feature_dim, dtype
 
-    def __reduce__(self):
-        """Pickles how to make the writer, not the open files."""
-        return RecordWriter, self._recipe
+    def _serializer(self) -> Callable[[dict[str, Any]], bytes]:
+        features = record_features(self._feature_dim, self._dtype)
+        serializer = tfds.core.ExampleSerializer(cast(Any, features.get_serialized_info()))
 
-    def close(self) -> None:
-        """Closes the source."""
-        self._files.close()
+        def serialize(record: dict[str, Any]) -> bytes:
+            example = serializer.get_tf_example(features.encode_example(record))
+            return example.SerializeToString(deterministic=True)  # else its fields have a new order in every process
 
-    @functools.cached_property
-    def _images(self) -> ImageReader:
-        source, _, dtype = self._recipe
-        return self._files.enter_context(source.open(dtype))
-
-    @functools.cached_property
-    def _features(self) -> tfds.features.FeaturesDict:
-        return record_features(*self._recipe[1:])
-
-    @functools.cached_property
-    def _serializer(self) -> tfds.core.ExampleSerializer:
-        return tfds.core.ExampleSerializer(cast(Any, self._features.get_serialized_info()))
-
-    def _serialize(self, record: dict[str, Any]) -> bytes:
-        example = self._serializer.get_tf_example(self._features.encode_example(record))
-        return example.SerializeToString(deterministic=True)  # else a record's fields have a new order in every process
+        return serialize
 
     def write(self, shard: Shard) -> list[str]:
         """Writes one file, under another name until it is complete.
@@ -166,20 +138,15 @@ class RecordWriter:
             DataError: an image is not there or is damaged.
         """
         written: list[str] = []
-
-        def records():
-            for image, captions in shard.captions.items():
-                regions, tags = self._images.detections(image)
-                if len(regions):
-                    record = {"id": image, "regions": regions, "tags": tags, "captions": captions}
-                    record["caption_ids"] = shard.caption_ids.get(image, [])
-                    yield self._serialize(record)
-                    written.append(image)
-
+        serialize = self._serializer()
         with incomplete_file(epath.Path(shard.path)) as partial:
             writer = ArrayRecordWriter(str(partial), WRITER_OPTIONS)
-            for record in records():
-                writer.write(record)
+            for image, captions in shard.captions.items():
+                regions, tags = self._source.detections(image, self._dtype)
+                if len(regions):
+                    record = {"id": image, "regions": regions, "tags": tags, "captions": captions}
+                    writer.write(serialize(record | {"caption_ids": shard.caption_ids.get(image, [])}))
+                    written.append(image)
             writer.close()
         return written
 
@@ -203,8 +170,7 @@ def write_shards(writer: RecordWriter, shards: Sequence[Shard], num_workers: int
     with tqdm(desc="Writing records", total=images, unit=" images", leave=False, mininterval=1) as bar:
         if num_workers > 1:
             return _write_in_processes(writer, shards, num_workers, bar)
-        with contextlib.closing(writer):
-            return [_counted(writer.write(shard), shard, bar) for shard in shards]
+        return [_counted(writer.write(shard), shard, bar) for shard in shards]
 
 
 def _counted(written: list[str], shard: Shard, bar: tqdm) -> list[str]:

@@ -5,7 +5,6 @@ Each query of such a detector ends as one vector, from which its box and its cla
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -13,22 +12,7 @@ from jaxtyping import Float
 
 from aladin_jax.errors import DataError
 from convert.detection.picture_model import PictureModel, Prepared
-
-
-class Found(NamedTuple):
-    """What a detector found in one picture, by falling score.
-
-    Attributes:
-        features: [r, d].
-        boxes: x1, y1, x2, y2 in pixels, within the picture, [r, 4].
-        classes: names; None of an encoder, which has none.
-        scores: [r], in [0, 1]; None of an encoder.
-    """
-
-    features: Float[np.ndarray, "r d"]
-    boxes: Float[np.ndarray, "r 4"]
-    classes: list[str] | None
-    scores: Float[np.ndarray, " r"] | None
+from convert.importing.regions import PixelRegions
 
 
 class Detector(PictureModel):
@@ -49,8 +33,8 @@ class Detector(PictureModel):
         if set(self._names) != set(range(len(self._names))):
             raise DataError("id2label does not name all classes", "mend config.json", path=folder)
 
-    def detect(self, batch: Sequence[Prepared], *, threshold: float, max_regions: int) -> list[Found]:
-        """Detects in pictures of one shape.
+    def detect(self, batch: Sequence[Prepared], *, threshold: float, max_regions: int) -> list[PixelRegions]:
+        """Detects in pictures of one shape; regions are by falling score, in [0, 1], and within the picture.
 
         Args:
             batch: prepared pictures.
@@ -72,22 +56,20 @@ class Detector(PictureModel):
                 "only detectors whose queries have one vector each (DETR, RT-DETR, YOLOS, ...) give regions",
                 path=self.folder,
             )
-        scores, classes = _classify(logits, len(self._names), self._softmax())
+        scores, classes = _classify(
+            logits, len(self._names), getattr(self.model.config, "use_focal_loss", None) is False
+        )
         hidden, boxes, scores, classes = (values.cpu().numpy() for values in (hidden, boxes, scores, classes))
         if not all(np.isfinite(values).all() for values in (hidden, boxes, scores)):
             raise DataError("the detector's outputs are not finite", "try another --device", path=self.folder)
         found = []
-        for k, prepared in enumerate(batch):
-            corners = _corners(boxes[k], prepared.width, prepared.height)
+        for k, (_, width, height) in enumerate(batch):
+            corners = _corners(boxes[k], width, height)
             kept = np.flatnonzero((scores[k] >= threshold) & (corners[:, 2:] > corners[:, :2]).all(1))
             kept = kept[np.argsort(-scores[k, kept], kind="stable")][:max_regions]
             names = [self._names[number] for number in classes[k, kept].tolist()]
-            found.append(Found(hidden[k, kept], corners[kept], names, scores[k, kept]))
+            found.append(PixelRegions(hidden[k, kept], corners[kept], names, scores[k, kept], width, height))
         return found
-
-    def _softmax(self) -> bool:
-        """Whether classes exclude each other although "no object" has no column of its own."""
-        return getattr(self.model.config, "use_focal_loss", None) is False
 
 
 def _corners(boxes: Float[np.ndarray, "r 4"], width: int, height: int) -> Float[np.ndarray, "r 4"]:
@@ -99,7 +81,8 @@ def _corners(boxes: Float[np.ndarray, "r 4"], width: int, height: int) -> Float[
 def _classify(logits: torch.Tensor, num_classes: int, softmax: bool) -> tuple[torch.Tensor, torch.Tensor]:
     """Each query's most likely class and its probability, both [b, queries].
 
-    Detectors with one more column than classes have "no object" in the last; the others judge each class apart.
+    Detectors with one more column than classes have "no object" in the last; the others judge each class apart, unless
+    their classes exclude each other (`softmax`).
     """
     if softmax or logits.shape[-1] == num_classes + 1:
         scores, classes = logits.softmax(-1)[..., :-1].max(-1)

@@ -15,8 +15,8 @@ import numpy as np
 from jaxtyping import Float
 
 from aladin_jax.errors import DataError
-from convert.detection.detector import Found
 from convert.detection.picture_model import PictureModel, Prepared
+from convert.importing.regions import PixelRegions
 
 _MOST_OTHERS = 16  # vectors beside the patches': [CLS], registers
 
@@ -39,8 +39,8 @@ class VisionEncoder(PictureModel):
             problem = f"{self.model.config.model_type} is no vision backbone"
             raise DataError(problem, "a detector goes with --detector", path=folder)
 
-    def encode(self, batch: Sequence[Prepared], *, max_regions: int) -> list[Found]:
-        """Encodes pictures of one shape.
+    def encode(self, batch: Sequence[Prepared], *, max_regions: int) -> list[PixelRegions]:
+        """Encodes pictures of one shape; the regions have neither classes nor scores.
 
         Args:
             batch: prepared pictures.
@@ -61,7 +61,8 @@ class VisionEncoder(PictureModel):
             if shape := choose_grid(patches.shape[1:3], max_regions - 1):
                 features.append(pool(patches[k], shape).reshape(-1, patches.shape[-1]))
                 boxes = _cells(whole, shape)
-            found.append(Found(np.concatenate(features), np.array([whole, *boxes]), None, None))
+            corners = np.array([whole, *boxes])
+            found.append(PixelRegions(np.concatenate(features), corners, None, None, prepared.width, prepared.height))
         return found
 
     def _grid(self, hidden: np.ndarray, height: int, width: int) -> Float[np.ndarray, "b rows columns d"]:

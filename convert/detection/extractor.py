@@ -11,9 +11,10 @@ import torch
 from PIL import Image
 
 from aladin_jax.errors import DataError
-from convert.detection.detector import Detector, Found
+from convert.detection.detector import Detector
 from convert.detection.encoder import VisionEncoder
 from convert.detection.picture_model import Prepared, checksum
+from convert.importing.regions import PixelRegions
 
 
 class Extractor(NamedTuple):
@@ -27,7 +28,7 @@ class Extractor(NamedTuple):
 
     made: Mapping[str, Any]
     prepare: Callable[[Image.Image], Prepared]
-    extract: Callable[[Sequence[Prepared]], list[Found]]
+    extract: Callable[[Sequence[Prepared]], list[PixelRegions]]
 
 
 def open_extractor(folder: Path, made: Mapping[str, Any], device: str | None = None) -> Extractor:
@@ -42,7 +43,7 @@ def open_extractor(folder: Path, made: Mapping[str, Any], device: str | None = N
         DataError: the folder's checksum is another, or it cannot be loaded.
     """
     kind = "encoder" if "encoder" in made else "detector"
-    if (found := checksum(folder)) != made[kind]:
+    if (found := checksum(folder, kind)) != made[kind]:
         problem = f"another {kind} ({found[:12]}) than the one that the features were made with ({made[kind][:12]})"
         raise DataError(problem, "features of two models do not mean the same", path=folder)
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")

@@ -56,8 +56,6 @@ class PictureModel:
 
         transformers.utils.logging.disable_progress_bar()
         transformers.utils.logging.set_verbosity_error()  # what is wrong with the weights is an error below
-        if not folder.is_dir():
-            raise DataError("no such folder", f"check --{kind}", path=folder)
         for name in ("config.json", "preprocessor_config.json"):
             if not (folder / name).is_file():
                 raise DataError(f"there is no {name} in it", f"download all files of the {kind}", path=folder)
@@ -114,14 +112,18 @@ def _load_processor(folder: Path, known: dict[str, Any]) -> Any:
     return ViTImageProcessorPil.from_dict(defaults | told)
 
 
-def checksum(folder: Path) -> str:
+def checksum(folder: Path, kind: str) -> str:
     """The SHA-256 over the files of a detector's or encoder's folder that decide what it finds.
+
+    Args:
+        folder: of the model.
+        kind: "detector" or "encoder", as it is called in the message.
 
     Raises:
         DataError: there is no such folder.
     """
     if not folder.is_dir():
-        raise DataError("no such folder", "check --detector", path=folder)
+        raise DataError("no such folder", f"check the path of the {kind}", path=folder)
     digest = hashlib.sha256()
     for path in sorted(folder.iterdir()):
         if path.suffix in (".json", ".safetensors", ".bin") and path.is_file():

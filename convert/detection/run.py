@@ -15,10 +15,11 @@ from aladin_jax.files import whole_file, write_whole
 from aladin_jax.image_names import image_id
 from aladin_jax.model_folder import read_json
 from aladin_jax.pictures import UnreadableError, read_picture
-from convert.detection.detector import Found
 from convert.detection.picture_model import Prepared
 from convert.importing.arrays import NpzFiles
+from convert.importing.regions import PixelRegions
 from convert.raw.detections import Detections
+from convert.raw.region_reader import RegionReader
 
 if TYPE_CHECKING:
     from convert.detection.extractor import Extractor
@@ -29,16 +30,13 @@ UNREADABLE = "unreadable.txt"
 _BATCHES_WAITING = 4  # pictures of other shapes than the batch's that wait for their own, in batches
 
 
-class FoundFiles:
+class FoundFiles(RegionReader):
     """What was found, one .npz a picture (docs/features.md), in a folder that also says by which settings.
 
-    A `RegionReader`. Files are called by the pictures' ids.
+    Files are called by the pictures' ids.
 
     Attributes:
-        path: the folder.
-        notes: nothing.
         unreadable: pictures that could not be read, and why.
-        made: how, once begun.
     """
 
     def __init__(self, folder: Path, pictures: Mapping[str, Path]):
@@ -48,30 +46,17 @@ class FoundFiles:
             folder: of the files, made if need be.
             pictures: paths by name, as `pictures.list_pictures` gives names.
         """
-        self.path = folder
-        self.notes: list[str] = []
+        super().__init__(folder)
         self._pictures = pictures
         self.unreadable: dict[str, str] = {}
-        self.made: dict[str, Any] | None = None
         self._files: NpzFiles | None = None
-
-    def __enter__(self) -> "FoundFiles":
-        """Nothing to do: a file is open only while it is read."""
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        """Nothing to do."""
 
     def names(self) -> Collection[str]:
         """Names of all pictures but those known to be unreadable, whether anything was found in them yet or not."""
         return [name for name in self._pictures if name not in self.unreadable]
 
     def detections(self, name: str) -> Detections:
-        """Reads what was found in a picture.
-
-        Raises:
-            DataError: its file is damaged.
-        """
+        """Reads what was found in a picture; see `RegionReader`."""
         self._files = self._files or NpzFiles(self.path)
         return self._files.detections(image_id(name))
 
@@ -115,11 +100,11 @@ class FoundFiles:
             name for name in names if times.get(f"{image_id(name)}.npz", -1.0) < self._pictures[name].stat().st_mtime
         ]
 
-    def add(self, name: str, found: Found, size: tuple[int, int]) -> None:
+    def add(self, name: str, found: PixelRegions) -> None:
         """Writes what was found in a picture, complete or not at all."""
         with whole_file(self.path / f"{image_id(name)}.npz") as file:
             arrays: dict[str, Any] = {"features": found.features.astype(np.float32)}
-            arrays |= {"boxes": found.boxes.astype(np.float32), "width": size[0], "height": size[1]}
+            arrays |= {"boxes": found.boxes.astype(np.float32), "width": found.width, "height": found.height}
             if found.classes is not None and found.scores is not None:
                 arrays |= {"classes": np.array(found.classes, np.str_), "scores": found.scores.astype(np.float32)}
             np.savez(file, **arrays)
@@ -151,8 +136,8 @@ def detect_pictures(
     with tqdm(desc="detecting", total=len(names), initial=len(names) - len(todo), unit="picture", mininterval=1) as bar:
         for batch in _batches(_prepared(extractor, pictures, todo, unreadable, bar), batch_size):
             found_in = extractor.extract([prepared for _, prepared in batch])
-            for (name, prepared), found in zip(batch, found_in, strict=True):
-                files.add(name, found, (prepared.width, prepared.height))
+            for (name, _), found in zip(batch, found_in, strict=True):
+                files.add(name, found)
             bar.update(len(batch))
     files.set_unreadable(unreadable)
 

@@ -17,9 +17,10 @@ from aladin_jax.data.box_encoding import pixels_of_shares
 from aladin_jax.errors import DataError, first_line
 from aladin_jax.files import read_json
 from aladin_jax.untrusted import COPY_AGAIN, check_name
-from convert.importing.number_pickles import RefusedError, read_numbers
 from convert.importing.regions import PixelRegions, name_classes, to_detections
+from convert.numbers import RefusedError, read_numbers
 from convert.raw.detections import MAX_FEATURE_DIM, MAX_REGIONS, Detections
+from convert.raw.region_reader import RegionReader
 
 _MAX_ARRAY_BYTES = MAX_REGIONS * MAX_FEATURE_DIM * 8
 _MAX_MEMBERS = 64  # of a zip archive
@@ -43,23 +44,15 @@ _KNOWN = {"features", "boxes", "width", "height", "size", *_OPTIONAL, *_OURS, *_
 Arrays = dict[str, np.ndarray]
 
 
-class _ArrayFiles:
+class _ArrayFiles(RegionReader):
     """What both kinds of folders have in common."""
 
     def __init__(self, folder: Path, class_names: list[str] | None):
         if not folder.is_dir():
             raise DataError("no such folder", "check the path of the features", path=folder)
-        self.path = folder
-        self.notes: list[str] = []
+        super().__init__(folder)
         self._class_names = class_names
         self._optional: tuple[str, ...] | None = None
-
-    def __enter__(self) -> "_ArrayFiles":
-        """Nothing to do: a file is open only while it is read."""
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        """Nothing to do."""
 
     def _to_detections(self, arrays: Arrays, **where: Any) -> Detections:
         """Makes one image's regions of its arrays."""
@@ -84,7 +77,7 @@ class _ArrayFiles:
         has = tuple(name for name in _OPTIONAL if optional[name] is not None)
         if self._optional is None:
             self._optional = has
-            self._note(*(f"the features have no {name}" for name in _OPTIONAL if name not in has))
+            self.note(*(f"the features have no {name}" for name in _OPTIONAL if name not in has))
         if has != self._optional:
             raise DataError(
                 f"has {' and '.join(has) or 'neither classes nor scores'}, another image has "
@@ -97,7 +90,7 @@ class _ArrayFiles:
         """The classes' names, where there are any and they can be known."""
         if "numbers" in arrays and "classes" not in arrays:
             if self._class_names is None:
-                self._note("classes are numbers: without --class_names images have no tags")
+                self.note("classes are numbers: without --class_names images have no tags")
                 return None
             return name_classes(arrays["numbers"], self._class_names, background=True, **where)
         if "classes" not in arrays:
@@ -111,9 +104,6 @@ class _ArrayFiles:
             return [name.decode() if isinstance(name, bytes) else name for name in values.tolist()]
         except ValueError as error:  # NumPy's for code points that there are not, and Unicode's
             raise DataError(f"classes hold text that is damaged ({error})", COPY_AGAIN, **where) from error
-
-    def _note(self, *lines: str) -> None:
-        self.notes += [line for line in lines if line not in self.notes]
 
 
 class NpzFiles(_ArrayFiles):
@@ -132,18 +122,10 @@ class NpzFiles(_ArrayFiles):
         super().__init__(folder, class_names)
         self._names = _list_images(folder, ".npz")
         settings = folder / "settings.json"  # of convert.detect
-        self.made: dict[str, Any] | None = read_json(settings) if settings.is_file() else None
-
-    def names(self) -> Collection[str]:
-        """The names of the files, without .npz."""
-        return self._names
+        self.made = read_json(settings) if settings.is_file() else None
 
     def detections(self, name: str) -> Detections:
-        """Reads one file.
-
-        Raises:
-            DataError: it is damaged, lacks an array, or its arrays are not those of docs/features.md.
-        """
+        """Reads one file; see `RegionReader`."""
         path = self.path / f"{name}.npz"
         where: dict[str, Any] = {"path": path, "image": name}
         try:
@@ -164,7 +146,7 @@ class NpzFiles(_ArrayFiles):
         if any(member.compress_type not in _COMPRESSIONS for member in members.values()):
             raise DataError("compressed in an unusual way", "save it with np.savez", **where)
         if others := sorted(members.keys() - _KNOWN):
-            self._note(f"arrays that are not used: {', '.join(others)[:200]!a}")
+            self.note(f"arrays that are not used: {', '.join(others)[:200]!a}")
         arrays: Arrays = {}
         for name in members.keys() & _KNOWN:
             if (size := members[name].file_size) > _MAX_ARRAY_BYTES + 4096:
@@ -176,7 +158,7 @@ class NpzFiles(_ArrayFiles):
             try:
                 info = read_numbers(content)
             except RefusedError as error:
-                self._note(f"info is not read: {error}")
+                self.note(f"info is not read: {error}")
                 continue
             renamed = {"objects_id": "numbers", "objects_conf": "scores"}
             arrays |= {renamed[found]: values for found, values in info.items() if found in renamed}
@@ -200,16 +182,8 @@ class NpyFiles(_ArrayFiles):
         _require(self._arrays, ("features", "boxes", "size"), path=folder)
         self._names = _list_images(folder / "features", ".npy")
 
-    def names(self) -> Collection[str]:
-        """The names of the files, without .npy."""
-        return self._names
-
     def detections(self, name: str) -> Detections:
-        """Reads one image's files.
-
-        Raises:
-            DataError: one is damaged or missing, or the arrays are not those of docs/features.md.
-        """
+        """Reads one image's files; see `RegionReader`."""
         arrays: Arrays = {}
         for array in self._arrays:
             path = self.path / array / f"{name}.npy"

@@ -1,8 +1,8 @@
 """Which files captions are read from, and which split each is of."""
 
-import dataclasses
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 from aladin_jax.errors import DataError, shown
 from aladin_jax.image_names import image_ids
@@ -54,93 +54,91 @@ def find_captions(path: Path) -> str | None:
     return "list" if is_caption_list(parse_json(text, path=path)) else None
 
 
-@dataclasses.dataclass(frozen=True)
-class CaptionFiles:
-    """Captions as a user names them.
+class Captions(NamedTuple):
+    """What is said of images, or of images of which nothing is said.
 
     Attributes:
-        format: one of `CAPTION_FORMATS`; None for what the first file is recognised as.
+        splits: images by id, by split, in the order train, minival, test.
+        origins: the file that each split is from, or for images without captions the folder or file that they are from.
+    """
+
+    splits: dict[str, Images]
+    origins: dict[str, Path]
+
+
+def read_caption_files(
+    caption_format: str | None,
+    files: Sequence[tuple[str | None, Path]],
+    lists: Mapping[str, Path],
+    *,
+    restval: bool = True,
+) -> Captions:
+    """Reads captions as a user names them.
+
+    Args:
+        caption_format: one of `CAPTION_FORMATS`; None for what the first file is recognised as.
         files: each with its split; the split is None where `lists` or the file itself says it.
         lists: a list of images for each split, for files without.
         restval: whether Karpathy's `restval` is part of `train`.
+
+    Raises:
+        DataError: a file is missing or damaged, an image has two splits, or it is not said what split a file is of.
     """
-
-    format: str | None
-    files: Sequence[tuple[str | None, Path]]
-    lists: Mapping[str, Path]
-    restval: bool = True
-
-    def read(self) -> dict[str, Images]:
-        """Images by id, by split, in the order train, minival, test.
-
-        Raises:
-            DataError: a file is missing or damaged, an image has two splits, or it is not said what split a file is of.
-        """
-        found = self._read()
-        for split, images in found.items():
-            keep_sound_caption_ids(images, self.origin(split))
-        return {split: found[split] for split in SPLITS if found.get(split)}
-
-    def origin(self, split: str) -> Path:
-        """The file that a split's captions are from."""
-        return next((path for name, path in self.files if name == split), self.files[0][1])
-
-    def _read(self) -> dict[str, Images]:
-        first = self.files[0][1]
-        kind = self.format or recognise_captions(first)
-        if kind in _WITH_SPLITS:
-            if len(self.files) > 1 or self.files[0][0] is not None or self.lists:
-                problem = f"captions of the format {kind} are one path, and {_WITH_SPLITS[kind]} says"
-                raise DataError(f"{problem} what the splits are", "name no split", path=first)
-            return read_karpathy(first, restval=self.restval) if kind == "karpathy" else read_coco_ir(first)
-        read = _READERS[kind]
-        if self.lists:
-            images: Images = {}
-            for split, path in self.files:
-                if split is not None:
-                    raise DataError("has a split, but there is --split_list too", "choose one of them", path=path)
-                _add(images, read(path), path)
-            return divide(images, self.lists, first)
-        splits: dict[str, Images] = {split: {} for split in SPLITS}
-        for split, path in self.files:
-            if split is None:
-                remedy = f"write --captions SPLIT={path.name} (SPLIT: {', '.join(SPLITS)}), or use --split_list"
-                raise DataError("it is not said which split it is", remedy, path=path)
-            images = read(path)
-            for other in SPLITS:
-                if other != split and (both := images.keys() & splits[other].keys()):
-                    raise _in_two(min(both), path, images, other, splits[other])
-            _add(splits[split], images, path)
-        return splits
+    first = files[0][1]
+    kind = caption_format or recognise_captions(first)
+    if kind in _WITH_SPLITS:
+        if len(files) > 1 or files[0][0] is not None or lists:
+            problem = f"captions of the format {kind} are one path, and {_WITH_SPLITS[kind]} says"
+            raise DataError(f"{problem} what the splits are", "name no split", path=first)
+        found = read_karpathy(first, restval=restval) if kind == "karpathy" else read_coco_ir(first)
+    elif lists:
+        found = divide(_read_together(files, _READERS[kind]), lists, first)
+    else:
+        found = _read_splits(files, _READERS[kind])
+    origins = {split: next((path for name, path in files if name == split), first) for split in SPLITS}
+    for split, images in found.items():
+        keep_sound_caption_ids(images, origins[split])
+    return Captions({split: found[split] for split in SPLITS if found.get(split)}, origins)
 
 
-@dataclasses.dataclass(frozen=True)
-class Uncaptioned:
-    """Images that nothing is said of, as one split: to be searched, not trained on.
+def uncaptioned(split: str, path: Path, names: Iterable[str]) -> Captions:
+    """Images of which nothing is said, as one split: to be searched, not trained on.
 
-    Attributes:
+    Args:
         split: which one.
         path: where the images are from.
         names: of the images.
+
+    Raises:
+        DataError: two names make one id.
     """
+    images = {image: CaptionedImage(image, name, None, [], []) for image, name in image_ids(names, path).items()}
+    return Captions({split: images}, dict.fromkeys(SPLITS, path))
 
-    split: str
-    path: Path
-    names: Collection[str]
 
-    def read(self) -> dict[str, Images]:
-        """The images, without captions.
+def _read_together(files: Sequence[tuple[str | None, Path]], read: Callable[[Path], Images]) -> Images:
+    """The images of all files, none of which has a split."""
+    images: Images = {}
+    for split, path in files:
+        if split is not None:
+            raise DataError("has a split, but there is --split_list too", "choose one of them", path=path)
+        _add(images, read(path), path)
+    return images
 
-        Raises:
-            DataError: two names make one id.
-        """
-        ids = image_ids(self.names, self.path)
-        return {self.split: {image: CaptionedImage(image, name, None, [], []) for image, name in ids.items()}}
 
-    def origin(self, split: str) -> Path:
-        """Where the images are from."""
-        del split
-        return self.path
+def _read_splits(files: Sequence[tuple[str | None, Path]], read: Callable[[Path], Images]) -> dict[str, Images]:
+    """The images of files that each have a split."""
+    splits: dict[str, Images] = {split: {} for split in SPLITS}
+    for split, path in files:
+        if split is None:
+            remedy = f"write --captions SPLIT={path.name} (SPLIT: {', '.join(SPLITS)}), or use --split_list"
+            raise DataError("it is not said which split it is", remedy, path=path)
+        images = read(path)
+        for other in SPLITS:
+            if other != split and (both := images.keys() & splits[other].keys()):
+                raise _in_two(min(both), path, images, other, splits[other])
+        _add(splits[split], images, path)
+    return splits
 
 
 def _add(images: Images, more: Images, path: Path) -> None:

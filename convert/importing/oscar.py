@@ -6,9 +6,8 @@ the differences of the corners.
 """
 
 import abc
-import contextlib
 import json
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -28,31 +27,16 @@ from convert.raw.detections import (
     require_finite,
 )
 from convert.raw.image_rows import ImageRows
-from convert.raw.vinvl_files import VinvlFiles
+from convert.raw.region_reader import RegionReader
+from convert.raw.vinvl_files import VinvlFiles, parse_row, read_torch_dict
 
 _SAMPLE = 200  # images that are read to find the layout; all are held against it later
 
 
-class _EncodedReader(abc.ABC):
-    """Regions whose last columns are box encodings, of a layout that is found from the first images read."""
+class _EncodedReader(RegionReader):
+    """Regions whose last columns are box encodings, of a layout that is found from a sample of the images."""
 
-    def __init__(self, path: Path):
-        self.path = path
-        self.notes: list[str] = []
-        self._layout = HEIGHT_WIDTH
-        self._files = contextlib.ExitStack()
-
-    def __enter__(self) -> "_EncodedReader":
-        """Nothing to do: files are open from the start."""
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        """Closes the files."""
-        self._files.close()
-
-    @abc.abstractmethod
-    def names(self) -> Collection[str]:
-        """The images' ids."""
+    _layout = HEIGHT_WIDTH
 
     @abc.abstractmethod
     def _where(self, name: str) -> dict[str, Any]:
@@ -63,11 +47,7 @@ class _EncodedReader(abc.ABC):
         """Reads one image as it is in the files."""
 
     def detections(self, name: str) -> Detections:
-        """Reads one image; its regions end in x1, y1, x2, y2, h, w.
-
-        Raises:
-            DataError: the image is not there or is damaged, or its boxes are not of the other images' layout.
-        """
+        """Reads one image; its regions end in x1, y1, x2, y2, h, w, and have to be of the others' layout."""
         found = self._read(name)
         fits, _ = explains(self._layout, found.regions)
         if not fits.all():
@@ -80,7 +60,7 @@ class _EncodedReader(abc.ABC):
 
     def _sample(self) -> list[str]:
         """Images from all over the file."""
-        names = list(self.names())
+        names = list(self._names)
         return names[:: -(-len(names) // _SAMPLE)]
 
     def _settle(self) -> None:
@@ -95,33 +75,27 @@ class _EncodedReader(abc.ABC):
         layout, scaled, reason = tally.verdict()
         if layout is None or not scaled:
             problem = f"boxes end in {layout}, but are not scaled to [0, 1]" if layout else "no known box encoding"
-            raise DataError(
-                f"{problem} ({reason})", "import from boxes in pixels instead (see docs/features.md)", path=self.path
-            )
+            remedy = "import from boxes in pixels instead (see docs/features.md)"
+            raise DataError(f"{problem} ({reason})", remedy, path=self.path)
         self._layout = layout
         change = "" if layout == HEIGHT_WIDTH else f", written as {HEIGHT_WIDTH}"
-        self.notes.append(f"regions end in {layout}{change}: {reason}")
+        self.note(f"regions end in {layout}{change}: {reason}")
 
 
 class VinvlReader(_EncodedReader):
     """VinVL's features.tsv, of any width, with its index and predictions.tsv where they are."""
 
     def __init__(self, path: Path):
-        """Opens the files.
+        """Finds the rows and the boxes' layout.
 
         Raises:
             DataError: as `VinvlFiles`; the boxes' layout is unknown.
         """
         super().__init__(path)
-        with contextlib.ExitStack() as stack:
-            self._images = stack.enter_context(VinvlFiles(path, feature_dim=None))
-            self.notes += self._images.notes
-            self._settle()
-            self._files = stack.pop_all()
-
-    def names(self) -> Collection[str]:
-        """The images' ids."""
-        return self._images.names()
+        self._images = VinvlFiles(path, feature_dim=None)
+        self._names = self._images.names()
+        self.note(*self._images.notes)
+        self._settle()
 
     def _where(self, name: str) -> dict[str, Any]:
         return {"path": self.path, "image": name}
@@ -148,15 +122,11 @@ class OscarPt(_EncodedReader):
             DataError: a file is missing, damaged or something else, or the boxes' layout is unknown.
         """
         super().__init__(paths[0])
-        self._regions = _merge_dicts(paths)
+        self._names = self._regions = _merge_dicts(paths)
         self._labels = _merge_dicts(labels) if labels else None
         if self._labels is None:
-            self.notes.append("no --labels: images will have no tags")
+            self.note("no --labels: images will have no tags")
         self._settle()
-
-    def names(self) -> Collection[str]:
-        """The images' ids."""
-        return self._regions.keys()
 
     def _where(self, name: str) -> dict[str, Any]:
         return {"path": self._regions[name].path, "image": name}
@@ -198,7 +168,7 @@ class OscarTsv(_EncodedReader):
     }
 
     def __init__(self, paths: Sequence[Path], labels: Sequence[Path] = ()):
-        """Opens the files and finds out what they hold.
+        """Finds the rows, and out what they hold.
 
         Args:
             paths: of features.
@@ -208,23 +178,14 @@ class OscarTsv(_EncodedReader):
             DataError: as `ImageRows`; the boxes' layout is unknown, whichever way the bytes are read.
         """
         super().__init__(paths[0])
-        with contextlib.ExitStack() as stack:
-            self._images = stack.enter_context(ImageRows(paths, _parse_row, counts=(2,), max_bytes=MAX_ROW_BYTES))
-            self._labels = None
-            if labels:
-                self._labels = stack.enter_context(
-                    ImageRows(labels, _parse_labels, counts=(2,), max_bytes=MAX_DETECTIONS_BYTES)
-                )
-            else:
-                self.notes.append("no --labels: images will have no tags")
-            self.notes += [*self._images.found.notes, *(self._labels.found.notes if self._labels else [])]
-            self._reading = self._find_reading()
-            self._settle()
-            self._files = stack.pop_all()
-
-    def names(self) -> Collection[str]:
-        """The images' ids."""
-        return self._images.names()
+        self._images = ImageRows(paths, _parse_features, counts=(2,), max_bytes=MAX_ROW_BYTES)
+        self._names = self._images.places
+        self._labels = ImageRows(labels, parse_row, counts=(2,), max_bytes=MAX_DETECTIONS_BYTES) if labels else None
+        if self._labels is None:
+            self.note("no --labels: images will have no tags")
+        self.note(*self._images.notes, *(self._labels.notes if self._labels else []))
+        self._reading = self._find_reading()
+        self._settle()
 
     def _where(self, name: str) -> dict[str, Any]:
         return self._images.where(name)
@@ -233,9 +194,9 @@ class OscarTsv(_EncodedReader):
         regions = self._decode(name, *self._reading)
         if self._labels is None or not len(regions):
             return Detections(regions, [])
-        if name not in self._labels.names():
+        if name not in self._labels.places:
             raise DataError("no labels for it", "take features and labels of the same split", **self._where(name))
-        return Detections(regions, self._labels.read(name))
+        return Detections(regions, self._labels.read(name).classes)
 
     def _decode(self, name: str, dtype: np.dtype, twice: int) -> Float[np.ndarray, "r f"]:
         where = self._where(name)
@@ -261,13 +222,13 @@ class OscarTsv(_EncodedReader):
                 continue
             verdict = tally.verdict()
             if verdict.layout:
-                self.notes.append(f"features are {name}")
+                self.note(f"features are {name}")
                 return reading
             tried.append(f"as {name}: {verdict.reason}")
         raise DataError(f"no known box encoding, whichever way it is read ({'; '.join(tried)})", path=self.path)
 
 
-def _parse_row(fields: list[bytes], where: dict[str, Any]) -> tuple[int, bytes]:
+def _parse_features(fields: list[bytes], where: dict[str, Any]) -> tuple[int, bytes]:
     """num_boxes and the bytes of the features."""
     row = parse_json(decode(fields[1], **where), **where)
     count, content = (row.get("num_boxes"), row.get("features")) if isinstance(row, dict) else (None, None)
@@ -280,10 +241,6 @@ def _parse_row(fields: list[bytes], where: dict[str, Any]) -> tuple[int, bytes]:
     return count, numbers
 
 
-def _parse_labels(fields: list[bytes], where: dict[str, Any]) -> list[str]:
-    return parse_detections(fields[1], **where).classes
-
-
 class _Entry(NamedTuple):
     path: Path
     value: Any
@@ -291,18 +248,10 @@ class _Entry(NamedTuple):
 
 def _merge_dicts(paths: Sequence[Path]) -> Mapping[str, _Entry]:
     """Several torch-saved dicts from image ids as one."""
-    try:
-        from convert.torch_files import load_torch
-    except ImportError as error:
-        problem = "it takes PyTorch to read it"
-        raise DataError(problem, "pip install 'aladin-jax[convert]'", path=paths[0]) from error
     merged: dict[str, _Entry] = {}
     for path in paths:
-        content = load_torch(path)
-        if not isinstance(content, dict) or not content:
-            raise DataError(f"found {shown(content)}, expected a dict from image ids", COPY_AGAIN, path=path)
-        for key, value in content.items():
-            image = check_name(str(key) if type(key) is int and abs(key) < 10**127 else key, "an image's id", path=path)
+        for key, value in read_torch_dict(path):
+            image = check_name(key, "an image's id", path=path)
             if image in merged:
                 raise DataError(f"is in {merged[image].path} too", "keep one of them", path=path, image=image)
             merged[image] = _Entry(path, value)

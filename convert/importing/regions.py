@@ -3,7 +3,7 @@
 import abc
 from collections.abc import Collection, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol, runtime_checkable
+from typing import Any, NamedTuple
 
 import numpy as np
 from jaxtyping import Float, Num
@@ -13,49 +13,17 @@ from aladin_jax.errors import DataError, shown
 from aladin_jax.untrusted import check_text, read_lines
 from convert.raw.detections import MAX_FEATURE_DIM, MAX_REGIONS, MAX_ROW_BYTES, Detections, require_finite
 from convert.raw.image_rows import ImageRows
+from convert.raw.region_reader import RegionReader
 
 _MAX_CLASSES = 1 << 16
 _BACKGROUND = ("background", "bg")
 
 
-@runtime_checkable
-class RegionReader(Protocol):
-    """Random access to the images of a file or folder of features. A context manager.
-
-    Attributes:
-        path: what a message names.
-        notes: what the user should know of the files, one line each.
-    """
-
-    path: Path
-    notes: list[str]
-
-    def names(self) -> Collection[str]:
-        """What the images are called there."""
-        ...
-
-    def detections(self, name: str) -> Detections:
-        """Reads one image.
-
-        Raises:
-            DataError: naming the file, the row and the image.
-        """
-        ...
-
-    def __enter__(self) -> "RegionReader":
-        """Opens what stays open."""
-        ...
-
-    def __exit__(self, *_: object) -> None:
-        """Closes it."""
-        ...
-
-
-class TsvReader(abc.ABC):
-    """What readers of .tsv files with a row an image have in common; a `RegionReader`."""
+class TsvReader(RegionReader):
+    """What readers of .tsv files with a row an image have in common."""
 
     def __init__(self, paths: Sequence[Path], counts: Collection[int]):
-        """Opens the files and finds the rows.
+        """Finds the rows.
 
         Args:
             paths: the .tsv files.
@@ -64,39 +32,18 @@ class TsvReader(abc.ABC):
         Raises:
             DataError: as `ImageRows`.
         """
-        self.path = paths[0]
-        self.notes: list[str] = []
+        super().__init__(paths[0])
         self._rows = ImageRows(paths, self._parse, counts=counts, max_bytes=MAX_ROW_BYTES)
-        self.notes += self._rows.found.notes
+        self._names = self._rows.places
+        self.note(*self._rows.notes)
 
     @abc.abstractmethod
     def _parse(self, fields: list[bytes], where: dict[str, Any]) -> Detections:
         """What a row's fields hold."""
 
-    def __enter__(self) -> "TsvReader":
-        """Nothing to do: the files are open from the start."""
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        """Closes the files."""
-        self._rows.__exit__()
-
-    def names(self) -> Collection[str]:
-        """The images' ids."""
-        return self._rows.names()
-
     def detections(self, name: str) -> Detections:
-        """Reads one row.
-
-        Raises:
-            DataError: it is damaged, or its numbers are impossible.
-        """
+        """Reads one row; see `RegionReader`."""
         return self._rows.read(name)
-
-    def note(self, line: str) -> None:
-        """Adds what the user should know, once."""
-        if line not in self.notes:
-            self.notes.append(line)
 
 
 class PixelRegions(NamedTuple):

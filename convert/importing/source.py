@@ -1,25 +1,26 @@
 """Captions and features of one's own as what records are built of."""
 
-import contextlib
 import dataclasses
+import functools
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
+from numpy.typing import DTypeLike
 
 from aladin_jax.errors import DataError, shown
 from aladin_jax.image_names import NameIndex
 from convert.importing.arrays import NpyFiles, NpzFiles
 from convert.importing.bottom_up import BottomUpTsv
-from convert.importing.caption_files import CaptionFiles, Uncaptioned
+from convert.importing.caption_files import Captions
 from convert.importing.captions import CaptionedImage, Images
 from convert.importing.oscar import OscarPt, OscarTsv, VinvlReader
 from convert.importing.predictions import DetectorTsv
 from convert.importing.recognise import recognise_features
-from convert.importing.regions import RegionReader, read_class_names
+from convert.importing.regions import read_class_names
 from convert.raw.detections import Detections, require_finite
+from convert.raw.region_reader import RegionReader
 
 _WITH_CLASS_NAMES = ("npz", "npy", "bottom_up_tsv")
 _WITH_LABELS = ("oscar_pt", "oscar_tsv")
@@ -75,30 +76,26 @@ class ImportedSource:
         notes: what the user should know, one line each.
     """
 
-    def __init__(
-        self, reader: RegionReader, captions: CaptionFiles | Uncaptioned, *, skip_missing: bool, numbered: bool = True
-    ):
-        """Reads the captions and finds each image's features.
+    def __init__(self, reader: RegionReader, captions: Captions, *, skip_missing: bool, numbered: bool = True):
+        """Finds each image's features.
 
         Args:
-            reader: of the features; stays open as long as this is used.
+            reader: of the features.
             captions: of the images.
             skip_missing: whether images without features are left out.
             numbered: whether features may be called by the number that captions have beside the picture's name.
 
         Raises:
-            DataError: captions are damaged, images have no features or might have several, or nothing was detected in
-                any of them.
+            DataError: there are no images, or some have no features or might have several.
         """
         self._reader = reader
-        self._captions = captions
-        splits = captions.read()
-        if not splits:
-            raise DataError("no image in any split", "check the captions", path=captions.origin("train"))
+        self._origins = captions.origins
+        if not captions.splits:
+            raise DataError("no image in any split", "check the captions", path=captions.origins["train"])
         self._images: dict[str, Images] = {}
         self._name_of: dict[str, str] = {}
         self._own_notes: list[str] = []
-        self._join(splits, skip_missing, numbered)
+        self._join(captions.splits, skip_missing, numbered)
 
     @property
     def notes(self) -> list[str]:
@@ -108,11 +105,15 @@ class ImportedSource:
     @property
     def made(self) -> Mapping[str, Any] | None:
         """How the features were made, where their files say; see `FoundFiles.begin`."""
-        return getattr(self._reader, "made", None)
+        return self._reader.made
 
     @property
     def feature_dim(self) -> int:
         """Width of the first image's regions, box encoding included."""
+        return self._feature_dim
+
+    @functools.cached_property
+    def _feature_dim(self) -> int:
         for name in self._name_of.values():
             regions = self._reader.detections(name).regions
             if len(regions):
@@ -136,15 +137,26 @@ class ImportedSource:
 
     def origin(self, split: str) -> Path:
         """The split's captions."""
-        return self._captions.origin(split)
+        return self._origins[split]
 
     def check(self, captions: Mapping[str, Mapping[str, list[str]]]) -> None:
         """Nothing is left to check: see the constructor."""
 
-    @contextlib.contextmanager
-    def open(self, dtype: np.dtype) -> Iterator["_StoredAs"]:
-        """The features, which stay open afterwards."""
-        yield _StoredAs(self._reader, self._name_of, self.feature_dim, dtype)
+    def detections(self, image: str, dtype: DTypeLike) -> Detections:
+        """Reads one image.
+
+        Raises:
+            DataError: it is damaged, of another width than the others, or too large for float16.
+        """
+        regions, tags = self._reader.detections(self._name_of[image])
+        where = {"path": self._reader.path, "image": image}
+        if len(regions) and regions.shape[1] != self.feature_dim:
+            raise DataError(
+                f"regions have {regions.shape[1]} numbers, those of the first image {self.feature_dim}",
+                "take all features from one detector",
+                **where,
+            )
+        return Detections(require_finite(regions, dtype, **where), tags)
 
     def _join(self, splits: Mapping[str, Images], skip_missing: bool, numbered: bool) -> None:
         """Finds the features of every image, and says how."""
@@ -189,29 +201,3 @@ class ImportedSource:
             path=self.origin(split),
             image=first.id,
         )
-
-
-class _StoredAs:
-    """Features by the images' ids, of the type that is stored."""
-
-    def __init__(self, reader: RegionReader, name_of: Mapping[str, str], feature_dim: int, dtype: np.dtype):
-        self._reader = reader
-        self._name_of = name_of
-        self._feature_dim = feature_dim
-        self._dtype = dtype
-
-    def detections(self, image: str) -> Detections:
-        """Reads one image.
-
-        Raises:
-            DataError: it is damaged, of another width than the others, or too large for float16.
-        """
-        regions, tags = self._reader.detections(self._name_of[image])
-        where = {"path": self._reader.path, "image": image}
-        if len(regions) and regions.shape[1] != self._feature_dim:
-            raise DataError(
-                f"regions have {regions.shape[1]} numbers, those of the first image {self._feature_dim}",
-                "take all features from one detector",
-                **where,
-            )
-        return Detections(require_finite(regions, self._dtype, **where), tags)

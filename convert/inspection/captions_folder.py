@@ -8,11 +8,12 @@ from pathlib import Path
 from typing import Any
 
 from aladin_jax.data.records import read_image_keys
+from aladin_jax.data.tokenization import CaptionTokenizer
 from aladin_jax.errors import DataError
-from convert.importing.caption_files import CaptionFiles
+from convert.importing.caption_files import read_caption_files
 from convert.importing.captions import Images
 from convert.inspection.tallies import Problems
-from convert.inspection.texts import TextTally, Tokens
+from convert.inspection.texts import TextTally, total
 from convert.raw.split_captions import SPLITS, captions_file
 from convert.raw.vinvl_files import read_captions
 
@@ -26,12 +27,12 @@ KINDS = {
 """What captions of each format are said to be."""
 
 
-def inspect_captions(folder: Path, tokens: Tokens | None) -> dict[str, Any]:
+def inspect_captions(folder: Path, tokenizer: CaptionTokenizer | None) -> dict[str, Any]:
     """Reads `{train,minival,test}_captions.pt` and `*_img_keys*.tsv`.
 
     Args:
         folder: where they are.
-        tokens: a vocabulary, if there is one.
+        tokenizer: if a vocabulary is known.
 
     Returns:
         What was found, as plain data.
@@ -50,19 +51,19 @@ def inspect_captions(folder: Path, tokens: Tokens | None) -> dict[str, Any]:
             problems.add("files that cannot be read", str(error))
             found[split] = "cannot be read"
             continue
-        found[split] = describe_captions(captions[split], tokens, problems, split)
+        found[split] = describe_captions(captions[split], tokenizer, problems, split)
     report_shared({split: captions[split].keys() for split in captions}, problems)
     keys = {path.name: _inspect_keys(path, captions, problems) for path in sorted(folder.glob("*_img_keys*.tsv"))}
     return {"kind": KINDS["coco_ir"], "path": str(folder), **found, "image keys": keys, "problems": problems.listed()}
 
 
-def inspect_caption_file(path: Path, caption_format: str, tokens: Tokens | None) -> dict[str, Any]:
+def inspect_caption_file(path: Path, caption_format: str, tokenizer: CaptionTokenizer | None) -> dict[str, Any]:
     """Reads a file of captions as `convert.features` would.
 
     Args:
         path: the file.
         caption_format: one of `CAPTION_FORMATS`.
-        tokens: a vocabulary, if there is one.
+        tokenizer: if a vocabulary is known.
 
     Returns:
         What was found, as plain data.
@@ -73,7 +74,7 @@ def inspect_caption_file(path: Path, caption_format: str, tokens: Tokens | None)
     problems = Problems()
     splits = read_caption_file(path, caption_format)
     found = {
-        split: describe_captions({key: image.captions for key, image in images.items()}, tokens, problems, split)
+        split: describe_captions({key: image.captions for key, image in images.items()}, tokenizer, problems, split)
         for split, images in splits.items()
     }
     return {"kind": KINDS[caption_format], "path": str(path), **found, "problems": problems.listed()}
@@ -86,15 +87,15 @@ def read_caption_file(path: Path, caption_format: str) -> dict[str, Images]:
         DataError: it is damaged.
     """
     split = None if caption_format in ("karpathy", "coco_ir") else "test"
-    splits = CaptionFiles(caption_format, [(split, path)], {}).read()
+    splits = read_caption_files(caption_format, [(split, path)], {}).splits
     return splits if split is None else {"all": splits[split]}
 
 
 def describe_captions(
-    captions: dict[str, list[str]], tokens: Tokens | None, problems: Problems, split: str
+    captions: dict[str, list[str]], tokenizer: CaptionTokenizer | None, problems: Problems, split: str
 ) -> dict[str, Any]:
     """What the captions of a split are like, as plain data."""
-    text = TextTally(tokens.caption_tally() if tokens else None)
+    text = TextTally(tokenizer)
     for image, texts in captions.items():
         for caption in texts:
             text.add(caption)
@@ -106,7 +107,7 @@ def describe_captions(
     counts = Counter(len(texts) for texts in captions.values())
     return {
         "images": len(captions),
-        "captions": sum(number * times for number, times in counts.items()),
+        "captions": total(counts),
         "captions an image": {str(number): times for number, times in sorted(counts.items())},
         **text.described(),
     }

@@ -10,18 +10,18 @@ from tqdm import tqdm
 
 from aladin_jax.data.dataset import open_dataset
 from aladin_jax.data.records import Split
+from aladin_jax.data.tokenization import CaptionTokenizer
 from aladin_jax.errors import DataError
 from convert.inspection.captions_folder import describe_captions, report_shared
 from convert.inspection.tallies import Problems, RegionTally
-from convert.inspection.texts import TextTally, Tokens
 
 
-def inspect_data_set(folder: Path, tokens: Tokens | None, max_regions: int) -> dict[str, Any]:
+def inspect_data_set(folder: Path, tokenizer: CaptionTokenizer | None, max_regions: int) -> dict[str, Any]:
     """Reads all records.
 
     Args:
         folder: of the data set, or a parent of it.
-        tokens: a vocabulary, if there is one.
+        tokenizer: if a vocabulary is known.
         max_regions: regions that training keeps of an image.
 
     Returns:
@@ -32,9 +32,7 @@ def inspect_data_set(folder: Path, tokens: Tokens | None, max_regions: int) -> d
     """
     dataset = open_dataset(folder)
     problems = Problems()
-    tally = RegionTally(problems, max_regions)
-    tags = TextTally(tokens.tag_tally() if tokens else None)
-    metadata = dataset.metadata
+    tally = RegionTally(problems, max_regions, tokenizer)
     splits: dict[str, Any] = {}
     ids: dict[str, set[str]] = {}
     for name in dataset.splits:
@@ -49,25 +47,22 @@ def inspect_data_set(folder: Path, tokens: Tokens | None, max_regions: int) -> d
             captions[record.id] = record.captions
             tally.add(record.regions, index, record.id)
             tally.add_tags(record.tags)
-            tags.add(" ".join(record.tags))
         ids[name] = set(split.ids)
         for image, times in Counter(split.ids).items():
             if times > 1:
                 problems.add("images that are in a split more than once", f"{image} in {name}")
         splits[name] = {
-            "skipped when it was prepared (no detections)": metadata["splits"][name].get("skipped"),
-            **describe_captions(captions, tokens, problems, name),
+            "skipped when it was prepared (no detections)": dataset.metadata["splits"][name].get("skipped"),
+            **describe_captions(captions, tokenizer, problems, name),
         }
     report_shared(ids, problems)
-    found = tally.described()
-    found["tags"] |= tags.described()
     return {
         "kind": "data set" if any(about["captions"] for about in splits.values()) else "data set without captions",
         "path": str(dataset.folder),
         "name": dataset.name,
         "bytes": sum(file.stat().st_size for file in dataset.folder.iterdir()),
         "stored as": str(dataset.dtype),
-        **found,
+        **tally.described(),
         "splits": splits,
         "problems": problems.listed(),
     }

@@ -2,10 +2,10 @@
 
 import contextlib
 from collections import Counter
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Sequence
 from itertools import islice
 from pathlib import Path
-from typing import Any, Protocol, runtime_checkable
+from typing import Any
 
 import numpy as np
 from jaxtyping import Float, Int64
@@ -21,65 +21,39 @@ from convert.importing.source import FeatureFiles
 from convert.inspection.kinds import DATA_SET, Thing
 from convert.inspection.tallies import EXAMPLES, Columns, Problems
 from convert.raw.detections import Detections
+from convert.raw.region_reader import RegionReader
 from convert.raw.vinvl_files import VinvlFiles
 
 _SAMPLE = 200  # images from which the layout of boxes is found
 _OVERLAP = 0.5  # intersection over union from which on two boxes are of the same region
-_BINS = 2000
 
 
-@runtime_checkable
-class FeatureSet(Protocol):
-    """Images with their regions, by id."""
-
-    def names(self) -> Collection[str]:
-        """The images' ids."""
-        ...
-
-    def detections(self, image: str, /) -> Detections:
-        """Reads one image.
-
-        Raises:
-            DataError: it is damaged.
-        """
-        ...
-
-
-class _Records:
+class _Records(RegionReader):
     """A prepared data set as images by id, whatever their split."""
 
     def __init__(self, folder: Path):
+        super().__init__(folder)
         dataset = open_dataset(folder)
-        self._place = {
-            image: (split, index)
-            for split in (Split(dataset, name) for name in dataset.splits)
-            for index, image in enumerate(split.ids)
-        }
+        splits = [Split(dataset, name) for name in dataset.splits]
+        self._names = self._place = {image: (split, k) for split in splits for k, image in enumerate(split.ids)}
 
-    def names(self) -> Collection[str]:
-        return self._place.keys()
-
-    def detections(self, image: str) -> Detections:
-        split, index = self._place[image]
+    def detections(self, name: str) -> Detections:
+        split, index = self._place[name]
         record = split.read(index)
         return Detections(record.regions, record.tags)
 
 
-@contextlib.contextmanager
-def open_features(thing: Thing) -> Iterator[FeatureSet]:
-    """Opens a folder of features, or a data set.
+def open_features(thing: Thing) -> RegionReader:
+    """Opens features, or a data set.
 
     Raises:
         DataError: it is damaged.
     """
     if thing.kind == DATA_SET:
-        yield _Records(thing.path)
-    elif thing.format != "vinvl":
-        with FeatureFiles(thing.format, [thing.path]).open() as reader:
-            yield reader
-    else:
-        with VinvlFiles(thing.path, feature_dim=None) as files:
-            yield files
+        return _Records(thing.path)
+    if thing.format == "vinvl":
+        return VinvlFiles(thing.path, feature_dim=None)  # as it stands, whatever the layout of its boxes
+    return FeatureFiles(thing.format, [thing.path]).open()
 
 
 def compare_features(first: Thing, second: Thing) -> dict[str, Any]:
@@ -92,29 +66,26 @@ def compare_features(first: Thing, second: Thing) -> dict[str, Any]:
         DataError: one of them cannot be opened.
     """
     problems = Problems()
-    with open_features(first) as one, open_features(second) as two:
-        names = two.names()
-        both = [image for image in one.names() if image in names]
-        for images, path in (
-            ([image for image in one.names() if image not in names], first.path),
-            ([image for image in names if image not in one.names()], second.path),
-        ):
-            for image in images:
-                problems.add(f"images that only {path} has", image)
-        comparison = _Comparison(_corner_columns(one, both), _corner_columns(two, both))
-        for image in tqdm(both, desc="comparing", unit="image", delay=2, mininterval=1, leave=False):
-            try:
-                comparison.add(one.detections(image), two.detections(image))
-            except DataError as error:
-                problems.add("images that cannot be compared", str(error))
-        return {
-            "kind": "two sets of region features",
-            "first": str(first.path),
-            "second": str(second.path),
-            "images": {"of the first": len(one.names()), "of the second": len(names), "in both": len(both)},
-            **comparison.described(problems),
-            "problems": problems.listed(),
-        }
+    one, two = open_features(first), open_features(second)
+    both = [image for image in one.names() if image in two.names()]
+    for reader, other, thing in ((one, two, first), (two, one, second)):
+        for image in reader.names():
+            if image not in other.names():
+                problems.add(f"images that only {thing.path} has", image)
+    comparison = _Comparison(_corner_columns(one, both), _corner_columns(two, both))
+    for image in tqdm(both, desc="comparing", unit="image", delay=2, mininterval=1, leave=False):
+        try:
+            comparison.add(one.detections(image), two.detections(image))
+        except DataError as error:
+            problems.add("images that cannot be compared", str(error))
+    return {
+        "kind": "two sets of region features",
+        "first": str(first.path),
+        "second": str(second.path),
+        "images": {"of the first": len(one.names()), "of the second": len(two.names()), "in both": len(both)},
+        **comparison.described(problems),
+        "problems": problems.listed(),
+    }
 
 
 def compare_names(captions: Thing, images: Sequence[CaptionedImage], features: Thing) -> dict[str, Any]:
@@ -126,49 +97,46 @@ def compare_names(captions: Thing, images: Sequence[CaptionedImage], features: T
         features: of which images there are any.
     """
     problems = Problems()
-    with open_features(features) as opened:
-        names = NameIndex(opened.names())
-        ways: Counter[str] = Counter()
-        for image in images:
-            try:
-                found = names.find(image.name, image.number)
-            except DataError as error:
-                problems.add("captioned images whose features could be several", str(error))
-                continue
-            if found is None:
-                problems.add(f"captioned images without features in {features.path}", image.id)
-            else:
-                ways[found.how] += 1
-        return {
-            "kind": "captions and features",
-            "captions": str(captions.path),
-            "features": str(features.path),
-            "captioned images": len(images),
-            "with features": ways.total(),
-            "found": dict(ways),
-            "images with features and without captions": len(opened.names()) - ways.total(),
-            "problems": problems.listed(),
-        }
+    there = open_features(features).names()
+    names = NameIndex(there)
+    ways: Counter[str] = Counter()
+    for image in images:
+        try:
+            found = names.find(image.name, image.number)
+        except DataError as error:
+            problems.add("captioned images whose features could be several", str(error))
+            continue
+        if found is None:
+            problems.add(f"captioned images without features in {features.path}", image.id)
+        else:
+            ways[found.how] += 1
+    return {
+        "kind": "captions and features",
+        "captions": str(captions.path),
+        "features": str(features.path),
+        "captioned images": len(images),
+        "with features": ways.total(),
+        "found": dict(ways),
+        "images with features and without captions": len(there) - ways.total(),
+        "problems": problems.listed(),
+    }
 
 
 class _Comparison:
-    def __init__(self, first_columns: int | None, second_columns: int | None):
-        self._box_columns = (first_columns, second_columns)
-        self._by_boxes = first_columns is not None and second_columns is not None
+    def __init__(self, *box_columns: int | None):
+        self._box_columns = box_columns  # of the first and of the second
+        self._by_boxes = None not in box_columns
         self._columns = (Columns(), Columns())
-        self._regions = np.zeros(2, np.int64)
-        self._images, self._same_count, self._same_tags, self._other_width = 0, 0, 0, 0
-        self._matched, self._in_place, self._equal = 0, 0, 0
-        self._overlap, self._cosine = 0.0, 0.0
-        self._cosines: Int64[np.ndarray, " bins"] = np.zeros(_BINS, np.int64)
+        self._counts: Counter[str] = Counter()
+        self._overlap, self._other_width = 0.0, False
+        self._cosines: list[Float[np.ndarray, " r"]] = []
 
     def add(self, one: Detections, two: Detections) -> None:
         """Takes one image that both have into account."""
-        self._images += 1
         regions = (one.regions.astype(np.float32), two.regions.astype(np.float32))
-        self._regions += [len(some) for some in regions]
-        self._same_count += len(regions[0]) == len(regions[1])
-        self._same_tags += sorted(one.tags) == sorted(two.tags)
+        same_count = len(regions[0]) == len(regions[1])
+        self._counts.update({"first": len(regions[0]), "second": len(regions[1]), "same count": same_count})
+        self._counts["same tags"] += sorted(one.tags) == sorted(two.tags)
         features = [r[:, : r.shape[1] - (k or 0)] for r, k in zip(regions, self._box_columns, strict=True)]
         for columns, some in zip(self._columns, features, strict=True):
             columns.add(some)
@@ -176,33 +144,31 @@ class _Comparison:
             corners = [r[:, -(k or 0) :][:, :4] for r, k in zip(regions, self._box_columns, strict=True)]
             first, second, overlaps = match_boxes(corners[0], corners[1])
             self._overlap += float(overlaps.sum())
-        elif len(regions[0]) == len(regions[1]):
+        elif same_count:
             first = second = np.arange(len(regions[0]))
         else:
             return
-        self._matched += len(first)
-        self._in_place += int((first == second).sum())
+        self._counts.update({"matched": len(first), "in place": int((first == second).sum())})
         if features[0].shape[1] != features[1].shape[1]:
-            self._other_width += 1
+            self._other_width = True
             return
         a, b = features[0][first].astype(np.float64), features[1][second].astype(np.float64)
         norms = np.linalg.norm(a, axis=1) * np.linalg.norm(b, axis=1)
-        cosines = np.einsum("rf,rf->r", a, b) / np.where(norms > 0, norms, 1)
-        self._equal += int((a == b).all(1).sum())
-        self._cosine += float(cosines.sum())
-        self._cosines += np.histogram(np.clip(cosines, -1, 1), _BINS, (-1, 1))[0]
+        self._cosines.append(np.einsum("rf,rf->r", a, b) / np.where(norms > 0, norms, 1))
+        self._counts["equal"] += int((a == b).all(1).sum())
 
     def described(self, problems: Problems) -> dict[str, Any]:
         """What is known, as plain data."""
+        counts = self._counts
         found: dict[str, Any] = {
-            "regions in these images": {"of the first": int(self._regions[0]), "of the second": int(self._regions[1])},
-            "images with as many regions": self._same_count,
-            "images with the same tags": self._same_tags,
+            "regions in these images": {"of the first": counts["first"], "of the second": counts["second"]},
+            "images with as many regions": counts["same count"],
+            "images with the same tags": counts["same tags"],
             "matched regions": {
                 "how": f"boxes that overlap most, by {_OVERLAP} or more" if self._by_boxes else "by their position",
-                "number": self._matched,
-                **({"mean overlap": self._overlap / max(1, self._matched)} if self._by_boxes else {}),
-                "at the same position": self._in_place,
+                "number": counts["matched"],
+                **({"mean overlap": self._overlap / max(1, counts["matched"])} if self._by_boxes else {}),
+                "at the same position": counts["in place"],
             },
         }
         if self._other_width:
@@ -212,15 +178,11 @@ class _Comparison:
         return found | {"cosine of matched regions": self._describe_cosines(), "columns": self._describe_columns()}
 
     def _describe_cosines(self) -> dict[str, Any]:
-        total = int(self._cosines.sum())
-        if not total:
+        cosines = np.concatenate([*self._cosines, np.zeros(0)])
+        if not len(cosines):
             return {}
-        upper_ends = np.linspace(-1, 1, _BINS + 1)[1:]
-        below = np.cumsum(self._cosines) / total
-        quantiles = {
-            f"{share:.0%} are below": float(upper_ends[np.argmax(below >= share)]) for share in (0.01, 0.05, 0.5)
-        }
-        return {"mean": self._cosine / total, **quantiles, "equal in every number": self._equal}
+        quantiles = {f"{share:.0%} are below": float(np.quantile(cosines, share)) for share in (0.01, 0.05, 0.5)}
+        return {"mean": float(cosines.mean()), **quantiles, "equal in every number": self._counts["equal"]}
 
     def _describe_columns(self) -> dict[str, Any]:
         """How far the columns' means and deviations lie apart, in deviations of the first."""
@@ -267,7 +229,7 @@ def match_boxes(
     return first[paired], best[paired], overlap[first, best][paired]
 
 
-def _corner_columns(features: FeatureSet, images: Collection[str]) -> int | None:
+def _corner_columns(features: RegionReader, images: Collection[str]) -> int | None:
     """How many of the last columns are a box encoding; None if they are none."""
     tally = LayoutTally()
     for row, image in enumerate(islice(images, _SAMPLE)):

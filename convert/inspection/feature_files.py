@@ -1,16 +1,14 @@
 """Features in others' formats, read image by image as the converter reads them."""
 
-from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 from tqdm import tqdm
 
+from aladin_jax.data.tokenization import CaptionTokenizer
 from aladin_jax.errors import DataError
-from convert.importing.caption_files import Uncaptioned
+from aladin_jax.image_names import image_ids
 from convert.importing.source import FeatureFiles
 from convert.inspection.tallies import Problems, RegionTally
-from convert.inspection.texts import TextTally, Tokens
 
 _KINDS = {
     "npz": "region features, an .npz an image",
@@ -22,12 +20,14 @@ _KINDS = {
 }
 
 
-def inspect_feature_files(features: FeatureFiles, tokens: Tokens | None, max_regions: int) -> dict[str, Any]:
+def inspect_feature_files(
+    features: FeatureFiles, tokenizer: CaptionTokenizer | None, max_regions: int
+) -> dict[str, Any]:
     """Reads all images as `convert.features` would, without captions.
 
     Args:
         features: of a format in `_KINDS`.
-        tokens: a vocabulary for the tags, if there is one.
+        tokenizer: for the tags, if a vocabulary is known.
         max_regions: regions that training keeps of an image.
 
     Returns:
@@ -37,31 +37,28 @@ def inspect_feature_files(features: FeatureFiles, tokens: Tokens | None, max_reg
         DataError: the files cannot be opened.
     """
     problems = Problems()
-    tally = RegionTally(problems, max_regions)
-    text = TextTally(tokens.tag_tally() if tokens else None)
-    with features.open() as reader:
+    tally = RegionTally(problems, max_regions, tokenizer)
+    reader = features.open()
+    try:
+        image_ids(reader.names(), reader.path)
+    except DataError as error:
+        problems.add("names that make one id", str(error))
+    names = list(reader.names())
+    for row, name in enumerate(tqdm(names, desc="images", unit="image", delay=2, mininterval=1, leave=False)):
         try:
-            Uncaptioned("test", reader.path, reader.names()).read()
+            found = reader.detections(name)
         except DataError as error:
-            problems.add("names that make one id", str(error))
-        names: Sequence[str] = list(reader.names())
-        for row, name in enumerate(tqdm(names, desc="images", unit="image", delay=2, mininterval=1, leave=False)):
-            try:
-                found = reader.detections(name)
-            except DataError as error:
-                problems.add("images that cannot be read", str(error))
-                continue
-            tally.add(found.regions, row, name)
-            tally.add_tags(found.tags)
-            text.add(" ".join(found.tags))
-        described = tally.described()
-        if not described["regions"]:
-            problems.add("nothing was detected in any of the images", str(reader.path))
-        described["tags"] |= text.described()
-        return {
-            "kind": _KINDS[str(features.format)],
-            "path": str(Path(features.paths[0])),
-            "notes": reader.notes,
-            **described,
-            "problems": problems.listed(),
-        }
+            problems.add("images that cannot be read", str(error))
+            continue
+        tally.add(found.regions, row, name)
+        tally.add_tags(found.tags)
+    described = tally.described()
+    if not described["regions"]:
+        problems.add("nothing was detected in any of the images", str(reader.path))
+    return {
+        "kind": _KINDS[str(features.format)],
+        "path": str(features.paths[0]),
+        "notes": reader.notes,
+        **described,
+        "problems": problems.listed(),
+    }

@@ -7,6 +7,8 @@ import numpy as np
 from jaxtyping import Float
 
 from aladin_jax.data.box_encoding import LAYOUTS, LayoutTally
+from aladin_jax.data.tokenization import CaptionTokenizer
+from convert.inspection.texts import TextTally, excess, histogram, total
 
 EXAMPLES = 5  # how many of a kind of fault are named
 
@@ -91,16 +93,18 @@ class Columns:
 class RegionTally:
     """What regions and tags are like."""
 
-    def __init__(self, problems: Problems, max_regions: int):
+    def __init__(self, problems: Problems, max_regions: int, tokenizer: CaptionTokenizer | None):
         """Nothing has been seen.
 
         Args:
             problems: where faults are put.
             max_regions: regions that training keeps of an image.
+            tokenizer: for the tags, if a vocabulary is known.
         """
-        self.columns = Columns()
         self.layouts = LayoutTally()
-        self.tags: Counter[str] = Counter()
+        self._columns = Columns()
+        self._tags: Counter[str] = Counter()
+        self._texts = TextTally(tokenizer, tags=True)
         self._problems = problems
         self._max_regions = max_regions
         self._regions_of_image: Counter[int] = Counter()
@@ -122,18 +126,18 @@ class RegionTally:
             self._not_finite += Counter({"NaN": nan, "infinite": infinite})
             self._problems.add("NaN or infinite numbers", f"row {row}, image {image}: {nan} NaN, {infinite} infinite")
             return
-        self.columns.add(regions)
+        self._columns.add(regions)
         self.layouts.add(regions, row, image)
 
     def add_tags(self, tags: list[str]) -> None:
         """Takes one image's detected classes into account."""
-        self.tags.update(tags)
+        self._tags.update(tags)
+        self._texts.add(" ".join(tags))
 
     def described(self) -> dict[str, Any]:
         """What is known, as plain data."""
-        images = sum(self._regions_of_image.values())
-        regions = sum(number * times for number, times in self._regions_of_image.items())
-        beyond = {number: times for number, times in self._regions_of_image.items() if number > self._max_regions}
+        images, regions = self._regions_of_image.total(), total(self._regions_of_image)
+        beyond = excess(self._regions_of_image, self._max_regions)
         return {
             "images": images,
             "regions": regions,
@@ -142,18 +146,18 @@ class RegionTally:
                 "most": max(self._regions_of_image, default=0),
                 "mean": regions / max(1, images),
                 "images without any": self._regions_of_image[0],
-                f"images with more than the {self._max_regions} that training keeps": sum(beyond.values()),
-                "regions beyond": sum((number - self._max_regions) * times for number, times in beyond.items()),
+                f"images with more than the {self._max_regions} that training keeps": beyond.total(),
+                "regions beyond": total(beyond),
                 "histogram": histogram(self._regions_of_image),
             },
             "numbers a region": {str(width): times for width, times in sorted(self._widths.items())},
-            "values": {**self.columns.described(), "NaN": self._not_finite["NaN"]}
-            | {"infinite": self._not_finite["infinite"]},
+            "values": self._columns.described() | {name: self._not_finite[name] for name in ("NaN", "infinite")},
             "boxes": self._boxes(),
             "tags": {
-                "detected classes": sum(self.tags.values()),
-                "distinct": len(self.tags),
-                "most common": dict(self.tags.most_common(_MOST_COMMON)),
+                "detected classes": self._tags.total(),
+                "distinct": len(self._tags),
+                "most common": dict(self._tags.most_common(_MOST_COMMON)),
+                **self._texts.described(),
             },
         }
 
@@ -169,17 +173,3 @@ class RegionTally:
             if layout != LAYOUTS[0] or not scaled:
                 self._problems.add("boxes are not encoded as VinVL's", f"{layout}, scaled: {unit}")
         return found
-
-
-def histogram(counts: Counter[int]) -> dict[str, int]:
-    """Counts in about ten ranges of whole numbers, each as "from-to"."""
-    if not counts:
-        return {}
-    most = max(counts)
-    step = next(s for size in range(12) for s in (10**size, 2 * 10**size, 5 * 10**size) if most / s < 12)
-    ranges: Counter[int] = Counter()
-    for number, times in counts.items():
-        ranges[number // step] += times
-    low, high = min(ranges), max(ranges)
-    label = (lambda k: str(k)) if step == 1 else (lambda k: f"{k * step}-{k * step + step - 1}")
-    return {label(k): ranges[k] for k in range(low, high + 1)}

@@ -1,155 +1,99 @@
-"""Captions and tags as tokens: how long they are, and what is cut off at the configured lengths."""
+"""Captions and tags as words and tokens: how long they are, and what is cut off at the configured lengths."""
 
 from collections import Counter
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from aladin_jax.data.tokenization import UNK, CaptionTokenizer, read_vocabulary
 from aladin_jax.errors import DataError
-from convert.inspection.tallies import histogram
-
-_LONG = 2048  # tokens counted of a text, where the configured length cuts it off
-_BATCH = 1024
-
-
-class Tokens:
-    """What a vocabulary makes of texts."""
-
-    def __init__(self, vocab_file: Path, max_caption_len: int, max_labels_len: int):
-        """Reads the vocabulary.
-
-        Args:
-            vocab_file: a vocab.txt, or a folder with one.
-            max_caption_len: as in the configuration.
-            max_labels_len: as in the configuration.
-
-        Raises:
-            DataError: it is not a vocabulary.
-            ValueError: a length is too small.
-        """
-        if vocab_file.is_dir():
-            vocab_file = vocab_file / "vocab.txt"
-        self.unknown = read_vocabulary(vocab_file)[UNK]
-        self.max_caption_len, self.max_labels_len = max_caption_len, max_labels_len
-        self._cut = CaptionTokenizer(vocab_file, max_caption_len=max_caption_len, max_labels_len=max_labels_len)
-        self._whole = CaptionTokenizer(vocab_file, max_caption_len=_LONG, max_labels_len=_LONG)
-
-    def caption_tally(self) -> "TokenTally":
-        """A tally of captions."""
-        return TokenTally(
-            self._cut.tokenize_captions, self._whole.tokenize_captions, self.max_caption_len, self.unknown
-        )
-
-    def tag_tally(self) -> "TokenTally":
-        """A tally of images' tags, each image's joined by spaces as one text."""
-
-        def cut(texts: list[str]):
-            return self._cut.tokenize_tags([[text] for text in texts])
-
-        def whole(texts: list[str]):
-            return self._whole.tokenize_tags([[text] for text in texts])
-
-        return TokenTally(cut, whole, self.max_labels_len, self.unknown)
-
-
-class TokenTally:
-    """Lengths of texts in tokens; texts are kept until there are enough of them to be tokenised at once."""
-
-    def __init__(self, cut: Any, whole: Any, length: int, unknown: int):
-        """Nothing has been seen.
-
-        Args:
-            cut: gives ids and lengths of texts at the configured length.
-            whole: gives them at a length that hardly any text has.
-            length: the configured one.
-            unknown: id of [UNK].
-        """
-        self._cut, self._whole, self._length, self._unknown = cut, whole, length, unknown
-        self._waiting: list[str] = []
-        self._lengths: Counter[int] = Counter()
-        self._unknown_pieces = 0
-
-    def add(self, text: str) -> None:
-        """Takes one text into account."""
-        self._waiting.append(text)
-        if len(self._waiting) == _BATCH:
-            self._count()
-
-    def described(self) -> dict[str, Any]:
-        """What is known, as plain data; special tokens are not counted."""
-        self._count()
-        pieces = sum(number * times for number, times in self._lengths.items())
-        room = self._length - 2
-        cut = {number: times for number, times in self._lengths.items() if number > room}
-        lost = sum((number - room) * times for number, times in cut.items())
-        texts = sum(self._lengths.values())
-        return {
-            "texts": texts,
-            "tokens": pieces,
-            "most tokens": max(self._lengths, default=0),
-            "mean": pieces / max(1, texts),
-            "unknown to the vocabulary": self._unknown_pieces,
-            f"texts cut at {self._length} ({room} and two special tokens)": sum(cut.values()),
-            "tokens lost": lost,
-            "share of tokens lost": lost / max(1, pieces),
-            "histogram": histogram(self._lengths),
-        }
-
-    def _count(self) -> None:
-        if not self._waiting:
-            return
-        ids, lengths = self._cut(self._waiting)
-        full = np.flatnonzero(lengths == self._length)
-        lengths = lengths.astype(np.int64)
-        if len(full):
-            lengths[full] = self._whole([self._waiting[k] for k in full])[1]
-        self._lengths.update((lengths - 2).tolist())
-        self._unknown_pieces += int((ids[:, 1:] == self._unknown).sum())
-        self._waiting = []
 
 
 class TextTally:
-    """Captions, or the tags of images, as text."""
+    """Lengths of captions, or of the tags of images, each image's joined by spaces."""
 
-    def __init__(self, tokens: TokenTally | None):
+    def __init__(self, tokenizer: CaptionTokenizer | None, *, tags: bool = False):
         """Nothing has been seen.
 
         Args:
-            tokens: counts tokens; None where no vocabulary is known.
+            tokenizer: of the configured lengths; None where no vocabulary is known.
+            tags: whether texts are tags.
         """
-        self._tokens = tokens
+        self._tokenizer = tokenizer
+        if tokenizer:
+            self._room = (tokenizer.max_labels_len if tags else tokenizer.max_caption_len) - 2
+            self._unknown = read_vocabulary(tokenizer.vocab_file)[UNK]
         self._words: Counter[int] = Counter()
-        self._blank = 0
+        self._tokens: Counter[int] = Counter()
+        self._unknown_tokens = 0
 
     def add(self, text: str) -> None:
         """Takes one text into account."""
-        words = len(text.split())
-        self._words[words] += 1
-        self._blank += not words
-        if self._tokens:
-            self._tokens.add(text)
+        self._words[len(text.split())] += 1
+        if self._tokenizer:
+            ids = [token for word in self._tokenizer.words(text) for token in word.ids]
+            self._tokens[len(ids)] += 1
+            self._unknown_tokens += ids[: self._room].count(self._unknown)
 
     def described(self) -> dict[str, Any]:
         """What is known, as plain data."""
-        words = sum(number * times for number, times in self._words.items())
         return {
-            "words, mean": words / max(1, sum(self._words.values())),
+            "words, mean": total(self._words) / max(1, self._words.total()),
             "words, most": max(self._words, default=0),
-            "blank": self._blank,
-            "tokens": self._tokens.described() if self._tokens else "not counted: pass --vocab",
+            "blank": self._words[0],
+            "tokens": self._describe_tokens() if self._tokenizer else "not counted: pass --vocab",
+        }
+
+    def _describe_tokens(self) -> dict[str, Any]:
+        """Lengths in tokens, without the special ones."""
+        cut = excess(self._tokens, self._room)
+        tokens, texts = total(self._tokens), self._tokens.total()
+        return {
+            "texts": texts,
+            "tokens": tokens,
+            "most tokens": max(self._tokens, default=0),
+            "mean": tokens / max(1, texts),
+            "unknown to the vocabulary": self._unknown_tokens,
+            f"texts cut at {self._room + 2} ({self._room} and two special tokens)": cut.total(),
+            "tokens lost": total(cut),
+            "share of tokens lost": total(cut) / max(1, tokens),
+            "histogram": histogram(self._tokens),
         }
 
 
-def open_tokens(vocab: Path | None, max_caption_len: int, max_labels_len: int) -> Tokens | None:
-    """The vocabulary that a user names, if any.
+def total(counts: Counter[int]) -> int:
+    """The sum of numbers that are counted."""
+    return sum(number * times for number, times in counts.items())
+
+
+def excess(counts: Counter[int], most: int) -> Counter[int]:
+    """Of the numbers above `most`, by how much they are."""
+    return Counter({number - most: times for number, times in counts.items() if number > most})
+
+
+def histogram(counts: Counter[int]) -> dict[str, int]:
+    """Counts in about ten ranges of whole numbers, each as "from-to"."""
+    if not counts:
+        return {}
+    most = max(counts)
+    step = next(s for size in range(12) for s in (10**size, 2 * 10**size, 5 * 10**size) if most / s < 12)
+    ranges: Counter[int] = Counter()
+    for number, times in counts.items():
+        ranges[number // step] += times
+    low, high = min(ranges), max(ranges)
+    label = (lambda k: str(k)) if step == 1 else (lambda k: f"{k * step}-{k * step + step - 1}")
+    return {label(k): ranges[k] for k in range(low, high + 1)}
+
+
+def open_tokenizer(vocab: Path | None, max_caption_len: int, max_labels_len: int) -> CaptionTokenizer | None:
+    """The tokenizer of a vocab.txt that a user names, or of a folder with one; None if there is none.
 
     Raises:
         DataError: it is not a vocabulary.
+        ValueError: a length is too small.
     """
     if vocab is None:
         return None
     if not vocab.exists():
         raise DataError("no such file or folder", "--vocab is a vocab.txt or a folder with one", path=vocab)
-    return Tokens(vocab, max_caption_len, max_labels_len)
+    file = vocab / "vocab.txt" if vocab.is_dir() else vocab
+    return CaptionTokenizer(file, max_caption_len=max_caption_len, max_labels_len=max_labels_len)

@@ -1,14 +1,13 @@
 """The row of each image in one or several .tsv files, whichever of them it is in."""
 
-import array
 import contextlib
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from aladin_jax.errors import DataError
-from aladin_jax.untrusted import COPY_AGAIN
-from convert.raw.indexed_tsv import IndexedTsv, open_tsv
+from aladin_jax.errors import DataError, shown
+from aladin_jax.untrusted import COPY_AGAIN, check_name, parse_json, read_text
+from convert.raw.indexed_tsv import IndexedTsv
 
 Parse = Callable[[list[bytes], dict[str, Any]], Any]
 
@@ -20,28 +19,15 @@ class Place(NamedTuple):
     row: int
 
 
-class FoundRows(NamedTuple):
-    """What is known after files were gone through; pickles, so that no other process has to.
-
-    Attributes:
-        offsets: where rows begin, of each file.
-        places: of the images.
-        notes: what the user should know, one line each.
-    """
-
-    offsets: "list[array.array[int]]"
-    places: dict[str, Place]
-    notes: list[str]
-
-
 class ImageRows:
-    """Random access by image to the rows of .tsv files. A context manager, open from the start.
+    """Random access by image to the rows of .tsv files.
 
     An image that is in several rows, as after an extraction that was killed and went on, has the one that is whole.
 
     Attributes:
         path: of the first file.
-        found: which rows there are.
+        places: where the row of each image is.
+        notes: what the user should know, one line each.
     """
 
     def __init__(
@@ -51,43 +37,39 @@ class ImageRows:
         *,
         counts: Collection[int],
         max_bytes: int,
-        found: FoundRows | None = None,
+        index: Path | None = None,
     ):
-        """Opens the files and finds the rows.
+        """Finds the rows.
 
         Args:
             paths: of the files, each with its .lineidx or without.
             parse: what a row's fields are read by; raises `DataError` if they are damaged.
             counts: how many fields a row may have.
             max_bytes: a longer row is refused.
-            found: what another reader of these files found; None finds it.
+            index: an imageid2idx.json, which says the images' rows of the only file; None reads the rows' ids.
 
         Raises:
-            DataError: there is no such file, a row has no image id, or two whole rows of one image differ.
+            DataError: there is no such file, a row has no image id, two whole rows of one image differ, or the index
+                is wrong.
         """
-        self.path = paths[0]
+        self.path, self.notes = paths[0], list[str]()
         self._parse, self._counts, self._max_bytes = parse, counts, max_bytes
-        with contextlib.ExitStack() as stack:
-            self._files = [
-                stack.enter_context(IndexedTsv(path, {}, found.offsets[k]) if found else open_tsv(path))
-                for k, path in enumerate(paths)
-            ]
-            self.found = found or self._find()
-            if not self.found.places:
-                raise DataError("no row in it", COPY_AGAIN, path=self.path)
-            self._stack = stack.pop_all()
-
-    def __enter__(self) -> "ImageRows":
-        """Nothing to do: the files are open from the start."""
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        """Closes the files."""
-        self._stack.close()
-
-    def names(self) -> Collection[str]:
-        """The images' ids."""
-        return self.found.places.keys()
+        image_of_row = _read_index(index) if index else None
+        self._files = [IndexedTsv(path, image_of_row) for path in paths]
+        self.places = (
+            self._find() if image_of_row is None else {image: Place(0, r) for r, image in image_of_row.items()}
+        )
+        for image, (_, row) in self.places.items() if index else ():
+            if not 0 <= row < len(self._files[0]):
+                by_lines = " by its .lineidx" if self.path.with_suffix(".lineidx").is_file() else ""
+                raise DataError(
+                    f"row {row}, but {self.path.name} has {len(self._files[0])} rows{by_lines}",
+                    "one of them is cut short or another file's, copy all again",
+                    path=index,
+                    image=image,
+                )
+        if not self.places:
+            raise DataError("no row in it", COPY_AGAIN, path=self.path)
 
     def where(self, name: str) -> dict[str, Any]:
         """What `DataError` takes to say where an image's row is.
@@ -95,10 +77,9 @@ class ImageRows:
         Raises:
             DataError: it has none.
         """
-        if name not in self.found.places:
+        if name not in self.places:
             raise DataError("no row of this image", "check that it is the right file", path=self.path, image=name)
-        file, row = self.found.places[name]
-        return {"path": self._files[file].path, "row": row, "image": name}
+        return self._at(self.places[name], name)
 
     def read(self, name: str) -> Any:
         """Reads an image's row.
@@ -107,27 +88,27 @@ class ImageRows:
             DataError: there is none, or it is damaged.
         """
         where = self.where(name)
-        return self._parse(self._fields(self.found.places[name], name), where)
+        return self._parse(self._fields(self.places[name], name), where)
+
+    def _at(self, place: Place, name: str) -> dict[str, Any]:
+        return {"path": self._files[place.file].path, "row": place.row, "image": name}
 
     def _fields(self, place: Place, name: str) -> list[bytes]:
         return self._files[place.file].fields(place.row, name, counts=self._counts, max_bytes=self._max_bytes)
 
-    def _find(self) -> FoundRows:
+    def _find(self) -> dict[str, Place]:
         places: dict[str, list[Place]] = {}
         for number, file in enumerate(self._files):
-            for image, rows in file.rows_by_image().items():
-                places.setdefault(image, []).extend(Place(number, row) for row in rows)
+            for row in range(len(file)):
+                places.setdefault(file.name(row), []).append(Place(number, row))
         several = [image for image, some in places.items() if len(some) > 1]
-        chosen = {image: some[0] for image, some in places.items()}
-        chosen |= {image: self._choose(image, places[image]) for image in several}
-        notes = []
         if several:
             more = sum(len(places[image]) - 1 for image in several)
-            notes = [
+            self.notes.append(
                 f"{self.path}: {len(several)} images are in more than one row, such as {several[0]}: the whole row is "
                 f"taken, {more} others that are cut short or the same are left out"
-            ]
-        return FoundRows([file.offsets for file in self._files], chosen, notes)
+            )
+        return {image: some[0] if len(some) == 1 else self._choose(image, some) for image, some in places.items()}
 
     def _choose(self, image: str, places: list[Place]) -> Place:
         """The first whole row of an image, which no other whole one may differ from; of damaged ones the first.
@@ -136,10 +117,9 @@ class ImageRows:
         """
         whole: dict[Place, bytes] = {}
         for place in places:
-            where = {"path": self._files[place.file].path, "row": place.row, "image": image}
             with contextlib.suppress(DataError):
                 fields = self._fields(place, image)
-                self._parse(fields, where)
+                self._parse(fields, self._at(place, image))
                 whole[place] = b"\t".join(fields)
         if not whole:
             return places[0]
@@ -147,11 +127,22 @@ class ImageRows:
         for other, content in whole.items():
             if not whole[first].startswith(content):
                 one, two = sorted((first, other))
-                raise DataError(
-                    f"row {one.row} of {self._files[one.file].path} is this image's too, and differs",
-                    "keep one of them",
-                    path=self._files[two.file].path,
-                    row=two.row,
-                    image=image,
-                )
+                problem = f"row {one.row} of {self._files[one.file].path} is this image's too, and differs"
+                raise DataError(problem, "keep one of them", **self._at(two, image))
         return first
+
+
+def _read_index(path: Path) -> Mapping[int, str]:
+    """The image of each row that an imageid2idx.json names."""
+    rows = parse_json(read_text(path), path=path)
+    if not isinstance(rows, dict):
+        raise DataError(f"holds {shown(rows)}, expected an object from image ids to rows", COPY_AGAIN, path=path)
+    images: dict[int, str] = {}
+    for image, row in rows.items():
+        check_name(image, "an image's id", path=path)
+        if type(row) is not int:
+            raise DataError(f"row is {shown(row)}, expected a whole number", COPY_AGAIN, path=path, image=image)
+        if row in images:
+            raise DataError(f"row {row} is image {images[row]} too", "make the file again", path=path, image=image)
+        images[row] = image
+    return images

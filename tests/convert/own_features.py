@@ -23,14 +23,14 @@ def captions():
 
 def golden(image):
     """Regions and classes of an image, as they are in the golden files."""
-    with VinvlFiles(FEATURES) as files:
-        return files.detections(image)
+    files = VinvlFiles(FEATURES)
+    return files.detections(image)
 
 
 def all_golden(limit=None):
     """Regions and classes by image id."""
-    with VinvlFiles(FEATURES) as files:
-        return {image: files.detections(image) for image in list(files.names())[:limit]}
+    files = VinvlFiles(FEATURES)
+    return {image: files.detections(image) for image in list(files.names())[:limit]}
 
 
 def pixel_boxes(regions):

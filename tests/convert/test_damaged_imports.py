@@ -16,7 +16,7 @@ from aladin_jax.errors import DataError
 from aladin_jax.image_names import image_id
 from convert.importing.arrays import NpyFiles, NpzFiles
 from convert.importing.bottom_up import BottomUpTsv
-from convert.importing.caption_files import Uncaptioned
+from convert.importing.caption_files import uncaptioned
 from convert.importing.captions import read_coco, read_flickr, read_karpathy, read_list
 from convert.importing.oscar import OscarPt, OscarTsv
 from convert.importing.predictions import DetectorTsv
@@ -63,10 +63,8 @@ def compare(result, expected, what="the whole file"):
 
 def read_images(reader, folder, images):
     """Regions of all images, one after the other, and their tags: as the data set is built from them."""
-    with reader:
-        source = ImportedSource(reader, Uncaptioned("test", folder, images), skip_missing=False)
-        with source.open(np.dtype(np.float32)) as opened:
-            found = [opened.detections(image) for image in images]
+    source = ImportedSource(reader, uncaptioned("test", folder, images), skip_missing=False)
+    found = [source.detections(image, np.float32) for image in images]
     return np.concatenate([some.regions for some in found]), [tag for some in found for tag in some.tags]
 
 
@@ -256,8 +254,8 @@ def test_an_inspection_always_ends_in_a_report_and_without_problems_all_can_be_r
             continue
         faultless += 1
         try:
-            with VinvlFiles(path, feature_dim=None) as files:
-                read = [files.detections(image) for image in files.names()]
+            files = VinvlFiles(path, feature_dim=None)
+            read = [files.detections(image) for image in files.names()]
         except DataError as error:
             raise AssertionError(f"{what}: no problem was found, but {error}") from error
         assert len(read) == found["images"]

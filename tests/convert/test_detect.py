@@ -229,7 +229,7 @@ def test_an_error_is_one_line_without_a_traceback(images, detector, tmp_path, ca
     assert main(arguments(tmp_path / "nowhere", detector, tmp_path / "out")) == 1
     assert capsys.readouterr().err == f"error: {tmp_path}/nowhere: no such folder; check --images\n"
     assert main(arguments(images, tmp_path / "nowhere", tmp_path / "out")) == 1
-    assert capsys.readouterr().err == f"error: {tmp_path}/nowhere: no such folder; check --detector\n"
+    assert capsys.readouterr().err == f"error: {tmp_path}/nowhere: no such folder; check the path of the detector\n"
     damaged = shutil.copytree(detector, tmp_path / "damaged")
     (damaged / "config.json").write_text("{")
     assert main(arguments(images, damaged, tmp_path / "out")) == 1

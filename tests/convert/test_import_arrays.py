@@ -38,8 +38,8 @@ def test_an_image_without_regions_is_one_in_any_format(tmp_path):
     own.write_npy(tmp_path / "npy", IMAGE, nothing, [])
     assert NpyFiles(tmp_path / "npy").detections(IMAGE).regions.shape == (0, 2054)
     rows = [own.bottom_up_row("1", GOLDEN[IMAGE].regions), own.bottom_up_row("2", nothing)]
-    with BottomUpTsv([own.write_tsv(tmp_path / "a.tsv", rows)]) as files:
-        assert len(files.detections("2").regions) == 0
+    files = BottomUpTsv([own.write_tsv(tmp_path / "a.tsv", rows)])
+    assert len(files.detections("2").regions) == 0
 
 
 @pytest.mark.parametrize(

@@ -4,7 +4,7 @@ import logging
 import pytest
 
 from aladin_jax.errors import DataError
-from convert.importing.caption_files import CaptionFiles
+from convert.importing.caption_files import read_caption_files
 from convert.importing.captions import read_coco, read_flickr, read_karpathy
 from tests.convert import own_features
 
@@ -17,7 +17,7 @@ def texts(splits):
 
 
 def read(caption_format, files, lists=None, **options):
-    return CaptionFiles(caption_format, files, lists or {}, **options).read()
+    return read_caption_files(caption_format, files, lists or {}, **options).splits
 
 
 def test_karpathys_file_gives_the_three_splits(tmp_path):

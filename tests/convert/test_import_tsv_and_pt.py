@@ -17,8 +17,8 @@ def test_lxmerts_columns_are_read_with_their_classes_and_scores(tmp_path):
     regions, _ = GOLDEN[IMAGE]
     scores = np.linspace(0.9, 0.3, 6)
     rows = [own.lxmert_row(IMAGE, regions, np.array([0, 1, 1, 0, 2, 2]), scores)]
-    with BottomUpTsv([own.write_tsv(tmp_path / "a.tsv", rows)], ["cat", "dog", "tree"]) as files:
-        found = files.detections(IMAGE)
+    files = BottomUpTsv([own.write_tsv(tmp_path / "a.tsv", rows)], ["cat", "dog", "tree"])
+    found = files.detections(IMAGE)
     np.testing.assert_allclose(found.regions, regions, atol=3e-7)
     assert found.tags == ["cat", "dog", "dog", "cat", "tree", "tree"]
 
@@ -27,11 +27,11 @@ def test_several_tsv_files_are_one(tmp_path):
     images = list(GOLDEN)[:4]
     rows = [own.bottom_up_row(image, GOLDEN[image].regions) for image in images]
     paths = [own.write_tsv(tmp_path / f"{n}.tsv", rows[n::2]) for n in range(2)]
-    with BottomUpTsv(paths) as files:
-        assert set(files.names()) == set(images)
-        for image in images:
-            np.testing.assert_allclose(files.detections(image).regions, GOLDEN[image].regions, atol=3e-7)
-        assert files.notes == ["such files have no classes: images will have no tags"]
+    files = BottomUpTsv(paths)
+    assert set(files.names()) == set(images)
+    for image in images:
+        np.testing.assert_allclose(files.detections(image).regions, GOLDEN[image].regions, atol=3e-7)
+    assert files.notes == ["such files have no classes: images will have no tags"]
 
 
 @pytest.mark.parametrize(
@@ -54,8 +54,8 @@ def test_a_bad_row_of_a_bottom_up_tsv_is_named(tmp_path, column, value, found):
     row = own.bottom_up_row(IMAGE, GOLDEN[IMAGE].regions)
     row[column] = value
     path = own.write_tsv(tmp_path / "a.tsv", [own.bottom_up_row("1", GOLDEN[IMAGE].regions), row])
-    with BottomUpTsv([path]) as files:
-        message = refusal(files.detections, IMAGE)
+    files = BottomUpTsv([path])
+    message = refusal(files.detections, IMAGE)
     assert message.startswith(f"{path}, row 1 (line 2), image {IMAGE}: ")
     assert found in message
 
@@ -78,8 +78,8 @@ def test_a_tsv_without_rows_is_refused(tmp_path):
 def test_a_last_row_without_a_line_end_is_read(tmp_path):
     path = own.write_tsv(tmp_path / "a.tsv", [own.bottom_up_row(IMAGE, GOLDEN[IMAGE].regions)])
     path.write_bytes(path.read_bytes().removesuffix(b"\n"))
-    with BottomUpTsv([path]) as files:
-        assert len(files.detections(IMAGE).regions) == 6
+    files = BottomUpTsv([path])
+    assert len(files.detections(IMAGE).regions) == 6
 
 
 @pytest.mark.parametrize(
@@ -92,9 +92,9 @@ def test_a_last_row_without_a_line_end_is_read(tmp_path):
 )
 def test_what_oscars_tsv_holds_follows_from_its_numbers(tmp_path, dtype, times, reading):
     rows = [own.oscar_tsv_row(image, own.oscar_order(d.regions), dtype, times) for image, d in GOLDEN.items()]
-    with OscarTsv([own.write_tsv(tmp_path / "a.tsv", rows)]) as files:
-        assert f"features are {reading}" in files.notes
-        regions = files.detections(IMAGE).regions
+    files = OscarTsv([own.write_tsv(tmp_path / "a.tsv", rows)])
+    assert f"features are {reading}" in files.notes
+    regions = files.detections(IMAGE).regions
     expected = GOLDEN[IMAGE].regions.astype(dtype).astype(np.float32)
     np.testing.assert_array_equal(regions, expected)
 
@@ -116,8 +116,8 @@ def test_an_image_with_another_layout_is_refused(tmp_path):
     regions = {int(image): torch.tensor(d.regions) for image, d in GOLDEN.items()}
     regions[int(IMAGE)] = torch.tensor(own.oscar_order(GOLDEN[IMAGE].regions))
     own.save(regions, tmp_path / "a.pt")
-    with OscarPt([tmp_path / "a.pt"]) as files:
-        message = refusal(files.detections, IMAGE)
+    files = OscarPt([tmp_path / "a.pt"])
+    message = refusal(files.detections, IMAGE)
     assert message.startswith(f"{tmp_path}/a.pt, image {IMAGE}: region 0 does not end in x1,y1,x2,y2,h,w")
 
 
@@ -144,8 +144,8 @@ def test_a_pickle_that_names_anything_to_run_is_refused(tmp_path):
 
 
 def test_vinvls_own_file_is_read_at_any_width():
-    with VinvlReader(own.FEATURES) as files:
-        np.testing.assert_array_equal(files.detections(IMAGE).regions, GOLDEN[IMAGE].regions)
+    files = VinvlReader(own.FEATURES)
+    np.testing.assert_array_equal(files.detections(IMAGE).regions, GOLDEN[IMAGE].regions)
 
 
 def test_a_file_that_is_not_there_is_named():

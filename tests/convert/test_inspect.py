@@ -14,7 +14,7 @@ from convert import checkpoint, export
 from convert.dataset.coco_ir import prepare
 from convert.inspect import main
 from convert.inspection.captions_folder import inspect_captions
-from convert.inspection.texts import open_tokens
+from convert.inspection.texts import open_tokenizer
 from convert.torch_files import load_torch
 from tests.convert import own_features as own
 
@@ -55,7 +55,7 @@ def save_captions(folder, **splits):
 
 
 def test_the_golden_captions_are_described_without_a_problem():
-    found = inspect_captions(own.E2E / "coco_ir", open_tokens(VINVL, 50, 50))
+    found = inspect_captions(own.E2E / "coco_ir", open_tokenizer(VINVL, 50, 50))
     assert found["problems"] == []
     for split, images in CAPTIONS.items():
         about = found[split]

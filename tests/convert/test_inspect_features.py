@@ -5,9 +5,8 @@ import numpy as np
 import pytest
 
 from convert.inspection.features_folder import inspect_features
-from convert.inspection.tallies import Columns, histogram
-from convert.inspection.texts import Tokens, open_tokens
-from convert.raw.indexed_tsv import stream_rows
+from convert.inspection.tallies import Columns
+from convert.inspection.texts import TextTally, histogram, open_tokenizer
 from tests.convert import own_features as own
 
 GOLDEN = own.all_golden()
@@ -23,7 +22,7 @@ def some(count=8):
 
 
 def test_the_golden_folder_is_described_without_a_problem():
-    found = inspect_features(own.FEATURES, open_tokens(VOCAB, 50, 50), max_regions=10)
+    found = inspect_features(own.FEATURES, open_tokenizer(VOCAB, 50, 50), max_regions=10)
     counts = [len(d.regions) for d in GOLDEN.values()]
     values = np.concatenate([d.regions for d in GOLDEN.values()])
     assert found["problems"] == []
@@ -185,28 +184,22 @@ def test_a_row_of_another_width_is_a_problem(tmp_path):
     assert f"other width than the first image's: 1 (image {images[4][0]} has 2052)" in found["problems"]
 
 
-def test_a_row_longer_than_the_limit_is_passed_over_in_bounded_memory(tmp_path):
-    path = tmp_path / "a.tsv"
-    path.write_bytes(b"one\n" + b"x" * 1000 + b"\nthree\r\n" + b"y" * 1000)
-    assert list(stream_rows(path, 100)) == [(0, b"one"), (4, None), (1005, b"three"), (1012, None)]
-
-
 def test_tokens_that_are_cut_off_are_counted(tmp_path):
     vocab = tmp_path / "vocab.txt"
     vocab.write_text("\n".join(["[PAD]", "[UNK]", "[CLS]", "[SEP]", "red", "dog"]))
-    tally = Tokens(tmp_path, 5, 7).caption_tally()
+    tally = TextTally(open_tokenizer(tmp_path, 5, 7))
     for text in ("dog", "red dog red", "red dog red dog", "dog " * 9, "red cat"):
         tally.add(text)
-    found = tally.described()
+    found = tally.described()["tokens"]
     assert found["texts"] == 5
     assert found["tokens"] == 1 + 3 + 4 + 9 + 2
     assert found["most tokens"] == 9
     assert found["texts cut at 5 (3 and two special tokens)"] == 2
     assert found["tokens lost"] == 1 + 6
     assert found["unknown to the vocabulary"] == 1
-    tags = Tokens(vocab, 5, 7).tag_tally()
+    tags = TextTally(open_tokenizer(vocab, 5, 7), tags=True)
     tags.add("red dog " * 4)
-    assert tags.described()["tokens lost"] == 8 - 5
+    assert tags.described()["tokens"]["tokens lost"] == 8 - 5
 
 
 def test_columns_tell_mean_and_deviation():

@@ -6,14 +6,14 @@ import pytest
 
 from aladin_jax.errors import DataError
 from aladin_jax.image_names import image_id
-from convert.importing.caption_files import CAPTION_FORMATS, CaptionFiles, recognise_captions
+from convert.importing.caption_files import CAPTION_FORMATS, read_caption_files, recognise_captions
 
 TEXTS = ["A dog runs .", "Two dogs , one red ."]
 
 
 def read(path, split="test", caption_format=None):
     """Captions by id, of a file whose format is recognised."""
-    splits = CaptionFiles(caption_format, [(split, path)], {}).read()
+    splits = read_caption_files(caption_format, [(split, path)], {}).splits
     return {name: {key: image.captions for key, image in images.items()} for name, images in splits.items()}
 
 
@@ -62,7 +62,7 @@ def test_files_that_number_different_images_alike_are_refused_with_both_names(tm
     with pytest.raises(
         DataError, match=r"test\.json, image 1: is 'test.jpg' here and 'train.jpg' in train; number the"
     ):
-        CaptionFiles(None, files, {}).read()
+        read_caption_files(None, files, {})
 
 
 ALBEF = "val2014/COCO_val2014_000000391895.jpg"

@@ -12,8 +12,8 @@ BOXES = np.array([[10.0, 20.0, 60.0, 40.0], [0.0, 0.0, 200.0, 100.0]])
 
 
 def golden_regions():
-    with VinvlFiles(GOLDEN_FEATURES) as files:
-        return {image: files.detections(image).regions for image in files.names()}
+    files = VinvlFiles(GOLDEN_FEATURES)
+    return {image: files.detections(image).regions for image in files.names()}
 
 
 def verdict_of(regions_by_image):

@@ -3,7 +3,6 @@
 Each process that waits for one leaves a file with its number as the name in the folder given as --img_feat_file.
 """
 
-import contextlib
 import dataclasses
 import os
 import signal
@@ -19,11 +18,7 @@ class StuckSource(coco_ir.VinvlSource):
     def check(self, captions):
         pass
 
-    @contextlib.contextmanager
-    def open(self, dtype):
-        yield self
-
-    def detections(self, image):
+    def detections(self, image, dtype):
         (self.img_feat_file / str(os.getpid())).touch()
         time.sleep(300)
 

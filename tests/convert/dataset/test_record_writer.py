@@ -43,21 +43,14 @@ def test_two_processes_write_the_bytes_that_one_writes(tmp_path, small_files, fl
     assert (one.splits, one.num_bytes) == (two.splits, two.num_bytes)
 
 
-def die():
-    os.kill(os.getpid(), signal.SIGKILL)
-
-
 @dataclasses.dataclass(frozen=True)
 class DyingSource(VinvlSource):
     """Kills the process that reads the image 136471."""
 
-    def open(self, dtype):
-        files = super().open(dtype)
-        detections = files.detections
-        files.detections = lambda image: (
-            os.kill(os.getpid(), signal.SIGKILL) if image == "136471" else detections(image)
-        )
-        return files
+    def detections(self, image, dtype):
+        if image == "136471":
+            os.kill(os.getpid(), signal.SIGKILL)
+        return super().detections(image, dtype)
 
 
 def test_a_killed_process_ends_the_run_with_an_error(tmp_path):

@@ -49,9 +49,9 @@ class Raw:
         return np.frombuffer(base64.b64decode(self.features[row][2]), "<f4").reshape(-1, 2054).copy()
 
 
-def refusal(path, image="473681", **options):
-    with pytest.raises(DataError) as caught, VinvlFiles(path, **options) as files:
-        files.detections(image)
+def refusal(path, image="473681", dtype=np.float32):
+    with pytest.raises(DataError) as caught:
+        VinvlFiles(path).detections(image, dtype)
     message = str(caught.value)
     assert "\n" not in message
     return message

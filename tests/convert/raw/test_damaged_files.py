@@ -57,9 +57,9 @@ def test_damaged_features_are_read_as_they_stand_or_refused(tmp_path, name):
     whole = (tmp_path / name).read_bytes()
 
     def read_all():
-        with VinvlFiles(path) as files:
-            files.require(list(raw.index), path)
-            return {image: files.detections(image) for image in raw.index}
+        files = VinvlFiles(path)
+        files.require(list(raw.index), path)
+        return {image: files.detections(image) for image in raw.index}
 
     outcomes = Outcomes()
     assert read_all().keys() == read_by_hand(tmp_path).keys()

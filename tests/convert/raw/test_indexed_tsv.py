@@ -15,9 +15,9 @@ def test_the_last_row_needs_no_line_end_and_lines_may_end_as_on_windows(raw):
         row[2] += b"\r"
     path = raw.write()
     path.write_bytes(path.read_bytes().removesuffix(b"\r\n"))
-    with VinvlFiles(path) as files:
-        assert len(files.detections("437534").regions) == 3
-        assert len(files.detections("473681").regions) == 6
+    files = VinvlFiles(path)
+    assert len(files.detections("437534").regions) == 3
+    assert len(files.detections("473681").regions) == 6
 
 
 def test_a_truncated_tsv_is_refused_naming_the_first_row_that_is_gone(raw):
@@ -36,10 +36,10 @@ def test_a_last_row_cut_short_is_refused(raw):
 
 def test_a_file_cut_while_it_is_read_is_refused(raw):
     path = raw.write()
-    with VinvlFiles(path) as files:
-        path.write_bytes(path.read_bytes()[:100_000])
-        with pytest.raises(DataError, match=r"tsv, row 2 \(line 3\), image 473681: .* bytes were expected, 0 are"):
-            files.detections("473681")
+    files = VinvlFiles(path)
+    path.write_bytes(path.read_bytes()[:100_000])
+    with pytest.raises(DataError, match=r"tsv, row 2 \(line 3\), image 473681: .* bytes were expected, 0 are"):
+        files.detections("473681")
 
 
 def test_an_index_that_lacks_rows_is_refused(raw):

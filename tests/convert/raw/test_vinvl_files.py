@@ -6,7 +6,7 @@ import sys
 import numpy as np
 import pytest
 
-from convert.raw.indexed_tsv import ScannedTsv
+from convert.raw import indexed_tsv
 from convert.raw.vinvl_files import VinvlFiles
 from tests.convert.raw.raw_vinvl import E2E, GOLDEN_FEATURES, Raw, read_rows, refusal
 
@@ -24,46 +24,45 @@ def test_regions_and_boxes_are_those_of_the_original(split, lengths):
             name: examples[f"{lengths}/{split}/{name}"]
             for name in ("image_id", "region_len", "region_feature_sum", "region_box")
         }
-    with VinvlFiles(GOLDEN_FEATURES) as files:
-        for image, length, sums, boxes in zip(*golden.values(), strict=True):
-            regions = files.detections(str(image)).regions[: len(sums)]
-            assert len(regions) == length
-            np.testing.assert_array_equal(regions.sum(-1), sums[:length])
-            np.testing.assert_array_equal(regions[:, -6:], boxes[:length])
+    files = VinvlFiles(GOLDEN_FEATURES)
+    for image, length, sums, boxes in zip(*golden.values(), strict=True):
+        regions = files.detections(str(image)).regions[: len(sums)]
+        assert len(regions) == length
+        np.testing.assert_array_equal(regions.sum(-1), sums[:length])
+        np.testing.assert_array_equal(regions[:, -6:], boxes[:length])
 
 
 def test_tags_are_the_detections_classes_in_their_order_with_or_without_the_image_size():
-    with VinvlFiles(GOLDEN_FEATURES) as files:
-        for row in read_rows(GOLDEN_FEATURES.with_name("predictions.tsv"), 70):
-            found = json.loads(row[1])
-            objects = found if isinstance(found, list) else found["objects"]
-            assert files.detections(row[0].decode()).tags == [item["class"] for item in objects]
+    files = VinvlFiles(GOLDEN_FEATURES)
+    for row in read_rows(GOLDEN_FEATURES.with_name("predictions.tsv"), 70):
+        found = json.loads(row[1])
+        objects = found if isinstance(found, list) else found["objects"]
+        assert files.detections(row[0].decode()).tags == [item["class"] for item in objects]
 
 
 def test_predictions_are_found_by_their_id_whatever_their_order(raw):
     classes = [item["class"] for item in json.loads(raw.predictions[2][1])["objects"]]
     raw.predictions.reverse()
-    with VinvlFiles(raw.write()) as files:
-        assert files.detections("473681").tags == classes
+    files = VinvlFiles(raw.write())
+    assert files.detections("473681").tags == classes
 
 
 def test_an_image_without_detections_has_no_regions_and_no_tags(raw):
     raw.set_regions(2, np.zeros((0, 2054)))
-    with VinvlFiles(raw.write()) as files:
-        regions, tags = files.detections("473681")
+    files = VinvlFiles(raw.write())
+    regions, tags = files.detections("473681")
     assert regions.shape == (0, 2054)
     assert tags == []
 
 
 def test_regions_may_be_half_precision(raw):
-    with VinvlFiles(raw.write(), dtype=np.float16) as files:
-        regions = files.detections("473681").regions
+    regions = VinvlFiles(raw.write()).detections("473681", np.float16).regions
     np.testing.assert_array_equal(regions, raw.regions(2).astype(np.float16))
 
 
 def test_reading_needs_neither_torch_nor_tensorflow():
     code = (
-        "import sys; from convert.raw.vinvl_files import VinvlFiles; VinvlFiles(sys.argv[1]).close(); "
+        "import sys; from convert.raw.vinvl_files import VinvlFiles; VinvlFiles(sys.argv[1]); "
         "sys.exit(bool({'torch', 'tensorflow', 'tensorflow_datasets'} & set(sys.modules)))"
     )
     subprocess.run([sys.executable, "-c", code, GOLDEN_FEATURES], check=True)
@@ -84,35 +83,34 @@ def test_without_its_index_files_rows_are_found_by_reading_once(raw, names):
     path.write_bytes(path.read_bytes() + b"\n\r\n")
     if "features.lineidx" not in names:
         path.write_bytes(path.read_bytes().removesuffix(b"\n\r\n"))
-    with VinvlFiles(path) as files:
-        expected = {image: files.detections(image) for image in raw.index}
+    files = VinvlFiles(path)
+    expected = {image: files.detections(image) for image in raw.index}
     for name in names:
         (raw.folder / name).unlink()
-    with VinvlFiles(path) as files:
-        assert set(files.names()) == set(raw.index)
-        for image, (regions, tags) in expected.items():
-            np.testing.assert_array_equal(files.detections(image).regions, regions)
-            assert files.detections(image).tags == tags
+    files = VinvlFiles(path)
+    assert set(files.names()) == set(raw.index)
+    for image, (regions, tags) in expected.items():
+        np.testing.assert_array_equal(files.detections(image).regions, regions)
+        assert files.detections(image).tags == tags
 
 
 def test_without_predictions_images_have_no_tags_and_that_is_said(raw):
     path = raw.write()
     path.with_name("predictions.tsv").unlink()
-    with VinvlFiles(path) as files:
-        assert files.notes == [f"there is no predictions.tsv beside {path}: images have no tags"]
-        assert files.detections("473681").tags == []
-        np.testing.assert_array_equal(files.detections("473681").regions, raw.regions(2))
+    files = VinvlFiles(path)
+    assert files.notes == [f"there is no predictions.tsv beside {path}: images have no tags"]
+    assert files.detections("473681").tags == []
+    np.testing.assert_array_equal(files.detections("473681").regions, raw.regions(2))
 
 
 def test_what_one_reader_found_no_other_has_to_look_for(raw, monkeypatch):
     path = raw.write()
     for name in ("features.lineidx", "imageid2idx.json", "predictions.lineidx"):
         (raw.folder / name).unlink()
-    with VinvlFiles(path) as files:
-        found = pickle.loads(pickle.dumps(files.found))
-    monkeypatch.setattr(ScannedTsv, "_find_offsets", None)
-    with VinvlFiles(path, found=found) as files:
-        assert len(files.detections("473681").regions) == len(files.detections("473681").tags) == 6
+    content = pickle.dumps(VinvlFiles(path))
+    monkeypatch.setattr(indexed_tsv, "_find_offsets", None)
+    found = pickle.loads(content).detections("473681")
+    assert len(found.regions) == len(found.tags) == 6
 
 
 def test_an_image_that_is_not_there_is_refused(raw):
@@ -156,8 +154,8 @@ def test_a_wrong_feature_width_is_refused_naming_the_flag_that_admits_it(raw):
 
 def test_another_feature_width_is_read_when_asked_for(raw):
     raw.set_regions(2, np.ones((6, 2048)))
-    with VinvlFiles(raw.write(), feature_dim=2048) as files:
-        assert files.detections("473681").regions.shape == (6, 2048)
+    files = VinvlFiles(raw.write(), feature_dim=2048)
+    assert files.detections("473681").regions.shape == (6, 2048)
 
 
 def test_features_cut_within_a_float_are_refused(raw):
