@@ -27,13 +27,12 @@ def pipeline_options(text: str) -> Any:
     return beam.options.pipeline_options.PipelineOptions([f"--{option}" for option in text.split(",")])
 
 
-def write_shards_with_beam(writer: RecordWriter, shards: Sequence[Shard], runner: Any, options: Any) -> list[list[str]]:
+def write_shards_with_beam(writer: RecordWriter, shards: Sequence[Shard], options: Any) -> list[list[str]]:
     """Writes all files; the machines have to see the same files by the same paths.
 
     Args:
         writer: pickled to the machines.
         shards: what is to be written.
-        runner: of the pipeline; None takes what the options say.
         options: of the pipeline.
 
     Returns:
@@ -44,7 +43,7 @@ def write_shards_with_beam(writer: RecordWriter, shards: Sequence[Shard], runner
     """
     report = Path(shards[0].path).with_name("written.json")
     try:
-        with beam.Pipeline(runner=runner, options=options) as pipeline:
+        with beam.Pipeline(options=options) as pipeline:
             _ = (
                 pipeline
                 | beam.Create(shards)

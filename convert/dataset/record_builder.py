@@ -1,18 +1,15 @@
 """Builds the records that training and evaluation read, one an image, from whatever knows captions and regions.
 
-The data set is called `coco_ir` whatever it was made from, so that all that reads it stays the same.
+The data set is called `coco_ir` whatever it was made from, so that all that reads it stays the same. TFDS opens it.
 """
 
 import contextlib
 import dataclasses
 import fcntl
-import functools
-import io
 import itertools
 import math
 import os
 import shutil
-import tempfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -20,7 +17,8 @@ from typing import Any
 import numpy as np
 import tensorflow_datasets as tfds
 from absl import logging
-from tensorflow_datasets.core.dataset_builder import FileReaderBuilder
+from etils import epath
+from tensorflow_datasets.core.dataset_info import DatasetIdentity
 
 from aladin_jax.data.dataset import open_version
 from aladin_jax.errors import DataError
@@ -35,141 +33,13 @@ from convert.dataset.record_writer import (
 )
 
 NAME = "coco_ir"
-VERSION = tfds.core.Version("1.0.0")
+VERSION = "1.0.0"
 
 _CONFIG = "default"
-_INFO_FILE = "dataset_info.json"  # TFDS takes a folder for a data set if this is there; it writes it last
+_INFO_FILE = "dataset_info.json"  # TFDS takes a folder for a data set if this is there; it is written last
 
 # About 150 MB of VinVL's regions: TFDS advises 100 MB and more, and a worker takes one file at a time.
 IMAGES_PER_FILE = 500
-
-
-class RecordBuilder(FileReaderBuilder, skip_registration=True):
-    """Writes a source's images as records in the order of its captions; those without any region are counted."""
-
-    name = NAME
-    VERSION = VERSION
-    RELEASE_NOTES = {"1.0.0": "First version."}  # noqa: RUF012  (TFDS declares it so)
-    BUILDER_CONFIGS = [tfds.core.BuilderConfig(name=_CONFIG)]  # noqa: RUF012
-    # Nothing is downloaded. TFDS would look for checksums with importlib_resources, which it does not install.
-    url_infos = None
-
-    def __init__(
-        self,
-        *,
-        source: RecordSource,
-        float16: bool = False,
-        num_workers: int = 1,
-        made_of: Mapping[str, Any] | None = None,
-        made: Mapping[str, Any] | None = None,
-        **kwargs: Any,
-    ):
-        """Reads nothing yet.
-
-        Args:
-            source: what to build from.
-            float16: whether to store regions in half the space.
-            num_workers: processes that write; Beam's options decide instead, if the download configuration has any.
-            made_of: see `prepare_records`.
-            made: how the features were made, if that is known: see `FoundFiles.begin`.
-            **kwargs: as every TFDS builder takes; `data_dir` is where the data set is written.
-
-        Raises:
-            DataError: the data set is there already, with another width or type of regions.
-        """
-        self.source = source
-        self._made_of, self._made = made_of, made
-        self._feature_dim = source.feature_dim
-        self._dtype = np.dtype(np.float16 if float16 else np.float32)
-        self._num_workers = num_workers
-        kwargs.setdefault("file_format", FILE_FORMAT)
-        super().__init__(**kwargs)
-        if (Path(self.data_path) / _INFO_FILE).exists():
-            self._check_stored()
-
-    def _check_stored(self) -> None:
-        stored: Any = open_version(Path(self.data_path)).info.features
-        regions = stored["regions"]
-        asked = (self._feature_dim, self._dtype)
-        if (regions.shape[-1], regions.np_dtype) != asked:
-            raise DataError(
-                f"there already, with {regions.shape[-1]} features a region as {regions.np_dtype}, "
-                f"not {asked[0]} as {asked[1]}",
-                "pass --overwrite to replace it, or write to another folder",
-                path=self.data_path,
-            )
-
-    def _info(self) -> tfds.core.DatasetInfo:
-        return tfds.core.DatasetInfo(
-            builder=self,
-            description="Region features, detected classes and captions of images.",
-            features=record_features(self._feature_dim, self._dtype),
-            disable_shuffling=True,  # the original's order, which its unshuffled batches and evaluation follow
-            metadata=tfds.core.MetadataDict(),
-        )
-
-    @functools.cached_property
-    def _captions(self) -> Mapping[str, Mapping[str, list[str]]]:
-        return self.source.captions()
-
-    def _download_and_prepare(self, dl_manager: Any, download_config: tfds.download.DownloadConfig) -> None:
-        del dl_manager  # nothing is downloaded
-        self.source.check(self._captions)
-        if self._made_of is not None:
-            made_from.keep(Path(self.data_path), self._made_of)
-        shards_of = {split: self._shards(split, download_config.num_shards) for split in self._captions}
-        shards = list(itertools.chain(*shards_of.values()))
-        writer = RecordWriter(self.source, self._feature_dim, self._dtype)
-        runner, options = download_config.beam_runner, download_config.beam_options
-        if runner or options:
-            from convert.dataset.record_beam import write_shards_with_beam
-
-            written = write_shards_with_beam(writer, shards, runner, options)
-        else:
-            written = write_shards(writer, shards, self._num_workers)
-        ids_of = dict(zip((shard.path for shard in shards), written, strict=True))
-        splits = [self._split_info(split, [ids_of[shard.path] for shard in shards_of[split]]) for split in shards_of]
-        self.info.set_splits(tfds.core.SplitDict(splits))
-
-    def _shards(self, split: str, count: int | None) -> list[Shard]:
-        """What the files of a split are to hold: about as many images each."""
-        images = list(self._captions[split].items())
-        caption_ids = self.source.caption_ids().get(split, {})
-        count = count or math.ceil(len(images) / IMAGES_PER_FILE)
-        paths = self._get_filename_template(split_name=split).sharded_filepaths(count)
-        bounds = itertools.pairwise(len(images) * k // count for k in range(count + 1))
-        return [
-            Shard(str(path), dict(images[a:b]), {key: caption_ids[key] for key, _ in images[a:b] if key in caption_ids})
-            for path, (a, b) in zip(paths, bounds, strict=True)
-        ]
-
-    def _split_info(self, split: str, ids_of_file: list[list[str]]) -> tfds.core.SplitInfo:
-        """Describes what was written of a split: what TFDS wants to know, and metadata."""
-        captions = self._captions[split]
-        ids = list(itertools.chain(*ids_of_file))
-        if not ids:
-            remedy = "check that the features belong to these captions"
-            raise DataError("nothing was detected in any of its images", remedy, path=self.source.origin(split))
-        skipped = len(captions) - len(ids)
-        if skipped:
-            logging.warning("%s: skipped %d of %d images without detections", split, skipped, len(captions))
-        metadata: Any = self.info.metadata
-        metadata["feature_dim"] = self._feature_dim
-        if self._made:
-            metadata["features"] = dict(self._made)
-        metadata.setdefault("splits", {})[split] = {
-            "ids": ids,
-            "caption_counts": [len(captions[image]) for image in ids],
-            "skipped": skipped,
-        }
-        template = self._get_filename_template(split_name=split)
-        files = template.sharded_filepaths(len(ids_of_file))
-        return tfds.core.SplitInfo(
-            name=split,
-            shard_lengths=[len(some) for some in ids_of_file],
-            num_bytes=sum(file.stat().length for file in files),
-            filename_template=template,
-        )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -201,7 +71,7 @@ class Prepared:
 
 def data_set_folder(output: str | os.PathLike[str]) -> Path:
     """Where `prepare_records` puts the data set in an output folder."""
-    return Path(output) / NAME / _CONFIG / str(VERSION)
+    return Path(output) / NAME / _CONFIG / VERSION
 
 
 def prepare_records(
@@ -215,7 +85,7 @@ def prepare_records(
     num_workers: int = 1,
     beam_options: Any = None,
 ) -> Prepared:
-    """Builds the data set unless it is there.
+    """Builds the data set unless it is there: records in the order of the captions, of images with any region.
 
     May be killed at any time and run again: until all is written, the data set has another name, under which it is
     removed by the next run.
@@ -224,36 +94,39 @@ def prepare_records(
         source: what to build from.
         output: folder for the data set, which will be `coco_ir/default/1.0.0` in it.
         made_of: what it is made from, from `made_from.describe`; kept in it, and held against one that is there.
-        made: how the features were made; see `RecordBuilder`, as for the next.
+        made: how the features were made, if that is known: see `FoundFiles.begin`.
         float16: whether to store regions in half the space.
         overwrite: whether to remove a data set that is there first.
         num_workers: processes that write.
-        beam_options: `PipelineOptions` to write with Apache Beam.
+        beam_options: `PipelineOptions` to write with Apache Beam instead.
 
     Raises:
         DataError: a file is not what it should be, or what is there is something else or being written.
     """
     folder = data_set_folder(output)
+    dtype = np.dtype(np.float16 if float16 else np.float32)
     with _alone(folder):
         for leftover in folder.parent.glob(f"incomplete.*_{folder.name}"):
             logging.warning("%s: removed, left by a run that was killed", leftover)
-            _remove(leftover)
-        if overwrite and folder.exists():
-            source.check(source.captions())  # before anything is lost
-            _remove(folder)
-        was_there = folder.exists()
-        if was_there and not (folder / _INFO_FILE).exists():
-            raise DataError("there, but not a data set", "remove it or pass --overwrite", path=folder)
-        same = was_there and made_of is not None and made_from.check(folder, made_of)
-        builder = RecordBuilder(
-            source=source, made_of=made_of, made=made, float16=float16, num_workers=num_workers, data_dir=output
-        )
-        # TFDS wants a folder for downloads, and prints that it downloads. It is called as what a killed run leaves.
-        unfinished: Any = {"prefix": "incomplete.", "suffix": f"_{folder.name}", "dir": folder.parent}
-        with tempfile.TemporaryDirectory(**unfinished) as downloads, contextlib.redirect_stdout(io.StringIO()):
-            config = tfds.download.DownloadConfig(beam_options=beam_options)
-            builder.download_and_prepare(download_dir=downloads, download_config=config)
-    return _describe(folder, was_there, same)
+            shutil.rmtree(leftover)
+        was_there = folder.exists() and not overwrite
+        same = was_there and _check_there(folder, source.feature_dim, dtype, made_of)
+        if not was_there:
+            captions = source.captions()
+            source.check(captions)
+            if folder.exists():
+                (folder / _INFO_FILE).unlink(missing_ok=True)  # killed halfway, the rest does not open as a data set
+                shutil.rmtree(folder)
+            with _unfinished(folder) as place:
+                if made_of is not None:
+                    made_from.keep(place, made_of)
+                _write(place, source, captions, dtype, made, num_workers, beam_options)
+    metadata: Any = open_version(folder).info.metadata
+    splits = {
+        split: (len(about["ids"]), sum(about["caption_counts"]), about["skipped"])
+        for split, about in metadata["splits"].items()
+    }
+    return Prepared(folder, was_there, same, splits, sum(file.stat().st_size for file in folder.iterdir()))
 
 
 @contextlib.contextmanager
@@ -268,17 +141,104 @@ def _alone(folder: Path) -> Iterator[None]:
         yield
 
 
-def _remove(folder: Path) -> None:
-    """Removes a data set; killed halfway, it leaves a folder that does not open as one."""
-    (folder / _INFO_FILE).unlink(missing_ok=True)
-    shutil.rmtree(folder)
+@contextlib.contextmanager
+def _unfinished(folder: Path) -> Iterator[Path]:
+    """A folder to write into that gets its name at the end; if the block fails, nothing is left of it."""
+    place = folder.with_name(f"incomplete.{os.getpid()}_{folder.name}")
+    place.mkdir()
+    try:
+        yield place
+        place.rename(folder)
+    finally:
+        shutil.rmtree(place, ignore_errors=True)
 
 
-def _describe(folder: Path, was_there: bool, same: bool) -> Prepared:
-    metadata: Any = open_version(folder).info.metadata
-    splits = {
-        split: (len(about["ids"]), sum(about["caption_counts"]), about["skipped"])
-        for split, about in metadata["splits"].items()
+def _check_there(folder: Path, feature_dim: int, dtype: np.dtype, made_of: Mapping[str, Any] | None) -> bool:
+    """Whether what is there is known to be made of the same; refuses what is known to be something else."""
+    if not (folder / _INFO_FILE).exists():
+        raise DataError("there, but not a data set", "remove it or pass --overwrite", path=folder)
+    same = made_of is not None and made_from.check(folder, made_of)
+    features: Any = open_version(folder).info.features
+    regions = features["regions"]
+    if (regions.shape[-1], regions.np_dtype) != (feature_dim, dtype):
+        raise DataError(
+            f"there already, with {regions.shape[-1]} features a region as {regions.np_dtype}, "
+            f"not {feature_dim} as {dtype}",
+            "pass --overwrite to replace it, or write to another folder",
+            path=folder,
+        )
+    return same
+
+
+def _write(
+    place: Path,
+    source: RecordSource,
+    captions: Mapping[str, Mapping[str, list[str]]],
+    dtype: np.dtype,
+    made: Mapping[str, Any] | None,
+    num_workers: int,
+    beam_options: Any,
+) -> None:
+    """Writes the records of all splits, then what TFDS wants to know of them, and metadata."""
+    caption_ids = source.caption_ids()
+    templates = {
+        split: tfds.core.ShardedFileTemplate(
+            data_dir=epath.Path(place), dataset_name=NAME, split=split, filetype_suffix=FILE_FORMAT.file_suffix
+        )
+        for split in captions
     }
-    num_bytes = sum(file.stat().st_size for file in folder.iterdir())
-    return Prepared(folder, was_there, same, splits, num_bytes)
+    shards = {s: _shards(templates[s], images, caption_ids.get(s, {})) for s, images in captions.items()}
+    every = list(itertools.chain(*shards.values()))
+    writer = RecordWriter(source, source.feature_dim, dtype)
+    if beam_options:
+        from convert.dataset.record_beam import write_shards_with_beam
+
+        written = write_shards_with_beam(writer, every, beam_options)
+    else:
+        written = write_shards(writer, every, num_workers)
+    ids_of = dict(zip((shard.path for shard in every), written, strict=True))
+    metadata: dict[str, Any] = {"feature_dim": source.feature_dim} | ({"features": dict(made)} if made else {})
+    metadata["splits"] = {}
+    splits = []
+    for split, images in captions.items():
+        ids_of_file = [ids_of[shard.path] for shard in shards[split]]
+        metadata["splits"][split] = _describe_split(split, images, ids_of_file, source.origin(split))
+        num_bytes = sum(Path(shard.path).stat().st_size for shard in shards[split])
+        lengths = [len(ids) for ids in ids_of_file]
+        splits.append(tfds.core.SplitInfo(split, lengths, num_bytes, filename_template=templates[split]))
+    info = tfds.core.DatasetInfo(
+        builder=DatasetIdentity(NAME, tfds.core.Version(VERSION), str(place), __name__, _CONFIG),
+        description="Region features, detected classes and captions of images.",
+        features=record_features(source.feature_dim, dtype),
+        disable_shuffling=True,  # the original's order, which its unshuffled batches and evaluation follow
+        metadata=tfds.core.MetadataDict(metadata),
+        split_dict=tfds.core.SplitDict(splits),
+    )
+    info.set_file_format(FILE_FORMAT)
+    info.write_to_directory(place)
+
+
+def _shards(
+    template: tfds.core.ShardedFileTemplate, captions: Mapping[str, list[str]], caption_ids: Mapping[str, list[str]]
+) -> list[Shard]:
+    """What the files of a split are to hold: about as many images each."""
+    images = list(captions.items())
+    count = math.ceil(len(images) / IMAGES_PER_FILE)
+    bounds = itertools.pairwise(len(images) * k // count for k in range(count + 1))
+    return [
+        Shard(str(path), dict(images[a:b]), {key: caption_ids[key] for key, _ in images[a:b] if key in caption_ids})
+        for path, (a, b) in zip(template.sharded_filepaths(count), bounds, strict=True)
+    ]
+
+
+def _describe_split(
+    split: str, captions: Mapping[str, list[str]], ids_of_file: list[list[str]], origin: Path
+) -> dict[str, Any]:
+    """The metadata of a split: images without any region are counted."""
+    ids = list(itertools.chain(*ids_of_file))
+    if not ids:
+        remedy = "check that the features belong to these captions"
+        raise DataError("nothing was detected in any of its images", remedy, path=origin)
+    if skipped := len(captions) - len(ids):
+        logging.warning("%s: skipped %d of %d images without detections", split, skipped, len(captions))
+    return {"ids": ids, "caption_counts": [len(captions[image]) for image in ids], "skipped": skipped}

@@ -14,9 +14,8 @@ import torch
 
 from aladin_jax.errors import DataError
 from convert.dataset import record_builder
-from convert.dataset.coco_ir import VinvlSource, prepare
-from convert.dataset.record_builder import RecordBuilder
-from convert.raw.vinvl_files import FEATURE_DIM, VinvlFiles, read_captions
+from convert.dataset.coco_ir import prepare
+from convert.raw.vinvl_files import VinvlFiles, read_captions
 from tests.convert.raw.raw_vinvl import E2E
 
 SPLITS = {"train": 10, "minival": 4, "test": 56}
@@ -153,12 +152,9 @@ def test_half_precision_is_stored_as_such_in_about_half_the_space(raw, prepared)
     assert num_bytes[0] < 0.6 * num_bytes[1]
 
 
-def test_the_order_holds_over_several_shards(raw):
-    source = VinvlSource(raw.captions, raw.features, FEATURE_DIM)
-    builder = RecordBuilder(source=source, data_dir=raw.folder / "out")
-    builder.download_and_prepare(
-        download_dir=raw.folder / "downloads", download_config=tfds.download.DownloadConfig(num_shards=3)
-    )
+def test_the_order_holds_over_several_shards(raw, monkeypatch):
+    monkeypatch.setattr(record_builder, "IMAGES_PER_FILE", 20)
+    raw.prepare()
     assert len(list(raw.target.glob("coco_ir-test.array_record-*-of-00003"))) == 3
     assert ids(raw.target, "test") == list(read_captions(raw.captions / "test_captions.pt"))
 
@@ -280,6 +276,15 @@ def test_a_folder_that_is_no_data_set_is_not_written_into(raw):
     with pytest.raises(DataError, match=r"1\.0\.0: there, but not a data set; remove it or pass --overwrite"):
         raw.prepare()
     assert (raw.target / "thesis.txt").exists()
+
+
+def test_what_a_killed_run_left_is_removed_and_that_is_said(raw, caplog):
+    leftover = raw.target.parent / "incomplete.1_1.0.0"
+    leftover.mkdir(parents=True)
+    with caplog.at_level(logging.WARNING, "absl"):
+        raw.prepare()
+    assert f"{leftover}: removed, left by a run that was killed" in caplog.text
+    assert sorted(path.name for path in raw.target.parent.iterdir()) == [".1.0.0.lock", "1.0.0"]
 
 
 def test_two_processes_do_not_write_the_same_data_set(raw):
