@@ -26,11 +26,41 @@ class Entry(NamedTuple):
         tensors: PyTorch names, joined along their first axis in this order. With `{layer}` in them there is such a
             group for every layer, and the groups are stacked on a new first axis.
         transposed: whether PyTorch has the (joined) matrix as [out, in], where the parameter is [in, out].
+        layers: how many layers are stacked; None if the entry is not one of layers, or no model's yet.
     """
 
     parameter: str
     tensors: tuple[str, ...]
     transposed: bool = False
+    layers: int | None = None
+
+    @property
+    def names(self) -> list[str]:
+        """PyTorch names of all tensors that it takes, in order."""
+        return [name.replace(LAYER, str(n)) for n in range(self.layers or 1) for name in self.tensors]
+
+    def tensor_shape(self, parameter_shape: tuple[int, ...]) -> tuple[int, ...]:
+        """The shape of each of its tensors, from the parameter's."""
+        shape = parameter_shape if self.layers is None else parameter_shape[1:]
+        if self.transposed:
+            shape = shape[::-1]
+        return (shape[0] // len(self.tensors), *shape[1:])
+
+    def to_parameter(self, tensors: Mapping[str, np.ndarray]) -> np.ndarray:
+        """Makes the parameter from its tensors, by name; `to_tensors` undoes it exactly."""
+        names, width = self.names, len(self.tensors)
+        joined = [np.concatenate([tensors[name] for name in names[i : i + width]]) for i in range(0, len(names), width)]
+        if self.transposed:
+            joined = [matrix.T for matrix in joined]
+        return np.stack(joined) if self.layers else np.ascontiguousarray(joined[0])
+
+    def to_tensors(self, parameter: np.ndarray) -> dict[str, np.ndarray]:
+        """Takes the parameter apart into PyTorch's tensors, by name."""
+        joined = list(parameter) if self.layers else [parameter]
+        if self.transposed:
+            joined = [matrix.T for matrix in joined]
+        parts = [part for group in joined for part in np.split(group, len(self.tensors))]
+        return {name: np.ascontiguousarray(part) for name, part in zip(self.names, parts, strict=True)}
 
 
 def _dense(parameter: str, *tensors: str) -> list[Entry]:
@@ -89,21 +119,13 @@ IGNORED = {
 
 def entries(model_config: ModelConfig) -> list[Entry]:
     """The table's rows for the parameters that a configuration has."""
-    has_norm = model_config.backbone.use_img_layernorm
-    return [e for e in BACKBONE + MATCHING_HEAD if has_norm or not e.parameter.startswith("backbone/region_norm/")]
-
-
-def num_layers(entry: Entry, model_config: ModelConfig) -> int | None:
-    """How many layers an entry stacks; None if it is not one of layers."""
-    if LAYER not in entry.tensors[0]:
-        return None
-    in_backbone = entry.parameter.startswith("backbone/")
-    return model_config.backbone.num_hidden_layers if in_backbone else model_config.matching_head.num_layers
-
-
-def tensor_names(entry: Entry, layers: int | None) -> list[str]:
-    """PyTorch names of all tensors that an entry takes, in order."""
-    return [name.replace(LAYER, str(n)) for n in range(layers or 1) for name in entry.tensors]
+    backbone, head = model_config
+    table = [(e, backbone.num_hidden_layers) for e in BACKBONE] + [(e, head.num_layers) for e in MATCHING_HEAD]
+    return [
+        entry._replace(layers=layers) if LAYER in entry.tensors[0] else entry
+        for entry, layers in table
+        if backbone.use_img_layernorm or not entry.parameter.startswith("backbone/region_norm/")
+    ]
 
 
 def ignored_because(name: str) -> str | None:
@@ -112,29 +134,3 @@ def ignored_because(name: str) -> str | None:
     if reason is None and not is_of_model(name):
         return "outside of the backbone and the matching head"
     return reason
-
-
-def tensor_shape(entry: Entry, parameter_shape: tuple[int, ...]) -> tuple[int, ...]:
-    """The shape of each of an entry's tensors, from the parameter's."""
-    shape = parameter_shape[1:] if LAYER in entry.tensors[0] else parameter_shape
-    if entry.transposed:
-        shape = shape[::-1]
-    return (shape[0] // len(entry.tensors), *shape[1:])
-
-
-def to_parameter(entry: Entry, tensors: Mapping[str, np.ndarray], layers: int | None) -> np.ndarray:
-    """Makes a parameter from its tensors, by name; `to_tensors` undoes it exactly."""
-    names, width = tensor_names(entry, layers), len(entry.tensors)
-    joined = [np.concatenate([tensors[name] for name in names[i : i + width]]) for i in range(0, len(names), width)]
-    if entry.transposed:
-        joined = [matrix.T for matrix in joined]
-    return np.stack(joined) if layers else np.ascontiguousarray(joined[0])
-
-
-def to_tensors(entry: Entry, parameter: np.ndarray, layers: int | None) -> dict[str, np.ndarray]:
-    """Takes a parameter apart into PyTorch's tensors, by name."""
-    joined = list(parameter) if layers else [parameter]
-    if entry.transposed:
-        joined = [matrix.T for matrix in joined]
-    parts = [part for group in joined for part in np.split(group, len(entry.tensors))]
-    return {name: np.ascontiguousarray(part) for name, part in zip(tensor_names(entry, layers), parts, strict=True)}

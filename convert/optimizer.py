@@ -16,7 +16,7 @@ import torch
 from aladin_jax.errors import DataError
 from aladin_jax.model_folder import ModelConfig, RunState, unflatten
 from convert.matching import Matched
-from convert.names import entries, num_layers, tensor_names, to_parameter
+from convert.names import entries
 from convert.weights import Weights
 
 _SETTINGS = {"betas": (0.9, 0.999), "eps": 1e-8, "weight_decay": 0, "amsgrad": False, "maximize": False}
@@ -139,12 +139,8 @@ def convert_progress(progress: Progress, model_config: ModelConfig, notes: list[
     """
     adam: dict[str, dict[str, Any]] = {}
     for group in ("backbone", "matching_head"):
-        table = [
-            (entry, tensor_names(entry, num_layers(entry, model_config)))
-            for entry in entries(model_config)
-            if entry.parameter.startswith(f"{group}/")
-        ]
-        wanted = [name for _, names in table for name in names]
+        table = [entry for entry in entries(model_config) if entry.parameter.startswith(f"{group}/")]
+        wanted = [name for entry in table for name in entry.names]
         steps = {progress.moments[name].step if name in progress.moments else 0 for name in wanted}
         if steps == {0}:  # no gradient yet: it starts as any other run's
             continue
@@ -157,10 +153,7 @@ def convert_progress(progress: Progress, model_config: ModelConfig, notes: list[
         adam[group] = {"count": np.int32(steps.pop())}
         for ours, part in (("mu", "first"), ("nu", "second")):
             arrays = {name: getattr(progress.moments[name], part) for name in wanted}
-            made = {
-                entry.parameter.removeprefix(f"{group}/"): to_parameter(entry, arrays, num_layers(entry, model_config))
-                for entry, _ in table
-            }
+            made = {entry.parameter.removeprefix(f"{group}/"): entry.to_parameter(arrays) for entry in table}
             adam[group][ours] = unflatten(made)
     losses = {}
     for name, value in progress.scales.items():

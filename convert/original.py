@@ -18,7 +18,7 @@ from aladin_jax.models.aladin import Params
 from aladin_jax.training.objective import LOSS_NAMES
 from aladin_jax.weights import BEST, LATEST, newest_step
 from configs import alignment_and_matching_distill
-from convert.names import entries, num_layers, to_tensors
+from convert.names import entries
 
 _HEADS = 4  # the original's matching head cannot have another number
 
@@ -130,7 +130,7 @@ def original_tensors(params: Params, model_config: ModelConfig) -> dict[str, tor
         )
     flat, tensors = flatten(params), {}
     for entry in entries(model_config):
-        arrays = to_tensors(entry, np.asarray(flat[entry.parameter]), num_layers(entry, model_config))
+        arrays = entry.to_tensors(np.asarray(flat[entry.parameter]))
         prefix = "img_txt_enc.oscar_model." if entry.parameter.startswith("backbone/") else "img_txt_enc."
         tensors |= {f"{prefix}{name}": torch.from_numpy(array) for name, array in arrays.items()}
     return tensors

@@ -16,8 +16,8 @@ from convert.sources import Checkpoint
 
 def format_report(report: Report, source: Checkpoint, *, verbose: bool = False) -> str:
     """Lays out the report in aligned columns; layers are folded into one line unless `verbose`."""
-    tensors = sum(len(row.tensors) for row in report.converted)
-    numbers = sum(math.prod(row.shape) for row in report.converted)
+    tensors = sum(len(entry.names) for entry, _ in report.converted)
+    numbers = sum(math.prod(shape) for _, shape in report.converted)
     title = f"converted: {tensors} tensors ({numbers:,} numbers) into {len(report.converted)} parameters"
     lines = [title, *_aligned(_converted_rows(report, source, verbose))]
     if report.ignored:
@@ -34,12 +34,12 @@ def report_data(report: Report, source: Checkpoint) -> dict[str, Any]:
     return {
         "converted": {
             source.keys[name]: {
-                "parameter": row.entry.parameter,
+                "parameter": entry.parameter,
                 "shape": list(source.tensors[name].shape),
                 "dtype": str(source.tensors[name].dtype).removeprefix("torch."),
             }
-            for row in report.converted
-            for name in row.tensors
+            for entry, _ in report.converted
+            for name in entry.names
         },
         "ignored": {source.keys[name]: reason for name, reason in report.ignored.items()},
         "fresh": list(report.fresh),
@@ -49,14 +49,13 @@ def report_data(report: Report, source: Checkpoint) -> dict[str, Any]:
 
 def _converted_rows(report: Report, source: Checkpoint, verbose: bool) -> list[tuple[str, ...]]:
     rows = []
-    for row in report.converted:
-        target = f"{row.entry.parameter} {list(row.shape)}"
+    for entry, shape in report.converted:
+        target, names = f"{entry.parameter} {list(shape)}", entry.names
         if verbose:
-            rows += [(source.keys[n], str(list(source.tensors[n].shape)), target) for n in row.tensors]
+            rows += [(source.keys[name], str(list(source.tensors[name].shape)), target) for name in names]
             continue
-        layers = len(row.tensors) // len(row.entry.tensors)
-        pattern = _braced(row.entry.tensors).replace(LAYER, f"{{0..{layers - 1}}}")
-        rows.append((f"{len(row.tensors)} x", pattern, str(list(source.tensors[row.tensors[0]].shape)), target))
+        pattern = _braced(entry.tensors).replace(LAYER, f"{{0..{(entry.layers or 1) - 1}}}")
+        rows.append((f"{len(names)} x", pattern, str(list(source.tensors[names[0]].shape)), target))
     return rows
 
 

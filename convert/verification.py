@@ -109,21 +109,8 @@ def _run_ours(source: Checkpoint, params: Params, ids: np.ndarray, lengths: np.n
 
 def _run_transformers(source: Checkpoint, ids: np.ndarray, lengths: np.ndarray) -> list[np.ndarray]:
     """Hidden states [c, w, d] before the first layer and after each."""
-    config = source.model_config.backbone
-    bert = BertModel(
-        BertConfig(
-            vocab_size=config.vocab_size,
-            hidden_size=config.hidden_size,
-            num_hidden_layers=config.num_hidden_layers,
-            num_attention_heads=config.num_attention_heads,
-            intermediate_size=config.intermediate_size,
-            max_position_embeddings=config.max_position_embeddings,
-            type_vocab_size=config.type_vocab_size,
-            layer_norm_eps=config.layer_norm_eps,
-            hidden_act="gelu",
-        ),
-        add_pooling_layer=False,
-    ).eval()
+    fields = dataclasses.asdict(source.model_config.backbone)  # are called as BERT's
+    bert = BertModel(BertConfig(**fields, hidden_act="gelu"), add_pooling_layer=False).eval()
     # The file's tensors, not the table's: an error in the table must show.
     state = {
         name.removeprefix("bert."): tensor.float()

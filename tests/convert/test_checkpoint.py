@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from aladin_jax.model_folder import flatten, load_model_folder, read_provenance
-from convert.names import entries, num_layers, to_tensors
+from convert.names import entries
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 
@@ -17,7 +17,7 @@ def tensors_of(params, config):
     """All tensors that a parameter dict amounts to, through the table's way back."""
     flat, tensors = flatten(params), {}
     for entry in entries(config):
-        tensors |= to_tensors(entry, np.asarray(flat[entry.parameter]), num_layers(entry, config))
+        tensors |= entry.to_tensors(np.asarray(flat[entry.parameter]))
     return tensors
 
 

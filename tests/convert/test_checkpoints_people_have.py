@@ -15,7 +15,7 @@ from aladin_jax.training.objective import Objective
 from aladin_jax.training.resume import resume
 from aladin_jax.training.step import init_state
 from convert import export
-from convert.names import entries, num_layers, to_tensors
+from convert.names import entries
 from convert.torch_files import load_torch
 from tests.golden_data import E2E, UNIT
 
@@ -66,7 +66,7 @@ def same_model(tmp_path, saved):
 def check_tensors(params, config, expected):
     flat = flatten(params)
     for entry in entries(config):
-        for name, tensor in to_tensors(entry, np.asarray(flat[entry.parameter]), num_layers(entry, config)).items():
+        for name, tensor in entry.to_tensors(np.asarray(flat[entry.parameter])).items():
             prefix = "img_txt_enc.oscar_model." if name.startswith("bert.") else "img_txt_enc."
             np.testing.assert_array_equal(tensor, expected[prefix + name].numpy(), err_msg=name)
 

@@ -12,7 +12,7 @@ from aladin_jax.data.tokenization import CaptionTokenizer
 from aladin_jax.model_folder import flatten, load_model_folder, read_provenance
 from convert.conversion import convert
 from convert.hugging_face import read_bert
-from convert.names import BACKBONE, to_tensors
+from convert.names import entries
 from convert.verification import TOLERANCE, verify_text_stream
 from tests.convert.conftest import write_shards
 
@@ -76,11 +76,10 @@ def test_any_layout_of_a_bert_is_converted_bit_for_bit_and_verified(tmp_path, ru
 
     params, config, vocabulary = load_model_folder(tmp_path / "out")
     flat = flatten(params)
-    for entry in BACKBONE:
-        if entry.parameter.startswith("backbone/region_"):
+    for entry in entries(config):
+        if entry.parameter.startswith(("backbone/region_", "matching_head/")):
             continue
-        layers = 4 if "/layers/" in entry.parameter else None
-        for name, tensor in to_tensors(entry, flat[entry.parameter], layers).items():
+        for name, tensor in entry.to_tensors(flat[entry.parameter]).items():
             np.testing.assert_array_equal(tensor, state[name].numpy(), err_msg=name)
     assert (config.backbone.num_attention_heads, config.backbone.layer_norm_eps) == (3, 1e-6)
     assert vocabulary is not None

@@ -14,7 +14,7 @@ from aladin_jax.models.aladin import bind
 from aladin_jax.training import optim
 from aladin_jax.training.setup import make_objective
 from aladin_jax.training.step import StepVariant, init_state, jit_train_step, make_train_step
-from convert.names import entries, num_layers, to_tensors
+from convert.names import entries
 from tests.golden_data import REGIMES, arrays, converted, unit_batch
 
 LEARNING_RATE = 1e-4
@@ -26,8 +26,7 @@ def pytorch_tensors(params, model_config):
     """All parameters under the original's names."""
     flat, tensors = flatten(params), {}
     for entry in entries(model_config):
-        layers = num_layers(entry, model_config)
-        for name, tensor in to_tensors(entry, np.asarray(flat[entry.parameter]), layers).items():
+        for name, tensor in entry.to_tensors(np.asarray(flat[entry.parameter])).items():
             prefix = "img_txt_enc.oscar_model." if name.startswith("bert.") else "img_txt_enc."
             tensors[prefix + name] = tensor
     return tensors
