@@ -7,14 +7,14 @@ the differences of the corners.
 
 import abc
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 from jaxtyping import Float
 
-from aladin_jax.data.box_encoding import HEIGHT_WIDTH, LayoutTally, explains, to_height_width
+from aladin_jax.data.box_encoding import HEIGHT_WIDTH, LayoutTally, Verdict, explains, to_height_width
 from aladin_jax.errors import DataError, shown
 from aladin_jax.untrusted import COPY_AGAIN, check_name, check_text, decode, parse_json
 from convert.raw.detections import (
@@ -38,9 +38,9 @@ class _EncodedReader(RegionReader):
 
     _layout = HEIGHT_WIDTH
 
-    @abc.abstractmethod
     def _where(self, name: str) -> dict[str, Any]:
         """What `DataError` takes to say where an image's regions are."""
+        return {"path": self.path, "image": name}
 
     @abc.abstractmethod
     def _read(self, name: str) -> Detections:
@@ -58,10 +58,12 @@ class _EncodedReader(RegionReader):
             )
         return Detections(to_height_width(found.regions, self._layout), found.tags)
 
-    def _sample(self) -> list[str]:
-        """Images from all over the file."""
-        names = list(self._names)
-        return names[:: -(-len(names) // _SAMPLE)]
+    def _verdict(self, read: Callable[[str], Float[np.ndarray, "r f"]]) -> Verdict:
+        """What is known of the layout from images all over the file, whose regions `read` gives."""
+        names, tally = list(self._names), LayoutTally()
+        for row, name in enumerate(names[:: -(-len(names) // _SAMPLE)]):
+            tally.add(read(name), row, name)
+        return tally.verdict()
 
     def _settle(self) -> None:
         """Finds the layout.
@@ -69,10 +71,7 @@ class _EncodedReader(RegionReader):
         Raises:
             DataError: there is none, or boxes are not scaled.
         """
-        tally = LayoutTally()
-        for row, name in enumerate(self._sample()):
-            tally.add(self._read(name).regions, row, name)
-        layout, scaled, reason = tally.verdict()
+        layout, scaled, reason = self._verdict(lambda name: self._read(name).regions)
         if layout is None or not scaled:
             problem = f"boxes end in {layout}, but are not scaled to [0, 1]" if layout else "no known box encoding"
             remedy = "import from boxes in pixels instead (see docs/features.md)"
@@ -96,9 +95,6 @@ class VinvlReader(_EncodedReader):
         self._names = self._images.names()
         self.note(*self._images.notes)
         self._settle()
-
-    def _where(self, name: str) -> dict[str, Any]:
-        return {"path": self.path, "image": name}
 
     def _read(self, name: str) -> Detections:
         return self._images.detections(name)
@@ -213,14 +209,11 @@ class OscarTsv(_EncodedReader):
     def _find_reading(self) -> tuple[np.dtype, int]:
         tried = []
         for name, reading in self._READINGS.items():
-            tally = LayoutTally()
             try:
-                for row, image in enumerate(self._sample()):
-                    tally.add(self._decode(image, *reading), row, image)
+                verdict = self._verdict(lambda image, reading=reading: self._decode(image, *reading))
             except DataError as error:
                 tried.append(f"as {name}: {error}")
                 continue
-            verdict = tally.verdict()
             if verdict.layout:
                 self.note(f"features are {name}")
                 return reading
