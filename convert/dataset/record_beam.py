@@ -1,12 +1,12 @@
 """Writes records on a cluster through Apache Beam; without the extra `beam` this module does not import."""
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from aladin_jax.errors import DataError
-from convert.dataset.record_writer import RecordWriter, Shard
+from convert.dataset.record_writer import Shard, Write
 
 try:
     import apache_beam as beam  # pyright: ignore[reportMissingImports]
@@ -14,24 +14,16 @@ except ImportError as missing:
     raise DataError("Apache Beam is not installed", "pip install 'aladin-jax[beam]'") from missing
 
 
-class _WriteShard(beam.DoFn):
-    def __init__(self, writer: RecordWriter):
-        self._writer = writer
-
-    def process(self, shard: Shard) -> Iterator[tuple[str, list[str]]]:
-        yield shard.path, self._writer.write(shard)
-
-
 def pipeline_options(text: str) -> Any:
     """Beam's options from text as `tfds build` takes it, such as "runner=FlinkRunner,parallelism=8"."""
     return beam.options.pipeline_options.PipelineOptions([f"--{option}" for option in text.split(",")])
 
 
-def write_shards_with_beam(writer: RecordWriter, shards: Sequence[Shard], options: Any) -> list[list[str]]:
+def write_shards_with_beam(write: Write, shards: Sequence[Shard], options: Any) -> list[list[str]]:
     """Writes all files; the machines have to see the same files by the same paths.
 
     Args:
-        writer: pickled to the machines.
+        write: writes one file; pickled to the machines.
         shards: what is to be written.
         options: of the pipeline.
 
@@ -48,7 +40,7 @@ def write_shards_with_beam(writer: RecordWriter, shards: Sequence[Shard], option
                 pipeline
                 | beam.Create(shards)
                 | beam.Reshuffle()  # one by one to whoever is free
-                | beam.ParDo(_WriteShard(writer))
+                | beam.Map(_write_and_name, write)
                 | beam.combiners.ToList()
                 | beam.Map(_save, str(report))
             )
@@ -57,6 +49,10 @@ def write_shards_with_beam(writer: RecordWriter, shards: Sequence[Shard], option
     written = json.loads(report.read_text())
     report.unlink()
     return [written[shard.path] for shard in shards]
+
+
+def _write_and_name(shard: Shard, write: Write) -> tuple[str, list[str]]:
+    return shard.path, write(shard)
 
 
 def _save(written: list[tuple[str, list[str]]], path: str) -> None:

@@ -6,6 +6,7 @@ The data set is called `coco_ir` whatever it was made from, so that all that rea
 import contextlib
 import dataclasses
 import fcntl
+import functools
 import itertools
 import math
 import os
@@ -26,9 +27,9 @@ from convert.dataset import made_from
 from convert.dataset.record_writer import (
     FILE_FORMAT,
     RecordSource,
-    RecordWriter,
     Shard,
     record_features,
+    write_shard,
     write_shards,
 )
 
@@ -189,13 +190,13 @@ def _write(
     }
     shards = {s: _shards(templates[s], images, caption_ids.get(s, {})) for s, images in captions.items()}
     every = list(itertools.chain(*shards.values()))
-    writer = RecordWriter(source, source.feature_dim, dtype)
+    write = functools.partial(write_shard, source, dtype)
     if beam_options:
         from convert.dataset.record_beam import write_shards_with_beam
 
-        written = write_shards_with_beam(writer, every, beam_options)
+        written = write_shards_with_beam(write, every, beam_options)
     else:
-        written = write_shards(writer, every, num_workers)
+        written = write_shards(write, every, num_workers)
     ids_of = dict(zip((shard.path for shard in every), written, strict=True))
     metadata: dict[str, Any] = {"feature_dim": source.feature_dim} | ({"features": dict(made)} if made else {})
     metadata["splits"] = {}

@@ -89,6 +89,10 @@ class Shard(NamedTuple):
     caption_ids: dict[str, list[str]]
 
 
+Write = Callable[[Shard], list[str]]
+"""Writes a file; gives the ids of the images in it."""
+
+
 def record_features(feature_dim: int, dtype: np.dtype) -> tfds.features.FeaturesDict:
     """What a record holds, and how it is stored."""
     return tfds.features.FeaturesDict(
@@ -105,57 +109,42 @@ def record_features(feature_dim: int, dtype: np.dtype) -> tfds.features.Features
     )
 
 
-class RecordWriter:
-    """Reads images and writes their records."""
+def write_shard(source: RecordSource, dtype: np.dtype, shard: Shard) -> list[str]:
+    """Writes one file, under another name until it is complete.
 
-    def __init__(self, source: RecordSource, feature_dim: int, dtype: np.dtype):
-        """Reads nothing yet.
+    Args:
+        source: of the images.
+        dtype: what regions are stored as, float32 or float16.
+        shard: what is to be in the file.
 
-        Args:
-            source: of the images.
-            feature_dim: width of a region.
-            dtype: what regions are stored as, float32 or float16.
-        """
-        self._source, self._feature_dim, self._dtype = source, feature_dim, dtype
+    Returns:
+        Ids of the images in the file: those in which anything was detected.
 
-    def _serializer(self) -> Callable[[dict[str, Any]], bytes]:
-        features = record_features(self._feature_dim, self._dtype)
-        serializer = tfds.core.ExampleSerializer(cast(Any, features.get_serialized_info()))
-
-        def serialize(record: dict[str, Any]) -> bytes:
-            example = serializer.get_tf_example(features.encode_example(record))
-            return example.SerializeToString(deterministic=True)  # else its fields have a new order in every process
-
-        return serialize
-
-    def write(self, shard: Shard) -> list[str]:
-        """Writes one file, under another name until it is complete.
-
-        Returns:
-            Ids of the images in the file: those in which anything was detected.
-
-        Raises:
-            DataError: an image is not there or is damaged.
-        """
-        written: list[str] = []
-        serialize = self._serializer()
-        with incomplete_file(epath.Path(shard.path)) as partial:
-            writer = ArrayRecordWriter(str(partial), WRITER_OPTIONS)
-            for image, captions in shard.captions.items():
-                regions, tags = self._source.detections(image, self._dtype)
-                if len(regions):
-                    record = {"id": image, "regions": regions, "tags": tags, "captions": captions}
-                    writer.write(serialize(record | {"caption_ids": shard.caption_ids.get(image, [])}))
-                    written.append(image)
-            writer.close()
-        return written
+    Raises:
+        DataError: an image is not there or is damaged.
+    """
+    features = record_features(source.feature_dim, dtype)
+    serializer = tfds.core.ExampleSerializer(cast(Any, features.get_serialized_info()))
+    written: list[str] = []
+    with incomplete_file(epath.Path(shard.path)) as partial:
+        writer = ArrayRecordWriter(str(partial), WRITER_OPTIONS)
+        for image, captions in shard.captions.items():
+            regions, tags = source.detections(image, dtype)
+            if len(regions):
+                record = {"id": image, "regions": regions, "tags": tags, "captions": captions}
+                record["caption_ids"] = shard.caption_ids.get(image, [])
+                example = serializer.get_tf_example(features.encode_example(record))
+                writer.write(example.SerializeToString(deterministic=True))  # else the order of fields would vary
+                written.append(image)
+        writer.close()
+    return written
 
 
-def write_shards(writer: RecordWriter, shards: Sequence[Shard], num_workers: int) -> list[list[str]]:
+def write_shards(write: Write, shards: Sequence[Shard], num_workers: int) -> list[list[str]]:
     """Writes all files, with a progress bar.
 
     Args:
-        writer: of the files.
+        write: writes one; pickled to other processes.
         shards: what is to be written.
         num_workers: 1 writes in this process; more are processes of their own, which end with this one.
 
@@ -169,8 +158,8 @@ def write_shards(writer: RecordWriter, shards: Sequence[Shard], num_workers: int
     images = sum(len(shard.captions) for shard in shards)
     with tqdm(desc="Writing records", total=images, unit=" images", leave=False, mininterval=1) as bar:
         if num_workers > 1:
-            return _write_in_processes(writer, shards, num_workers, bar)
-        return [_counted(writer.write(shard), shard, bar) for shard in shards]
+            return _write_in_processes(write, shards, num_workers, bar)
+        return [_counted(write(shard), shard, bar) for shard in shards]
 
 
 def _counted(written: list[str], shard: Shard, bar: tqdm) -> list[str]:
@@ -178,12 +167,12 @@ def _counted(written: list[str], shard: Shard, bar: tqdm) -> list[str]:
     return written
 
 
-def _write_in_processes(writer: RecordWriter, shards: Sequence[Shard], num_workers: int, bar: tqdm) -> list[list[str]]:
+def _write_in_processes(write: Write, shards: Sequence[Shard], num_workers: int, bar: tqdm) -> list[list[str]]:
     context = multiprocessing.get_context("spawn")  # a fork of a process with threads, such as TensorFlow's, may hang
     lifeline, end = context.Pipe(duplex=False)
     try:
         # After an error the processes end at once: `end` is closed before the pool waits for them.
-        with ProcessPoolExecutor(num_workers, context, _start_worker, (writer, lifeline)) as pool, end, lifeline:
+        with ProcessPoolExecutor(num_workers, context, _start_worker, (write, lifeline)) as pool, end, lifeline:
             shard_of = _submit(pool, shards)
             for done in as_completed(shard_of):
                 _counted(done.result(), shard_of[done], bar)
@@ -203,12 +192,12 @@ def _submit(pool: ProcessPoolExecutor, shards: Sequence[Shard]) -> dict[Future[l
         signal.pthread_sigmask(signal.SIG_SETMASK, mask)
 
 
-_writer: RecordWriter  # of a worker process
+_write_one: Write  # of a worker process
 
 
-def _start_worker(writer: RecordWriter, lifeline: Connection) -> None:
-    global _writer
-    _writer = writer
+def _start_worker(write: Write, lifeline: Connection) -> None:
+    global _write_one
+    _write_one = write
     threading.Thread(target=_end_with_parent, args=(lifeline,), daemon=True).start()
 
 
@@ -220,4 +209,4 @@ def _end_with_parent(lifeline: Connection) -> None:
 
 
 def _write(shard: Shard) -> list[str]:
-    return _writer.write(shard)
+    return _write_one(shard)

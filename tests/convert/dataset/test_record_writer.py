@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import functools
 import multiprocessing
 import os
 import shutil
@@ -17,7 +18,7 @@ import pytest
 from aladin_jax.errors import DataError
 from convert.dataset import record_builder
 from convert.dataset.coco_ir import VinvlSource, prepare
-from convert.dataset.record_writer import RecordWriter, Shard, write_shards
+from convert.dataset.record_writer import Shard, write_shard, write_shards
 from convert.raw.vinvl_files import read_captions
 from tests.convert.raw.raw_vinvl import E2E, GOLDEN_FEATURES
 
@@ -55,10 +56,10 @@ class DyingSource(VinvlSource):
 
 def test_a_killed_process_ends_the_run_with_an_error(tmp_path):
     captions = read_captions(E2E / "coco_ir" / "test_captions.pt")
-    writer = RecordWriter(DyingSource(E2E / "coco_ir", GOLDEN_FEATURES, 2054), 2054, np.dtype(np.float32))
+    source = DyingSource(E2E / "coco_ir", GOLDEN_FEATURES, 2054)
     shards = [Shard(str(tmp_path / image), {image: sentences}, {}) for image, sentences in captions.items()]
     with pytest.raises(DataError, match=r"a process that writes records was killed; .*--num_workers"):
-        write_shards(writer, shards, 2)
+        write_shards(functools.partial(write_shard, source, np.dtype(np.float32)), shards, 2)
     assert not multiprocessing.active_children()
 
 
