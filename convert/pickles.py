@@ -116,12 +116,9 @@ class _Inspector:
             case "TUPLE":
                 items = tuple(self._pop_to_mark())
                 self._stack.append(items)
-            case "TUPLE1":
-                stack[-1] = (stack[-1],)
-            case "TUPLE2":
-                stack[-2:] = [(stack[-2], stack[-1])]
-            case "TUPLE3":
-                stack[-3:] = [(stack[-3], stack[-2], stack[-1])]
+            case "TUPLE1" | "TUPLE2" | "TUPLE3":
+                count = int(operation[-1])
+                stack[-count:] = [tuple(stack[-count:])]
             case "BINPERSID":
                 stack[-1] = self._declare_storage(stack[-1])
             case "NONE" | "NEWTRUE" | "NEWFALSE" | "EMPTY_TUPLE":
@@ -139,8 +136,7 @@ class _Inspector:
                 arguments = stack.pop()
                 stack[-1] = self._call(stack[-1], arguments)
             case "APPEND":
-                item = stack.pop()
-                self._append([item])
+                self._append([stack.pop()])
             case "APPENDS":
                 self._append(self._pop_to_mark())
             case "SETITEM":

@@ -103,67 +103,53 @@ def read_vinvl(folder: str | Path, checkpoint: str | Path | None = None) -> Chec
     if not folder.is_dir():
         raise DataError(f"{folder}: no such folder; expected VinVL's config.json and pytorch_model.bin in it")
     config_file, values = read_config(folder)
-    arguments_file = folder / "training_args.bin"
-    files, notes, details = [config_file], [], {}
-    arguments: dict[str, Any] = {}
-    if arguments_file.is_file():
-        files.append(arguments_file)
-        arguments = load_namespace(arguments_file)
-        details["training_args"] = plain(arguments, str(arguments_file))
-        if not arguments.get("do_lower_case", True):
-            raise DataError(f"{arguments_file}: do_lower_case is off; only uncased vocabularies are supported")
-    else:
-        notes.append(f"{arguments_file.name} is absent: the vocabulary is taken to be uncased, as VinVL's is")
+    files, notes, details = [config_file], list[str](), dict[str, Any]()
+    arguments = _read_arguments(folder / "training_args.bin", files, notes, details)
     # VinVL's code takes an absent field as "no LayerNorm".
     values.setdefault("use_img_layernorm", arguments.get("use_img_layernorm") or 0)
     backbone = BackboneConfig.from_dict(values, str(config_file))
     vocabulary = find_vocabulary(folder, backbone, notes)
     files += [vocabulary] if vocabulary else []
-    if checkpoint is not None:
-        return _with_checkpoint(Path(checkpoint), backbone, vocabulary, files, details, notes)
-    weight_files, weights = read_folder_weights(folder)
-    matched = match(weights.tensors, str(weight_files[-1]))
+    if checkpoint is None:
+        weight_files, weights = read_folder_weights(folder)
+    else:
+        weight_files, weights = [Path(checkpoint)], read_weights(checkpoint)
+    source = str(weight_files[-1])
+    matched = match(weights.tensors, source)
     notes += [*weights.notes, *matched.notes]
-    notes.append("the matching head is not part of a VinVL folder: it starts from fresh weights")
+    progress, head = None, MatchingHeadConfig()
+    if checkpoint is None:
+        notes.append("the matching head is not part of a VinVL folder: it starts from fresh weights")
+    else:
+        progress = read_progress(weights, matched, notes)
+        check_options(weights.rest, progress, source)
+        head = _read_head(weights.rest.get("config"), matched, source, notes)
+        rest = {name: value for name, value in weights.rest.items() if name not in ("optimizer", "scheduler")}
+        details["checkpoint"] = plain(rest, source)
     return Checkpoint(
         tensors=matched.tensors,
         keys=matched.keys,
-        model_config=ModelConfig(backbone, MatchingHeadConfig()),
+        model_config=ModelConfig(backbone, head),
         vocabulary=vocabulary,
-        fresh=("matching_head/",),
+        fresh=("matching_head/",) if checkpoint is None else (),
         files=[*files, *weight_files],
         details=details,
         notes=notes,
-    )
-
-
-def _with_checkpoint(
-    path: Path,
-    backbone: BackboneConfig,
-    vocabulary: Path | None,
-    files: list[Path],
-    details: dict[str, Any],
-    notes: list[str],
-) -> Checkpoint:
-    """The weights of an ALADIN checkpoint, with what a VinVL folder says of their backbone."""
-    weights = read_weights(path)
-    matched = match(weights.tensors, str(path))
-    notes += [*weights.notes, *matched.notes]
-    progress = read_progress(weights, matched, notes)
-    check_options(weights.rest, progress, str(path))
-    model_config = ModelConfig(backbone, _read_head(weights.rest.get("config"), matched, str(path), notes))
-    rest = {name: value for name, value in weights.rest.items() if name not in ("optimizer", "scheduler")}
-    return Checkpoint(
-        tensors=matched.tensors,
-        keys=matched.keys,
-        model_config=model_config,
-        vocabulary=vocabulary,
-        fresh=(),
-        files=[*files, path],
-        details={**details, "checkpoint": plain(rest, str(path))},
-        notes=notes,
         progress=progress,
     )
+
+
+def _read_arguments(path: Path, files: list[Path], notes: list[str], details: dict[str, Any]) -> dict[str, Any]:
+    """The settings in a training_args.bin, where there is one."""
+    if not path.is_file():
+        notes.append(f"{path.name} is absent: the vocabulary is taken to be uncased, as VinVL's is")
+        return {}
+    files.append(path)
+    arguments = load_namespace(path)
+    details["training_args"] = plain(arguments, str(path))
+    if not arguments.get("do_lower_case", True):
+        raise DataError(f"{path}: do_lower_case is off; only uncased vocabularies are supported")
+    return arguments
 
 
 def read_export(folder: str | Path) -> Checkpoint:

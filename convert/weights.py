@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -70,7 +70,7 @@ def read_folder_weights(folder: Path) -> tuple[list[Path], Weights]:
         if whole.is_file():
             return [whole], read_weights(whole)
         if index.is_file():
-            shards, tensors = _read_shards(index, lambda shard: read_weights(shard).tensors)
+            shards, tensors = _read_shards(index)
             return [*shards, index], Weights(tensors, {}, [])
     check_not_foreign(folder)
     raise DataError(f"{folder}: there is no {' or '.join(WHOLE)}, and no index of one in shards")
@@ -143,9 +143,7 @@ def _read_safetensors(path: Path) -> dict[str, torch.Tensor]:
         raise DataError(f"{path}: damaged or no safetensors file ({first_line(error)})") from error
 
 
-def _read_shards(
-    index: Path, read: Callable[[Path], dict[str, torch.Tensor]]
-) -> tuple[list[Path], dict[str, torch.Tensor]]:
+def _read_shards(index: Path) -> tuple[list[Path], dict[str, torch.Tensor]]:
     """Reads the files that an index names; each has to hold the tensors that it says, and no others."""
     shard_of = read_json(index).get("weight_map")
     if not isinstance(shard_of, dict) or not shard_of:
@@ -159,7 +157,7 @@ def _read_shards(
     for shard, names in names_of.items():
         if not (index.parent / shard).is_file():
             raise DataError(f"{index.parent / shard}: no such file, but {index.name} names it; copy all of its shards")
-        found = read(index.parent / shard)
+        found = read_weights(index.parent / shard).tensors
         if different := sorted(found.keys() ^ names):
             raise DataError(f"{index}: says otherwise than {shard} whether {different[0][:80]!r} is in it")
         tensors |= found
