@@ -39,7 +39,6 @@ def main(argv: Sequence[str] | None = None) -> int:
         metavar="NAME=VALUE,...",
         help="write with Apache Beam, e.g. runner=FlinkRunner,parallelism=8; its machines must see the same folders",
     )
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # TensorFlow, for TFDS, else speaks of the CPU it finds
     return run(parser, _prepare, argv)
 
 

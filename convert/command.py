@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -37,6 +38,7 @@ def run(
     Raises:
         SystemExit: an option is none of the parser's, or `work` ended in a `UsageError`.
     """
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # TensorFlow, for TFDS, else speaks of the CPU it finds
     options = parser.parse_args(arguments)
     try:
         check_local_options(options)

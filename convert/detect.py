@@ -21,7 +21,6 @@ if TYPE_CHECKING:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs the command; returns its exit code: 1 after an error that the user can mend, which is printed."""
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # TensorFlow, for TFDS, else speaks of the CPU it finds
     from convert.features import add_caption_arguments
 
     parser = argparse.ArgumentParser(

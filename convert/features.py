@@ -4,7 +4,6 @@ python -m convert.features --features DIR [--captions dataset_coco.json] --outpu
 """
 
 import argparse
-import os
 import sys
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
@@ -20,7 +19,6 @@ if TYPE_CHECKING:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs the command; returns its exit code: 1 after an error that the user can mend, which is printed."""
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # TensorFlow, for TFDS, else speaks of the CPU it finds
     return run(make_parser(), prepare, argv)
 
 
@@ -51,10 +49,9 @@ def prepare(args: argparse.Namespace) -> None:
         DataError: a file is not what it should be.
     """
     from convert.dataset import made_from
-    from convert.importing.source import FeatureFiles, ImportedSource
+    from convert.importing.source import ImportedSource, open_features
 
-    features = FeatureFiles(args.format, tuple(args.features), tuple(args.labels), args.class_names)
-    reader = features.open()
+    reader = open_features(args.format, args.features, args.labels, args.class_names)
     captions = captions_of(args, reader.names(), reader.path)
     source = ImportedSource(reader, captions, skip_missing=args.skip_missing)
     given = [path for paths in args.features for path in made_from.with_companions(paths)]
@@ -130,13 +127,16 @@ def prepare_imported(
         DataError: a file is not what it should be.
     """
     from convert.dataset.record_builder import prepare_records
+    from convert.dataset.record_writer import RecordSource
 
     feature_dim = source.feature_dim  # before the notes: some are of the first image that is read
     for note in source.notes:
         print(f"note: {note}", file=sys.stderr)
-    print(prepare_records(source, output, made_of=made_of, made=source.made, float16=float16, overwrite=overwrite))
+    records = RecordSource(source.captions, source.detections, feature_dim, source.made)
+    options: dict[str, Any] = {"made_of": made_of, "float16": float16, "overwrite": overwrite}
+    print(prepare_records(feature_dim, lambda: records, output, **options))
     print(f"regions have {feature_dim} numbers: the detector's features, then x1, y1, x2, y2, h, w")
-    if not any(any(images.values()) for images in source.captions().values()):
+    if not any(image.captions for images in source.captions.splits.values() for image in images.values()):
         print("there are no captions: the images can be searched, not trained on")
 
 

@@ -34,7 +34,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--class_names", type=Path, metavar="FILE", help="as for convert.features")
     parser.add_argument("--labels", nargs="+", type=Path, default=[], metavar="FILE", help="as for convert.features")
     parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # TensorFlow, for TFDS, else speaks of the CPU it finds
     os.environ.setdefault("JAX_PLATFORMS", "cpu")  # an accelerator has nothing to do here
     return run(parser, _print_findings, argv, interrupted="interrupted")
 
@@ -81,11 +80,11 @@ def _inspect_one(thing: Any, tokenizer: Any, args: argparse.Namespace) -> dict[s
 
         return inspect_features(thing.path, tokenizer, args.max_regions)
     if thing.kind == kinds.FEATURES:
-        from convert.importing.source import FeatureFiles
+        from convert.importing.source import open_features
         from convert.inspection.feature_files import inspect_feature_files
 
-        features = FeatureFiles(thing.format, [thing.path], args.labels, args.class_names)
-        return inspect_feature_files(features, tokenizer, args.max_regions)
+        reader = open_features(thing.format, [thing.path], args.labels, args.class_names)
+        return inspect_feature_files(reader, thing.format, tokenizer, args.max_regions)
     if thing.kind == kinds.CAPTIONS:
         from convert.inspection.captions_folder import inspect_caption_file, inspect_captions
 

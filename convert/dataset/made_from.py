@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from aladin_jax.errors import DataError
-from aladin_jax.files import read_json, sha256, write_json
+from aladin_jax.files import read_json, sha256
 
 MADE_FROM = "made_from.json"
 
@@ -71,11 +71,6 @@ def check(folder: Path, now: Mapping[str, Any]) -> bool:
         remedy = "pass --overwrite to make it anew, or choose another --output"
         raise DataError(f"there already, made from something else ({'; '.join(told[:3])}{more})", remedy, path=folder)
     return True
-
-
-def keep(folder: Path, now: Mapping[str, Any]) -> None:
-    """Writes it into a data set's folder."""
-    write_json(folder / MADE_FROM, now)
 
 
 def _file(path: Path) -> dict[str, Any]:

@@ -11,7 +11,7 @@ import itertools
 import math
 import os
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +23,7 @@ from tensorflow_datasets.core.dataset_info import DatasetIdentity
 
 from aladin_jax.data.dataset import open_version
 from aladin_jax.errors import DataError
+from aladin_jax.files import write_json
 from convert.dataset import made_from
 from convert.dataset.record_writer import (
     FILE_FORMAT,
@@ -32,6 +33,7 @@ from convert.dataset.record_writer import (
     write_shard,
     write_shards,
 )
+from convert.importing.captions import CaptionedImage, Images
 
 NAME = "coco_ir"
 VERSION = "1.0.0"
@@ -76,11 +78,11 @@ def data_set_folder(output: str | os.PathLike[str]) -> Path:
 
 
 def prepare_records(
-    source: RecordSource,
+    feature_dim: int,
+    open_source: Callable[[], RecordSource],
     output: str | os.PathLike[str],
     *,
     made_of: Mapping[str, Any] | None = None,
-    made: Mapping[str, Any] | None = None,
     float16: bool = False,
     overwrite: bool = False,
     num_workers: int = 1,
@@ -92,10 +94,11 @@ def prepare_records(
     removed by the next run.
 
     Args:
-        source: what to build from.
+        feature_dim: width of a region.
+        open_source: gives what to build from, after checking all that can be checked without reading the features; is
+            not called if the data set is there.
         output: folder for the data set, which will be `coco_ir/default/1.0.0` in it.
         made_of: what it is made from, from `made_from.describe`; kept in it, and held against one that is there.
-        made: how the features were made, if that is known: see `FoundFiles.begin`.
         float16: whether to store regions in half the space.
         overwrite: whether to remove a data set that is there first.
         num_workers: processes that write.
@@ -111,17 +114,16 @@ def prepare_records(
             logging.warning("%s: removed, left by a run that was killed", leftover)
             shutil.rmtree(leftover)
         was_there = folder.exists() and not overwrite
-        same = was_there and _check_there(folder, source.feature_dim, dtype, made_of)
+        same = was_there and _check_there(folder, feature_dim, dtype, made_of)
         if not was_there:
-            captions = source.captions()
-            source.check(captions)
+            source = open_source()
             if folder.exists():
                 (folder / _INFO_FILE).unlink(missing_ok=True)  # killed halfway, the rest does not open as a data set
                 shutil.rmtree(folder)
             with _unfinished(folder) as place:
                 if made_of is not None:
-                    made_from.keep(place, made_of)
-                _write(place, source, captions, dtype, made, num_workers, beam_options)
+                    write_json(place / made_from.MADE_FROM, made_of)
+                _write(place, source, dtype, num_workers, beam_options)
     metadata: Any = open_version(folder).info.metadata
     splits = {
         split: (len(about["ids"]), sum(about["caption_counts"]), about["skipped"])
@@ -171,26 +173,18 @@ def _check_there(folder: Path, feature_dim: int, dtype: np.dtype, made_of: Mappi
     return same
 
 
-def _write(
-    place: Path,
-    source: RecordSource,
-    captions: Mapping[str, Mapping[str, list[str]]],
-    dtype: np.dtype,
-    made: Mapping[str, Any] | None,
-    num_workers: int,
-    beam_options: Any,
-) -> None:
+def _write(place: Path, source: RecordSource, dtype: np.dtype, num_workers: int, beam_options: Any) -> None:
     """Writes the records of all splits, then what TFDS wants to know of them, and metadata."""
-    caption_ids = source.caption_ids()
+    captions, feature_dim = source.captions, source.feature_dim
     templates = {
         split: tfds.core.ShardedFileTemplate(
             data_dir=epath.Path(place), dataset_name=NAME, split=split, filetype_suffix=FILE_FORMAT.file_suffix
         )
-        for split in captions
+        for split in captions.splits
     }
-    shards = {s: _shards(templates[s], images, caption_ids.get(s, {})) for s, images in captions.items()}
+    shards = {split: _shards(templates[split], list(images.values())) for split, images in captions.splits.items()}
     every = list(itertools.chain(*shards.values()))
-    write = functools.partial(write_shard, source, dtype)
+    write = functools.partial(write_shard, source.read, feature_dim, dtype)
     if beam_options:
         from convert.dataset.record_beam import write_shards_with_beam
 
@@ -198,19 +192,19 @@ def _write(
     else:
         written = write_shards(write, every, num_workers)
     ids_of = dict(zip((shard.path for shard in every), written, strict=True))
-    metadata: dict[str, Any] = {"feature_dim": source.feature_dim} | ({"features": dict(made)} if made else {})
+    metadata: dict[str, Any] = {"feature_dim": feature_dim} | ({"features": dict(source.made)} if source.made else {})
     metadata["splits"] = {}
     splits = []
-    for split, images in captions.items():
+    for split, images in captions.splits.items():
         ids_of_file = [ids_of[shard.path] for shard in shards[split]]
-        metadata["splits"][split] = _describe_split(split, images, ids_of_file, source.origin(split))
+        metadata["splits"][split] = _describe_split(split, images, ids_of_file, captions.origins[split])
         num_bytes = sum(Path(shard.path).stat().st_size for shard in shards[split])
         lengths = [len(ids) for ids in ids_of_file]
         splits.append(tfds.core.SplitInfo(split, lengths, num_bytes, filename_template=templates[split]))
     info = tfds.core.DatasetInfo(
         builder=DatasetIdentity(NAME, tfds.core.Version(VERSION), str(place), __name__, _CONFIG),
         description="Region features, detected classes and captions of images.",
-        features=record_features(source.feature_dim, dtype),
+        features=record_features(feature_dim, dtype),
         disable_shuffling=True,  # the original's order, which its unshuffled batches and evaluation follow
         metadata=tfds.core.MetadataDict(metadata),
         split_dict=tfds.core.SplitDict(splits),
@@ -219,27 +213,20 @@ def _write(
     info.write_to_directory(place)
 
 
-def _shards(
-    template: tfds.core.ShardedFileTemplate, captions: Mapping[str, list[str]], caption_ids: Mapping[str, list[str]]
-) -> list[Shard]:
+def _shards(template: tfds.core.ShardedFileTemplate, images: list[CaptionedImage]) -> list[Shard]:
     """What the files of a split are to hold: about as many images each."""
-    images = list(captions.items())
     count = math.ceil(len(images) / IMAGES_PER_FILE)
     bounds = itertools.pairwise(len(images) * k // count for k in range(count + 1))
-    return [
-        Shard(str(path), dict(images[a:b]), {key: caption_ids[key] for key, _ in images[a:b] if key in caption_ids})
-        for path, (a, b) in zip(template.sharded_filepaths(count), bounds, strict=True)
-    ]
+    paths = template.sharded_filepaths(count)
+    return [Shard(str(path), images[a:b]) for path, (a, b) in zip(paths, bounds, strict=True)]
 
 
-def _describe_split(
-    split: str, captions: Mapping[str, list[str]], ids_of_file: list[list[str]], origin: Path
-) -> dict[str, Any]:
+def _describe_split(split: str, images: Images, ids_of_file: list[list[str]], origin: Path) -> dict[str, Any]:
     """The metadata of a split: images without any region are counted."""
     ids = list(itertools.chain(*ids_of_file))
     if not ids:
         remedy = "check that the features belong to these captions"
         raise DataError("nothing was detected in any of its images", remedy, path=origin)
-    if skipped := len(captions) - len(ids):
-        logging.warning("%s: skipped %d of %d images without detections", split, skipped, len(captions))
-    return {"ids": ids, "caption_counts": [len(captions[image]) for image in ids], "skipped": skipped}
+    if skipped := len(images) - len(ids):
+        logging.warning("%s: skipped %d of %d images without detections", split, skipped, len(images))
+    return {"ids": ids, "caption_counts": [len(images[image].captions) for image in ids], "skipped": skipped}

@@ -12,8 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from multiprocessing.connection import Connection
-from pathlib import Path
-from typing import Any, NamedTuple, Protocol, cast, runtime_checkable
+from typing import Any, NamedTuple, cast
 
 import numpy as np
 import tensorflow_datasets as tfds
@@ -24,6 +23,8 @@ from tensorflow_datasets.core.utils import incomplete_file
 from tqdm import tqdm
 
 from aladin_jax.errors import DataError
+from convert.importing.caption_files import Captions
+from convert.importing.captions import CaptionedImage
 from convert.raw.detections import Detections
 
 FILE_FORMAT = tfds.core.FileFormat.ARRAY_RECORD
@@ -33,60 +34,27 @@ FILE_FORMAT = tfds.core.FileFormat.ARRAY_RECORD
 WRITER_OPTIONS = "group_size:1,uncompressed"
 
 
-@runtime_checkable
-class RecordSource(Protocol):
-    """What a data set is made of; has to pickle if several processes are to read it."""
+class RecordSource(NamedTuple):
+    """What a data set is made of; pickles, so that several processes can read it.
 
-    @property
-    def feature_dim(self) -> int:
-        """Width of a region."""
-        ...
+    Attributes:
+        captions: images by split, in the order that the records will have.
+        read: gives an image's regions, as float32 or float16, and tags; no regions where nothing was detected.
+        feature_dim: width of a region.
+        made: how the features were made, if that is known: see `FoundFiles.begin`.
+    """
 
-    def captions(self) -> Mapping[str, Mapping[str, list[str]]]:
-        """Captions by split and image id, in the order that the records will have.
-
-        Raises:
-            DataError: a file is missing or damaged.
-        """
-        ...
-
-    def caption_ids(self) -> Mapping[str, Mapping[str, list[str]]]:
-        """The captions' own ids by split and image id, one for each caption; images without them are left out."""
-        ...
-
-    def origin(self, split: str) -> Path:
-        """The file that a message about a split names."""
-        ...
-
-    def check(self, captions: Mapping[str, Mapping[str, list[str]]]) -> None:
-        """Checks all that can be checked without reading the features: seconds, where building takes long.
-
-        Raises:
-            DataError: a file is missing or wrong, or files do not belong together.
-        """
-        ...
-
-    def detections(self, image: str, dtype: DTypeLike) -> Detections:
-        """Reads one image, its regions as float32 or float16; there are none where nothing was detected.
-
-        Raises:
-            DataError: the image is not there or is damaged.
-        """
-        ...
+    captions: Captions
+    read: Callable[[str, DTypeLike], Detections]
+    feature_dim: int
+    made: Mapping[str, Any] | None = None
 
 
 class Shard(NamedTuple):
-    """Consecutive images of a split, which one file holds.
-
-    Attributes:
-        path: of the file.
-        captions: by image id.
-        caption_ids: the captions' own ids by image id, of the images that have them.
-    """
+    """Consecutive images of a split, which the file of this path holds."""
 
     path: str
-    captions: dict[str, list[str]]
-    caption_ids: dict[str, list[str]]
+    images: list[CaptionedImage]
 
 
 Write = Callable[[Shard], list[str]]
@@ -109,11 +77,14 @@ def record_features(feature_dim: int, dtype: np.dtype) -> tfds.features.Features
     )
 
 
-def write_shard(source: RecordSource, dtype: np.dtype, shard: Shard) -> list[str]:
+def write_shard(
+    read: Callable[[str, DTypeLike], Detections], feature_dim: int, dtype: np.dtype, shard: Shard
+) -> list[str]:
     """Writes one file, under another name until it is complete.
 
     Args:
-        source: of the images.
+        read: as in `RecordSource`.
+        feature_dim: width of a region.
         dtype: what regions are stored as, float32 or float16.
         shard: what is to be in the file.
 
@@ -123,19 +94,19 @@ def write_shard(source: RecordSource, dtype: np.dtype, shard: Shard) -> list[str
     Raises:
         DataError: an image is not there or is damaged.
     """
-    features = record_features(source.feature_dim, dtype)
+    features = record_features(feature_dim, dtype)
     serializer = tfds.core.ExampleSerializer(cast(Any, features.get_serialized_info()))
     written: list[str] = []
     with incomplete_file(epath.Path(shard.path)) as partial:
         writer = ArrayRecordWriter(str(partial), WRITER_OPTIONS)
-        for image, captions in shard.captions.items():
-            regions, tags = source.detections(image, dtype)
+        for image in shard.images:
+            regions, tags = read(image.id, dtype)
             if len(regions):
-                record = {"id": image, "regions": regions, "tags": tags, "captions": captions}
-                record["caption_ids"] = shard.caption_ids.get(image, [])
+                record = {"id": image.id, "regions": regions, "tags": tags}
+                record |= {"captions": image.captions, "caption_ids": image.caption_ids}
                 example = serializer.get_tf_example(features.encode_example(record))
                 writer.write(example.SerializeToString(deterministic=True))  # else the order of fields would vary
-                written.append(image)
+                written.append(image.id)
         writer.close()
     return written
 
@@ -155,7 +126,7 @@ def write_shards(write: Write, shards: Sequence[Shard], num_workers: int) -> lis
         DataError: an image is not there or is damaged, or a process was killed.
     """
     num_workers = min(num_workers, len(shards))
-    images = sum(len(shard.captions) for shard in shards)
+    images = sum(len(shard.images) for shard in shards)
     with tqdm(desc="Writing records", total=images, unit=" images", leave=False, mininterval=1) as bar:
         if num_workers > 1:
             return _write_in_processes(write, shards, num_workers, bar)
@@ -163,7 +134,7 @@ def write_shards(write: Write, shards: Sequence[Shard], num_workers: int) -> lis
 
 
 def _counted(written: list[str], shard: Shard, bar: tqdm) -> list[str]:
-    bar.update(len(shard.captions))
+    bar.update(len(shard.images))
     return written
 
 

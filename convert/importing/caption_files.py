@@ -20,7 +20,7 @@ from convert.importing.captions import (
     read_karpathy,
     read_list,
 )
-from convert.raw.split_captions import SPLITS
+from convert.raw.split_captions import SPLITS, captions_file
 
 CAPTION_FORMATS = ("karpathy", "coco", "list", "flickr", "coco_ir")
 
@@ -96,6 +96,8 @@ def read_caption_files(
     else:
         found = _read_splits(files, _READERS[kind])
     origins = {split: next((path for name, path in files if name == split), first) for split in SPLITS}
+    if kind == "coco_ir":
+        origins = {split: captions_file(first, split) for split in SPLITS}
     for split, images in found.items():
         keep_sound_caption_ids(images, origins[split])
     return Captions({split: found[split] for split in SPLITS if found.get(split)}, origins)

@@ -1,6 +1,5 @@
 """Captions and features of one's own as what records are built of."""
 
-import dataclasses
 import functools
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -26,52 +25,45 @@ _WITH_CLASS_NAMES = ("npz", "npy", "bottom_up_tsv")
 _WITH_LABELS = ("oscar_pt", "oscar_tsv")
 
 
-@dataclasses.dataclass(frozen=True)
-class FeatureFiles:
-    """Features as a user names them.
+def open_features(
+    feature_format: str | None, paths: Sequence[Path], labels: Sequence[Path] = (), class_names: Path | None = None
+) -> RegionReader:
+    """Opens features as a user names them.
 
-    Attributes:
-        format: one of `FEATURE_FORMATS`; None for what the first path is recognised as.
+    Args:
+        feature_format: one of `FEATURE_FORMATS`; None for what the first path is recognised as.
         paths: files, or one folder.
         labels: files with the classes, for Oscar's formats.
         class_names: a file with the names of classes that are given by number.
+
+    Raises:
+        DataError: a file is missing or damaged, or an option does not belong to the format.
     """
-
-    format: str | None
-    paths: Sequence[Path]
-    labels: Sequence[Path] = ()
-    class_names: Path | None = None
-
-    def open(self) -> RegionReader:
-        """Opens them.
-
-        Raises:
-            DataError: a file is missing or damaged, or an option does not belong to the format.
-        """
-        kind, first = recognise_features(self.paths[0], self.format)
-        paths = [first, *self.paths[1:]]
-        if self.labels and kind not in _WITH_LABELS:
-            raise DataError(f"--labels is for {' and '.join(_WITH_LABELS)}, not for {kind}")
-        if self.class_names and kind not in _WITH_CLASS_NAMES:
-            raise DataError(f"--class_names is for {', '.join(_WITH_CLASS_NAMES)}, not for {kind}")
-        class_names = read_class_names(self.class_names) if self.class_names else None
-        if kind in ("npz", "npy", "vinvl") and len(paths) > 1:
-            raise DataError(f"{len(paths)} paths of features, but {kind} is one", path=paths[1])
-        return {
-            "npz": lambda: NpzFiles(first, class_names),
-            "npy": lambda: NpyFiles(first, class_names),
-            "bottom_up_tsv": lambda: BottomUpTsv(paths, class_names),
-            "oscar_pt": lambda: OscarPt(paths, self.labels),
-            "oscar_tsv": lambda: OscarTsv(paths, self.labels),
-            "vinvl": lambda: VinvlReader(first),
-            "predictions": lambda: DetectorTsv(paths),
-        }[kind]()
+    kind, first = recognise_features(paths[0], feature_format)
+    paths = [first, *paths[1:]]
+    if labels and kind not in _WITH_LABELS:
+        raise DataError(f"--labels is for {' and '.join(_WITH_LABELS)}, not for {kind}")
+    if class_names and kind not in _WITH_CLASS_NAMES:
+        raise DataError(f"--class_names is for {', '.join(_WITH_CLASS_NAMES)}, not for {kind}")
+    names = read_class_names(class_names) if class_names else None
+    if kind in ("npz", "npy", "vinvl") and len(paths) > 1:
+        raise DataError(f"{len(paths)} paths of features, but {kind} is one", path=paths[1])
+    return {
+        "npz": lambda: NpzFiles(first, names),
+        "npy": lambda: NpyFiles(first, names),
+        "bottom_up_tsv": lambda: BottomUpTsv(paths, names),
+        "oscar_pt": lambda: OscarPt(paths, labels),
+        "oscar_tsv": lambda: OscarTsv(paths, labels),
+        "vinvl": lambda: VinvlReader(first),
+        "predictions": lambda: DetectorTsv(paths),
+    }[kind]()
 
 
 class ImportedSource:
-    """Images that have features, with their captions or without; a `record_builder.RecordSource`.
+    """Images that have features, with their captions or without.
 
     Attributes:
+        captions: of these images.
         feature_dim: width of a region, the same for all images.
         notes: what the user should know, one line each.
     """
@@ -89,10 +81,9 @@ class ImportedSource:
             DataError: there are no images, or some have no features or might have several.
         """
         self._reader = reader
-        self._origins = captions.origins
         if not captions.splits:
             raise DataError("no image in any split", "check the captions", path=captions.origins["train"])
-        self._images: dict[str, Images] = {}
+        self.captions = Captions({split: {} for split in captions.splits}, captions.origins)
         self._name_of: dict[str, str] = {}
         self._own_notes: list[str] = []
         self._join(captions.splits, skip_missing, numbered)
@@ -102,18 +93,9 @@ class ImportedSource:
         """What the user should know."""
         return [*self._reader.notes, *self._own_notes]
 
-    @property
-    def made(self) -> Mapping[str, Any] | None:
-        """How the features were made, where their files say; see `FoundFiles.begin`."""
-        return self._reader.made
-
-    @property
+    @functools.cached_property
     def feature_dim(self) -> int:
         """Width of the first image's regions, box encoding included."""
-        return self._feature_dim
-
-    @functools.cached_property
-    def _feature_dim(self) -> int:
         for name in self._name_of.values():
             regions = self._reader.detections(name).regions
             if len(regions):
@@ -124,23 +106,10 @@ class ImportedSource:
         """What the features of the images are called, in the order of the records."""
         return list(self._name_of.values())
 
-    def captions(self) -> dict[str, dict[str, list[str]]]:
-        """Captions by split and image id."""
-        return {s: {key: image.captions for key, image in images.items()} for s, images in self._images.items()}
-
-    def caption_ids(self) -> dict[str, dict[str, list[str]]]:
-        """What the files call the captions, by split and image id; images whose captions have no ids are left out."""
-        return {
-            split: {key: list(filter(None, image.caption_ids)) for key, image in images.items() if image.caption_ids}
-            for split, images in self._images.items()
-        }
-
-    def origin(self, split: str) -> Path:
-        """The split's captions."""
-        return self._origins[split]
-
-    def check(self, captions: Mapping[str, Mapping[str, list[str]]]) -> None:
-        """Nothing is left to check: see the constructor."""
+    @property
+    def made(self) -> Mapping[str, Any] | None:
+        """How the features were made, where their files say; see `FoundFiles.begin`."""
+        return self._reader.made
 
     def detections(self, image: str, dtype: DTypeLike) -> Detections:
         """Reads one image.
@@ -165,8 +134,7 @@ class ImportedSource:
         ways: Counter[str] = Counter()
         examples: dict[str, str] = {}
         for split, images in splits.items():
-            path = self.origin(split)
-            kept = self._images[split] = {}
+            path, kept = self.captions.origins[split], self.captions.splits[split]
             for key, image in images.items():
                 found = names.find(image.name, image.number if numbered else None, path=path, image=key)
                 if found is None:
@@ -198,6 +166,6 @@ class ImportedSource:
             f"{counted}, this one first, have no features in {self._reader.path} (sought as {sought}; there is "
             f"for instance {there})",
             "take features made for these captions, or pass --skip_missing to leave the images out",
-            path=self.origin(split),
+            path=self.captions.origins[split],
             image=first.id,
         )

@@ -17,7 +17,7 @@ from aladin_jax.data.records import Split
 from aladin_jax.errors import DataError
 from aladin_jax.image_names import NameIndex
 from convert.importing.captions import CaptionedImage
-from convert.importing.source import FeatureFiles
+from convert.importing.source import open_features
 from convert.inspection.kinds import DATA_SET, Thing
 from convert.inspection.tallies import EXAMPLES, Columns, Problems
 from convert.raw.detections import Detections
@@ -43,17 +43,13 @@ class _Records(RegionReader):
         return Detections(record.regions, record.tags)
 
 
-def open_features(thing: Thing) -> RegionReader:
-    """Opens features, or a data set.
-
-    Raises:
-        DataError: it is damaged.
-    """
+def _open(thing: Thing) -> RegionReader:
+    """Opens features, or a data set."""
     if thing.kind == DATA_SET:
         return _Records(thing.path)
     if thing.format == "vinvl":
         return VinvlFiles(thing.path, feature_dim=None)  # as it stands, whatever the layout of its boxes
-    return FeatureFiles(thing.format, [thing.path]).open()
+    return open_features(thing.format, [thing.path])
 
 
 def compare_features(first: Thing, second: Thing) -> dict[str, Any]:
@@ -66,7 +62,7 @@ def compare_features(first: Thing, second: Thing) -> dict[str, Any]:
         DataError: one of them cannot be opened.
     """
     problems = Problems()
-    one, two = open_features(first), open_features(second)
+    one, two = _open(first), _open(second)
     both = [image for image in one.names() if image in two.names()]
     for reader, other, thing in ((one, two, first), (two, one, second)):
         for image in reader.names():
@@ -97,7 +93,7 @@ def compare_names(captions: Thing, images: Sequence[CaptionedImage], features: T
         features: of which images there are any.
     """
     problems = Problems()
-    there = open_features(features).names()
+    there = _open(features).names()
     names = NameIndex(there)
     ways: Counter[str] = Counter()
     for image in images:

@@ -7,8 +7,8 @@ from tqdm import tqdm
 from aladin_jax.data.tokenization import CaptionTokenizer
 from aladin_jax.errors import DataError
 from aladin_jax.image_names import image_ids
-from convert.importing.source import FeatureFiles
 from convert.inspection.tallies import Problems, RegionTally
+from convert.raw.region_reader import RegionReader
 
 _KINDS = {
     "npz": "region features, an .npz an image",
@@ -21,24 +21,21 @@ _KINDS = {
 
 
 def inspect_feature_files(
-    features: FeatureFiles, tokenizer: CaptionTokenizer | None, max_regions: int
+    reader: RegionReader, feature_format: str, tokenizer: CaptionTokenizer | None, max_regions: int
 ) -> dict[str, Any]:
     """Reads all images as `convert.features` would, without captions.
 
     Args:
-        features: of a format in `_KINDS`.
+        reader: of the features.
+        feature_format: one of `_KINDS`.
         tokenizer: for the tags, if a vocabulary is known.
         max_regions: regions that training keeps of an image.
 
     Returns:
         What was found, as plain data.
-
-    Raises:
-        DataError: the files cannot be opened.
     """
     problems = Problems()
     tally = RegionTally(problems, max_regions, tokenizer)
-    reader = features.open()
     try:
         image_ids(reader.names(), reader.path)
     except DataError as error:
@@ -56,8 +53,8 @@ def inspect_feature_files(
     if not described["regions"]:
         problems.add("nothing was detected in any of the images", str(reader.path))
     return {
-        "kind": _KINDS[str(features.format)],
-        "path": str(features.paths[0]),
+        "kind": _KINDS[feature_format],
+        "path": str(reader.path),
         "notes": reader.notes,
         **described,
         "problems": problems.listed(),

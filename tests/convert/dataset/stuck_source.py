@@ -3,7 +3,6 @@
 Each process that waits for one leaves a file with its number as the name in the folder given as --img_feat_file.
 """
 
-import dataclasses
 import os
 import signal
 import sys
@@ -13,19 +12,21 @@ from convert.coco_ir import main
 from convert.dataset import coco_ir
 
 
-@dataclasses.dataclass(frozen=True)
-class StuckSource(coco_ir.VinvlSource):
-    def check(self, captions):
+class StuckFiles:
+    def __init__(self, path, *, feature_dim):
+        self._path, self.notes = path, []
+
+    def require(self, images, wanted_by):
         pass
 
     def detections(self, image, dtype):
-        (self.img_feat_file / str(os.getpid())).touch()
+        (self._path / str(os.getpid())).touch()
         time.sleep(300)
 
 
 if __name__ == "__main__":
     from tests.convert.dataset import stuck_source  # by the name that other processes find it under
 
-    coco_ir.VinvlSource = stuck_source.StuckSource
+    coco_ir.VinvlFiles = stuck_source.StuckFiles
     signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs, tests among them, ignore it
     sys.exit(main())

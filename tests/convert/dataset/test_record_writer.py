@@ -1,7 +1,6 @@
 """Several processes write the data set that one writes, and none outlives the run."""
 
 import contextlib
-import dataclasses
 import functools
 import multiprocessing
 import os
@@ -17,9 +16,10 @@ import pytest
 
 from aladin_jax.errors import DataError
 from convert.dataset import record_builder
-from convert.dataset.coco_ir import VinvlSource, prepare
+from convert.dataset.coco_ir import prepare
 from convert.dataset.record_writer import Shard, write_shard, write_shards
-from convert.raw.vinvl_files import read_captions
+from convert.importing.caption_files import read_caption_files
+from convert.raw.vinvl_files import VinvlFiles
 from tests.convert.raw.raw_vinvl import E2E, GOLDEN_FEATURES
 
 REPOSITORY = Path(__file__).parents[3]
@@ -44,22 +44,19 @@ def test_two_processes_write_the_bytes_that_one_writes(tmp_path, small_files, fl
     assert (one.splits, one.num_bytes) == (two.splits, two.num_bytes)
 
 
-@dataclasses.dataclass(frozen=True)
-class DyingSource(VinvlSource):
-    """Kills the process that reads the image 136471."""
-
-    def detections(self, image, dtype):
-        if image == "136471":
-            os.kill(os.getpid(), signal.SIGKILL)
-        return super().detections(image, dtype)
+def die_at_one_image(image, dtype):
+    """Reads as VinvlFiles does, but kills the process that reads the image 136471."""
+    if image == "136471":
+        os.kill(os.getpid(), signal.SIGKILL)
+    return VinvlFiles(GOLDEN_FEATURES).detections(image, dtype)
 
 
 def test_a_killed_process_ends_the_run_with_an_error(tmp_path):
-    captions = read_captions(E2E / "coco_ir" / "test_captions.pt")
-    source = DyingSource(E2E / "coco_ir", GOLDEN_FEATURES, 2054)
-    shards = [Shard(str(tmp_path / image), {image: sentences}, {}) for image, sentences in captions.items()]
+    images = read_caption_files("coco_ir", [(None, E2E / "coco_ir")], {}).splits["test"]
+    shards = [Shard(str(tmp_path / image.id), [image]) for image in images.values()]
+    write = functools.partial(write_shard, die_at_one_image, 2054, np.dtype(np.float32))
     with pytest.raises(DataError, match=r"a process that writes records was killed; .*--num_workers"):
-        write_shards(functools.partial(write_shard, source, np.dtype(np.float32)), shards, 2)
+        write_shards(write, shards, 2)
     assert not multiprocessing.active_children()
 
 
