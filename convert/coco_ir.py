@@ -65,7 +65,7 @@ def _prepare(args: argparse.Namespace) -> None:
         feature_dim=args.feature_dim,
         float16=args.float16,
         overwrite=args.overwrite,
-        num_workers=args.num_workers or _processors(),
+        num_workers=args.num_workers or len(os.sched_getaffinity(0)),
         beam_options=beam_options,
     )
     print(prepared)
@@ -79,10 +79,6 @@ def _import(args: argparse.Namespace) -> None:
     arguments += ["--captions_format", "coco_ir", "--captions", str(args.data_dir)] if args.data_dir else []
     arguments += [f"--{name}" for name in ("float16", "overwrite") if getattr(args, name)]
     features.prepare(features.make_parser().parse_args(arguments))
-
-
-def _processors() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 if __name__ == "__main__":

@@ -10,7 +10,8 @@ from typing import Any
 
 from aladin_jax.errors import DataError
 from aladin_jax.files import check_local_options
-from convert.messages import one_line
+
+_MAX_LENGTH = 10_000
 
 
 class UsageError(DataError):
@@ -46,9 +47,15 @@ def run(
     except UsageError as error:
         parser.error(str(error))
     except (ValueError, OSError) as error:
-        print(f"error: {one_line(error)}", file=sys.stderr)
+        print(f"error: {printable(str(error))}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         print(interrupted, file=sys.stderr)
         return 130
     return 0
+
+
+def printable(message: str) -> str:
+    """A text on one line, without escape sequences and cut if it is very long."""
+    text = "".join(c if c.isprintable() else ascii(c)[1:-1] for c in message[:_MAX_LENGTH])
+    return text + ("..." if len(message) > _MAX_LENGTH else "")

@@ -25,7 +25,7 @@ tags:
 # ALADIN image-text retrieval model
 
 Finds images by sentence and sentences by image. Images come in as regions of an object detector
-({feature_dim} numbers each) and the names of the detected classes, captions as text.
+({backbone.img_feature_dim} numbers each) and the names of the detected classes, captions as text.
 Method: Messina et al., ALADIN: Distilling Fine-grained Alignment Scores for Efficient Image-Text Matching and
 Retrieval, CBMI 2022.
 
@@ -34,9 +34,10 @@ Retrieval, CBMI 2022.
 | | |
 |---|---|
 | parameters | {parameters:,} |
-| backbone | BERT, {layers} layers, width {width}, {heads} heads, {words:,} wordpieces |
-| matching head | Transformer, {head_layers} layers |
-| alignment head | no parameters; pooling {pooling}, measure {measure} of the matching head |
+| backbone | BERT, {backbone.num_hidden_layers} layers, width {backbone.hidden_size}, \
+{backbone.num_attention_heads} heads, {backbone.vocab_size:,} wordpieces |
+| matching head | Transformer, {head.num_layers} layers |
+| alignment head | no parameters; pooling {settings[alignment-mode]}, measure {settings[measure]} of the matching head |
 
 ## Training
 
@@ -66,17 +67,11 @@ def model_card(run: Run, model_config: ModelConfig, parameters: int, report: Pat
     Raises:
         DataError: report.json is damaged.
     """
-    backbone = model_config.backbone
     return _CARD.format(
-        feature_dim=backbone.img_feature_dim,
+        backbone=model_config.backbone,
+        head=model_config.matching_head,
+        settings=run.config["training"],
         parameters=parameters,
-        layers=backbone.num_hidden_layers,
-        width=backbone.hidden_size,
-        heads=backbone.num_attention_heads,
-        words=backbone.vocab_size,
-        head_layers=model_config.matching_head.num_layers,
-        pooling=run.config["training"]["alignment-mode"],
-        measure=run.config["training"]["measure"],
         training=_training(run),
         recalls=_recalls(read_json(report), report) if report.is_file() else "Not evaluated.",
     )

@@ -8,8 +8,8 @@ from collections import defaultdict
 from collections.abc import Iterable
 from typing import Any
 
+from convert.command import printable
 from convert.conversion import Report
-from convert.messages import printable
 from convert.names import LAYER
 from convert.sources import Checkpoint
 

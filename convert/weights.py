@@ -98,15 +98,14 @@ def find_state(content: Any, source: str) -> Weights:
     Raises:
         DataError: there is none, or one cannot tell which is meant.
     """
-    if not isinstance(content, Mapping) or not content:
-        return Weights(as_state_dict(content, source), {}, [])
     if _is_state(content):
         tensors, rest = _split(content)
         return Weights(tensors, rest, [])
-    found = [str(name) for name, value in content.items() if _is_state(value)]
+    entries = content if isinstance(content, Mapping) else {}
+    found = [str(name) for name, value in entries.items() if _is_state(value)]
     if not found:
-        if isinstance(content.get("model"), Mapping):  # ALADIN's entry: say what is wrong with it
-            return Weights(as_state_dict(content["model"], f"{source}: model"), {}, [])
+        if isinstance(entries.get("model"), Mapping):  # ALADIN's entry: say what is wrong with it
+            content, source = entries["model"], f"{source}: model"
         return Weights(as_state_dict(content, source), {}, [])
     preferred = [name for name in _ENTRIES if name in found]
     if not preferred and len(found) > 1:

@@ -79,12 +79,8 @@ class _ArrayFiles(RegionReader):
             self._optional = has
             self.note(*(f"the features have no {name}" for name in _OPTIONAL if name not in has))
         if has != self._optional:
-            raise DataError(
-                f"has {' and '.join(has) or 'neither classes nor scores'}, another image has "
-                f"{' and '.join(self._optional) or 'neither classes nor scores'}",
-                "all images need the same arrays",
-                **where,
-            )
+            own, others = (" and ".join(some) or "neither classes nor scores" for some in (has, self._optional))
+            raise DataError(f"has {own}, another image has {others}", "all images need the same arrays", **where)
 
     def _classes(self, arrays: Arrays, **where: Any) -> Sequence[str | None] | None:
         """The classes' names, where there are any and they can be known."""

@@ -39,8 +39,10 @@ class BottomUpTsv(TsvReader):
     Boxes are x1, y1, x2, y2 in pixels, float32; features are float32 and as wide as they turn out to be.
     """
 
+    COUNTS = tuple(LAYOUTS)
+
     def __init__(self, paths: Sequence[Path], class_names: list[str] | None = None):
-        """Opens the files and finds the rows.
+        """Finds the rows of the files.
 
         Args:
             paths: the .tsv files.
@@ -50,7 +52,7 @@ class BottomUpTsv(TsvReader):
             DataError: as `ImageRows`.
         """
         self._class_names = class_names
-        super().__init__(paths, LAYOUTS)
+        super().__init__(paths)
 
     def _parse(self, fields: list[bytes], where: dict[str, Any]) -> Detections:
         columns = dict(zip(LAYOUTS[len(fields)], fields, strict=True))

@@ -2,18 +2,18 @@
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
+
+from absl import logging
 
 from aladin_jax.errors import DataError, shown
-from aladin_jax.image_names import image_ids
-from aladin_jax.untrusted import parse_json, read_text
+from aladin_jax.image_names import NameIndex, image_ids
+from aladin_jax.untrusted import check_name, parse_json, read_lines, read_text
 from convert.importing.caption_lines import is_caption_line
 from convert.importing.captions import (
     CaptionedImage,
     Images,
-    divide,
     is_caption_list,
-    keep_sound_caption_ids,
     read_coco,
     read_coco_ir,
     read_flickr,
@@ -92,14 +92,14 @@ def read_caption_files(
             raise DataError(f"{problem} what the splits are", "name no split", path=first)
         found = read_karpathy(first, restval=restval) if kind == "karpathy" else read_coco_ir(first)
     elif lists:
-        found = divide(_read_together(files, _READERS[kind]), lists, first)
+        found = _divide(_read_together(files, _READERS[kind]), lists, first)
     else:
         found = _read_splits(files, _READERS[kind])
     origins = {split: next((path for name, path in files if name == split), first) for split in SPLITS}
     if kind == "coco_ir":
         origins = {split: captions_file(first, split) for split in SPLITS}
     for split, images in found.items():
-        keep_sound_caption_ids(images, origins[split])
+        _keep_sound_caption_ids(images, origins[split])
     return Captions({split: found[split] for split in SPLITS if found.get(split)}, origins)
 
 
@@ -141,6 +141,45 @@ def _read_splits(files: Sequence[tuple[str | None, Path]], read: Callable[[Path]
                 raise _in_two(min(both), path, images, other, splits[other])
         _add(splits[split], images, path)
     return splits
+
+
+def _divide(images: Images, lists: Mapping[str, Path], path: Path) -> dict[str, Images]:
+    """Divides images from `path` by lists: one a line, as in Flickr30k's train.txt, ids or names of pictures."""
+    names = NameIndex(image.name for image in images.values())
+    by_name = {image.name: image for image in images.values()}
+    split_of: dict[str, str] = {}
+    splits: dict[str, Images] = {}
+    for split, file in lists.items():
+        for row, line in enumerate(read_lines(file)):
+            where: dict[str, Any] = {"path": file, "row": row}
+            name = check_name(line, "the line", **where)
+            image = images.get(name)
+            if image is None and (found := names.find(name, **where)):
+                image = by_name[found.name]
+            if image is None:
+                raise DataError(f"has no captions in {path}", "remove the line", **where, image=name)
+            if (other := split_of.setdefault(image.id, split)) != split:
+                raise DataError(f"is in {other} too", "an image has one split", **where, image=image.id)
+            if image.id in splits.setdefault(split, {}):
+                raise DataError("comes twice", "keep one line", **where, image=image.id)
+            splits[split][image.id] = image
+    left = len(images) - len(split_of)
+    if left:
+        logging.warning("%s: %d images with captions are in no split", path, left)
+    return splits
+
+
+def _keep_sound_caption_ids(images: Images, path: Path) -> None:
+    """Forgets the captions' own ids, with a warning, unless every caption has one and no two have the same."""
+    ids = [own for image in images.values() for own in image.caption_ids]
+    known = [own for own in ids if own is not None]
+    if len(known) == len(set(known)) == sum(len(image.captions) for image in images.values()):
+        return
+    for image in images.values():
+        image.caption_ids.clear()
+    if known:
+        problem = "several captions have one id" if len(set(known)) < len(known) else "some captions have no id"
+        logging.warning("%s: %s; the data set will have no caption ids", path, problem)
 
 
 def _add(images: Images, more: Images, path: Path) -> None:

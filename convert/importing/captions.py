@@ -10,8 +10,8 @@ from typing import Any, NamedTuple
 from absl import logging
 
 from aladin_jax.errors import DataError, shown
-from aladin_jax.image_names import NameIndex, coco_number, image_id
-from aladin_jax.untrusted import check_name, check_text, parse_json, read_lines, read_text
+from aladin_jax.image_names import coco_number, image_id
+from aladin_jax.untrusted import check_name, check_text, parse_json, read_text
 from convert.importing.caption_lines import read_caption_lines
 from convert.raw.split_captions import read_split_captions
 
@@ -196,55 +196,6 @@ def read_coco_ir(folder: Path) -> dict[str, Images]:
         split: {image: CaptionedImage(image, image, None, texts, []) for image, texts in images.items()}
         for split, images in read_split_captions(folder).items()
     }
-
-
-def divide(images: Images, lists: Mapping[str, Path], path: Path) -> dict[str, Images]:
-    """Divides images into splits.
-
-    Args:
-        images: by id.
-        lists: a file of images for each split, one a line, such as Flickr30k's train.txt: ids or names of pictures,
-            which `NameIndex` finds.
-        path: where the images are from.
-
-    Raises:
-        DataError: a listed image has no captions, comes twice, or is in two splits.
-    """
-    names = NameIndex(image.name for image in images.values())
-    by_name = {image.name: image for image in images.values()}
-    split_of: dict[str, str] = {}
-    splits: dict[str, Images] = {}
-    for split, file in lists.items():
-        for row, line in enumerate(read_lines(file)):
-            where: dict[str, Any] = {"path": file, "row": row}
-            name = check_name(line, "the line", **where)
-            image = images.get(name)
-            if image is None and (found := names.find(name, **where)):
-                image = by_name[found.name]
-            if image is None:
-                raise DataError(f"has no captions in {path}", "remove the line", **where, image=name)
-            if (other := split_of.setdefault(image.id, split)) != split:
-                raise DataError(f"is in {other} too", "an image has one split", **where, image=image.id)
-            if image.id in splits.setdefault(split, {}):
-                raise DataError("comes twice", "keep one line", **where, image=image.id)
-            splits[split][image.id] = image
-    left = len(images) - len(split_of)
-    if left:
-        logging.warning("%s: %d images with captions are in no split", path, left)
-    return splits
-
-
-def keep_sound_caption_ids(images: Images, path: Path) -> None:
-    """Forgets the captions' own ids, with a warning, unless every caption has one and no two have the same."""
-    ids = [own for image in images.values() for own in image.caption_ids]
-    known = [own for own in ids if own is not None]
-    if len(known) == len(set(known)) == sum(len(image.captions) for image in images.values()):
-        return
-    for image in images.values():
-        image.caption_ids.clear()
-    if known:
-        problem = "several captions have one id" if len(set(known)) < len(known) else "some captions have no id"
-        logging.warning("%s: %s; the data set will have no caption ids", path, problem)
 
 
 def add_captions(

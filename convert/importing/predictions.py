@@ -1,7 +1,5 @@
 """Features in the detector's own predictions.tsv, as scene_graph_benchmark writes it for VinVL."""
 
-from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -19,13 +17,7 @@ class DetectorTsv(TsvReader):
     of the objects, by falling confidence, and end in the boxes' encoding.
     """
 
-    def __init__(self, paths: Sequence[Path]):
-        """Opens the files and finds the rows.
-
-        Raises:
-            DataError: as `ImageRows`.
-        """
-        super().__init__(paths, (2,))
+    COUNTS = (2,)
 
     def _parse(self, fields: list[bytes], where: dict[str, Any]) -> Detections:
         found = parse_detections(fields[1], **where)

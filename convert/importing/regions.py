@@ -3,7 +3,7 @@
 import abc
 from collections.abc import Collection, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 from jaxtyping import Float, Num
@@ -20,20 +20,22 @@ _BACKGROUND = ("background", "bg")
 
 
 class TsvReader(RegionReader):
-    """What readers of .tsv files with a row an image have in common."""
+    """What readers of .tsv files with a row an image have in common.
 
-    def __init__(self, paths: Sequence[Path], counts: Collection[int]):
-        """Finds the rows.
+    Attributes:
+        COUNTS: how many fields a row may have.
+    """
 
-        Args:
-            paths: the .tsv files.
-            counts: how many fields a row may have.
+    COUNTS: ClassVar[Collection[int]]
+
+    def __init__(self, paths: Sequence[Path]):
+        """Finds the rows of the files.
 
         Raises:
             DataError: as `ImageRows`.
         """
         super().__init__(paths[0])
-        self._rows = ImageRows(paths, self._parse, counts=counts, max_bytes=MAX_ROW_BYTES)
+        self._rows = ImageRows(paths, self._parse, counts=self.COUNTS, max_bytes=MAX_ROW_BYTES)
         self._names = self._rows.places
         self.note(*self._rows.notes)
 

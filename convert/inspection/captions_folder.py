@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 from collections import Counter
 from pathlib import Path
@@ -115,11 +116,9 @@ def describe_captions(
 
 def report_shared(ids: dict[str, Any], problems: Problems) -> None:
     """Puts images that several splits have among the problems."""
-    splits = list(ids)
-    for position, first in enumerate(splits):
-        for second in splits[position + 1 :]:
-            for image in sorted(ids[first] & ids[second]):
-                problems.add("images in two splits", f"{image} in {first} and {second}")
+    for first, second in itertools.combinations(ids, 2):
+        for image in sorted(ids[first] & ids[second]):
+            problems.add("images in two splits", f"{image} in {first} and {second}")
 
 
 def _inspect_keys(path: Path, captions: dict[str, dict[str, list[str]]], problems: Problems) -> str:

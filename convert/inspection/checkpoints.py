@@ -81,16 +81,15 @@ def inspect_torch_file(path: Path) -> dict[str, Any]:
     """
     weights, problems, notes = read_weights(path), Problems(), list[str]()
     found: dict[str, Any] = {"kind": "tensors by name", "taken by": "no command: these are not a BERT's weights"}
+    found["path"] = str(path)
     try:
         matched = match(weights.tensors, str(path))
         found |= _kind_of_file(path, matched, is_checkpoint=bool(weights.rest))
         progress = read_progress(weights, matched, notes)
         check_options(weights.rest, progress, str(path))
-        can_resume = {"can be resumed": progress is not None}
-        found |= {"path": str(path), "sizes by the tensors": _guess_sizes(matched)} | can_resume
+        found |= {"sizes by the tensors": _guess_sizes(matched), "can be resumed": progress is not None}
     except ValueError as error:
         problems.add("it cannot be converted", str(error))
-    found |= {"path": str(path)}
     for name in ("epoch", "Eiters"):
         if name in weights.rest:
             found[name] = plain(weights.rest[name], str(path))
