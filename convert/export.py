@@ -8,6 +8,7 @@ model.safetensors and a model card.
 """
 
 import argparse
+import glob
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -58,9 +59,18 @@ def _export(options: argparse.Namespace) -> None:
             write_description(folder, model_config, vocabulary, read_caption_ending(options.workdir))
     else:
         make_folder(path.absolute().parent)
+        _remove_leftovers(path.absolute())
         with whole_file(path) as file:
             torch.save(original_checkpoint(tensors, run_of_model), file)
     print(f"wrote {path}")
+
+
+def _remove_leftovers(path: Path) -> None:
+    """Removes what a killed export left of the file: its temporary name, see `whole_file`, has the process's number."""
+    for left in path.parent.glob(f".{glob.escape(path.name)}.*.tmp"):
+        if not Path("/proc", left.name.split(".")[-2]).exists():
+            left.unlink()
+            print(f"removed {left}, which an export that was killed had left")
 
 
 def _check_output(path: Path, as_folder: bool, overwrite: bool) -> None:

@@ -1,5 +1,6 @@
 import functools
 import json
+import os
 import shutil
 from pathlib import Path
 
@@ -205,6 +206,16 @@ def test_only_an_earlier_export_is_replaced_and_only_on_request(tmp_path, conver
     status, _, errors = export_command(*arguments[:3], tmp_path / "mine", *arguments[4:], "--overwrite")
     assert (status, "is no earlier export" in errors) == (1, True)
     assert sorted(p.name for p in tmp_path.iterdir()) == ["converted", "mine", "out"]
+
+
+def test_what_a_killed_export_left_is_removed_and_that_is_said(tmp_path, converted, export_command):
+    names = (".a.tar.99999999.tmp", f".a.tar.{os.getppid()}.tmp", ".b.tar.99999999.tmp")
+    killed, alive, other = (tmp_path / name for name in names)
+    for left in (killed, alive, other):
+        left.touch()
+    status, output, _ = export_command("--workdir", converted, "--output", tmp_path / "a.tar")
+    assert (status, killed.exists(), alive.exists(), other.exists()) == (0, False, True, True)
+    assert f"removed {killed}, which an export that was killed had left" in output
 
 
 def test_a_head_that_the_original_cannot_have_is_refused(tmp_path, converted, export_command):
