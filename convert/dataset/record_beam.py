@@ -40,23 +40,15 @@ def write_shards_with_beam(write: Write, shards: Sequence[Shard], options: Any) 
                 pipeline
                 | beam.Create(shards)
                 | beam.Reshuffle()  # one by one to whoever is free
-                | beam.Map(_write_and_name, write)
+                | beam.Map(lambda shard: (shard.path, write(shard)))
                 | beam.combiners.ToList()
-                | beam.Map(_save, str(report))
+                | beam.Map(lambda written: report.write_text(json.dumps(dict(written))))
             )
     except Exception as error:  # a runner wraps what was raised elsewhere in exceptions of its own
         raise DataError(_cause(error)) from error
     written = json.loads(report.read_text())
     report.unlink()
     return [written[shard.path] for shard in shards]
-
-
-def _write_and_name(shard: Shard, write: Write) -> tuple[str, list[str]]:
-    return shard.path, write(shard)
-
-
-def _save(written: list[tuple[str, list[str]]], path: str) -> None:
-    Path(path).write_text(json.dumps(dict(written)))
 
 
 def _cause(error: Exception) -> str:

@@ -33,7 +33,7 @@ class Detector(PictureModel):
         if set(self._names) != set(range(len(self._names))):
             raise DataError("id2label does not name all classes", "mend config.json", path=folder)
 
-    def detect(self, batch: Sequence[Prepared], *, threshold: float, max_regions: int) -> list[PixelRegions]:
+    def extract(self, batch: Sequence[Prepared], *, threshold: float, max_regions: int) -> list[PixelRegions]:
         """Detects in pictures of one shape; regions are by falling score, in [0, 1], and within the picture.
 
         Args:

@@ -39,7 +39,7 @@ class VisionEncoder(PictureModel):
             problem = f"{self.model.config.model_type} is no vision backbone"
             raise DataError(problem, "a detector goes with --detector", path=folder)
 
-    def encode(self, batch: Sequence[Prepared], *, max_regions: int) -> list[PixelRegions]:
+    def extract(self, batch: Sequence[Prepared], *, max_regions: int) -> list[PixelRegions]:
         """Encodes pictures of one shape; the regions have neither classes nor scores.
 
         Args:

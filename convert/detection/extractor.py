@@ -48,8 +48,5 @@ def open_extractor(folder: Path, made: Mapping[str, Any], device: str | None = N
         raise DataError(problem, "features of two models do not mean the same", path=folder)
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
     limits = {name: value for name, value in made.items() if name in ("threshold", "max_regions")}
-    if kind == "encoder":
-        encoder = VisionEncoder(folder, device)
-        return Extractor(made, encoder.prepare, functools.partial(encoder.encode, **limits))
-    detector = Detector(folder, device)
-    return Extractor(made, detector.prepare, functools.partial(detector.detect, **limits))
+    model = VisionEncoder(folder, device) if kind == "encoder" else Detector(folder, device)
+    return Extractor(made, model.prepare, functools.partial(model.extract, **limits))

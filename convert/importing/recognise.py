@@ -9,6 +9,7 @@ from convert.importing.bottom_up import LAYOUTS
 
 FEATURE_FORMATS = ("npz", "npy", "bottom_up_tsv", "oscar_pt", "oscar_tsv", "vinvl", "predictions")
 
+_VINVL_FILES = {"vinvl": "features.tsv", "predictions": "predictions.tsv"}
 _ROWS = 100  # the first may be of images in which nothing was detected
 _HEAD_BYTES = 16 << 20
 
@@ -18,42 +19,41 @@ def recognise_features(path: Path, given: str | None = None) -> tuple[str, Path]
 
     Args:
         path: of the features; for VinVL's and the detector's files also the folder that they are in.
-        given: the format that the user says; only the path is then made out.
+        given: the format that the user says; only the path is then made out, and which of VinVL's files it is.
 
     Raises:
         DataError: there is nothing, nothing that is known here, or another format than was given.
     """
-    if found := find_features(path, given):
-        return found
-    if given:
-        other = find_features(path) if path.is_dir() and not (given == "npz" and _first_file(path, ".npz")) else None
-        if other and other[0] != given:
-            use = f"python -m convert.features --format {other[0]} takes them"
-            raise DataError(f"features in the format {other[0]}, not {given}", use, path=path)
-        return given, path
-    if not path.exists():
-        raise DataError("no such file or folder", "check the path of the features", path=path)
-    raise DataError("no features that are known here", f"pass --format: {', '.join(FEATURE_FORMATS)}", path=path)
+    if given in _VINVL_FILES:
+        for file in (path / name for name in _VINVL_FILES.values()) if path.is_dir() else (path,):
+            if (found := find_features(file)) and found[0] in _VINVL_FILES:
+                return found
+    found = find_features(path)
+    if given is None:
+        if found:
+            return found
+        if not path.exists():
+            raise DataError("no such file or folder", "check the path of the features", path=path)
+        raise DataError("no features that are known here", f"pass --format: {', '.join(FEATURE_FORMATS)}", path=path)
+    if found and found[0] != given and path.is_dir() and not (given == "npz" and _first_file(path, ".npz")):
+        use = f"python -m convert.features --format {found[0]} takes them"
+        raise DataError(f"features in the format {found[0]}, not {given}", use, path=path)
+    return given, path
 
 
-def find_features(path: Path, given: str | None = None) -> tuple[str, Path] | None:
+def find_features(path: Path) -> tuple[str, Path] | None:
     """`recognise_features`, but None where there is nothing that is known."""
-    if path.is_file() and ".tsv" in path.suffixes:
-        if given not in (None, "vinvl", "predictions"):
-            return given, path
-        found = _kind_of_tsv(path)
-        return (found, path) if found and (given is None or found in ("vinvl", "predictions")) else None
-    if path.is_file() and path.suffix == ".pt" and given is None:
-        return ("oscar_pt", path) if path.name.endswith("feats.pt") else None
+    if path.is_file():
+        kind = _kind_of_tsv(path) if ".tsv" in path.suffixes else "oscar_pt" if path.name.endswith("feats.pt") else None
+        return (kind, path) if kind else None
     if not path.is_dir():
         return None
-    if given in (None, "vinvl", "predictions"):
-        for name in ("features.tsv", "predictions.tsv"):
-            if (path / name).is_file() and (found := find_features(path / name, given)):
-                return found
-    if given is None and _first_file(path / "features", ".npy"):
+    for name in _VINVL_FILES.values():
+        if (path / name).is_file() and (found := find_features(path / name)):
+            return found
+    if _first_file(path / "features", ".npy"):
         return "npy", path
-    if given is None and (first := _first_file(path, ".npz")) and _arrays(first) & {"features", "x"}:
+    if (first := _first_file(path, ".npz")) and _arrays(first) & {"features", "x"}:
         return "npz", path
     return None
 

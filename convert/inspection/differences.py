@@ -136,6 +136,8 @@ class _Comparison:
         features = [r[:, : r.shape[1] - (k or 0)] for r, k in zip(regions, self._box_columns, strict=True)]
         for columns, some in zip(self._columns, features, strict=True):
             columns.add(some)
+        if not (len(regions[0]) and len(regions[1])):  # none are of no width
+            return
         if self._by_boxes:
             corners = [r[:, -(k or 0) :][:, :4] for r, k in zip(regions, self._box_columns, strict=True)]
             first, second, overlaps = match_boxes(corners[0], corners[1])
@@ -206,14 +208,12 @@ def match_boxes(
     """Pairs of boxes that are each other's best match and overlap by half or more.
 
     Args:
-        one: x1, y1, x2, y2.
+        one: x1, y1, x2, y2; at least one box.
         two: in the same unit.
 
     Returns:
         Positions in `one`, positions in `two`, and intersection over union.
     """
-    if not len(one) or not len(two):
-        return np.zeros(0, np.int64), np.zeros(0, np.int64), np.zeros(0)
     a, b = one[:, None].astype(np.float64), two[None].astype(np.float64)
     sides = np.maximum(np.minimum(a[..., 2:], b[..., 2:]) - np.maximum(a[..., :2], b[..., :2]), 0)
     common = sides.prod(-1)

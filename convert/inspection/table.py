@@ -14,13 +14,8 @@ def format_findings(found: Mapping[str, Any]) -> str:
     lines = _rows({name: value for name, value in found.items() if name != "problems"}, 0)
     width = min(56, max(len(left) for left, _ in lines))
     text = [f"{left:{width}}  {right}".rstrip() if right else left for left, right in lines]
-    return "\n".join([*text, "", *_format_problems(problems)])
-
-
-def _format_problems(problems: list[str]) -> list[str]:
-    if not problems:
-        return ["no problems found"]
-    return [f"PROBLEMS: {len(problems)}", *(f"  - {problem}" for problem in problems)]
+    last = f"PROBLEMS: {len(problems)}" if problems else "no problems found"
+    return "\n".join([*text, "", last, *(f"  - {problem}" for problem in problems)])
 
 
 def _rows(found: Mapping[str, Any], depth: int) -> list[tuple[str, str]]:

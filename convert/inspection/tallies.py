@@ -43,23 +43,18 @@ class Columns:
 
     def __init__(self):
         """Nothing has been seen."""
-        self.count = 0
-        self._sum: Float[np.ndarray, " f"] = np.zeros(0)
-        self._squares: Float[np.ndarray, " f"] = np.zeros(0)
-        self._least: Float[np.ndarray, " f"] = np.zeros(0)
-        self._most: Float[np.ndarray, " f"] = np.zeros(0)
-        self._zeros = 0
+        self.count, self._zeros = 0, 0
+        # The first rows make them as wide as they are.
+        self._sum, self._squares = np.zeros(1), np.zeros(1)
+        self._least, self._most = np.full(1, np.inf), np.full(1, -np.inf)
 
     def add(self, values: Float[np.ndarray, "r f"]) -> None:
         """Takes rows into account; those of another width than the first are left out."""
         if not len(values) or (self.count and values.shape[1] != len(self._sum)):
             return
-        if not self.count:
-            self._sum, self._squares = np.zeros(values.shape[1]), np.zeros(values.shape[1])
-            self._least, self._most = np.full(values.shape[1], np.inf), np.full(values.shape[1], -np.inf)
         self.count += len(values)
-        self._sum += values.sum(0, dtype=np.float64)
-        self._squares += np.square(values, dtype=np.float64).sum(0)
+        self._sum = self._sum + values.sum(0, dtype=np.float64)
+        self._squares = self._squares + np.square(values, dtype=np.float64).sum(0)
         self._least = np.minimum(self._least, values.min(0))
         self._most = np.maximum(self._most, values.max(0))
         self._zeros += values.size - np.count_nonzero(values)

@@ -90,7 +90,7 @@ def test_records_are_what_the_detector_finds_in_each_photograph(run, images, det
     for name, record in found.items():
         path = images / "more" / "rocket.JPG" if name == "more~rocket" else images / f"{name}.png"
         picture = Image.open(path).convert("RGB")
-        [own] = loaded.detect([loaded.prepare(picture)], threshold=0.3, max_regions=7)
+        [own] = loaded.extract([loaded.prepare(picture)], threshold=0.3, max_regions=7)
         np.testing.assert_allclose(record.regions[:, :16], own.features, atol=1e-4)
         x1, y1, x2, y2 = (own.boxes / np.array([picture.width, picture.height] * 2)).T
         np.testing.assert_allclose(record.regions[:, 16:], np.stack([x1, y1, x2, y2, y2 - y1, x2 - x1], 1), atol=1e-5)

@@ -41,7 +41,7 @@ def test_boxes_classes_and_scores_are_those_of_the_models_own_post_processing(fo
     image = Image.open(photograph("chelsea.png")).convert("RGB")
     outputs, result = own_outputs(folder, image)
     detector = Detector(folder, "cpu")
-    [found] = detector.detect([detector.prepare(image)], threshold=THRESHOLD, max_regions=100)
+    [found] = detector.extract([detector.prepare(image)], threshold=THRESHOLD, max_regions=100)
     size = np.array([image.width, image.height] * 2)
     own = {}
     for score, label, box in zip(result["scores"].tolist(), result["labels"].tolist(), result["boxes"], strict=True):
@@ -57,7 +57,7 @@ def test_a_regions_feature_is_the_last_hidden_state_of_its_query(folder):
     image = Image.open(photograph("coffee.png")).convert("RGB")
     outputs, _ = own_outputs(folder, image)
     detector = Detector(folder, "cpu")
-    [found] = detector.detect([detector.prepare(image)], threshold=0, max_regions=100)
+    [found] = detector.extract([detector.prepare(image)], threshold=0, max_regions=100)
     queries = outputs.last_hidden_state[0, -outputs.logits.shape[1] :].numpy()
     boxes = outputs.pred_boxes[0].numpy()
     assert len(found.features) > 3
@@ -72,12 +72,12 @@ def test_a_regions_feature_is_the_last_hidden_state_of_its_query(folder):
 def test_regions_are_by_falling_score_above_the_threshold_and_no_more_than_asked_for(folder):
     detector = Detector(folder, "cpu")
     prepared = detector.prepare(Image.open(photograph("astronaut.png")).convert("RGB"))
-    [every] = detector.detect([prepared], threshold=0, max_regions=100)
+    [every] = detector.extract([prepared], threshold=0, max_regions=100)
     assert (np.diff(every.scores) <= 0).all()
-    [some] = detector.detect([prepared], threshold=0, max_regions=3)
+    [some] = detector.extract([prepared], threshold=0, max_regions=3)
     np.testing.assert_array_equal(some.scores, every.scores[:3])
     middle = float(np.median(every.scores))
-    [above] = detector.detect([prepared], threshold=middle, max_regions=100)
+    [above] = detector.extract([prepared], threshold=middle, max_regions=100)
     assert len(above.scores) == (every.scores >= middle).sum() < len(every.scores)
 
 
@@ -87,9 +87,9 @@ def test_what_is_found_does_not_depend_on_the_other_pictures_of_a_batch(folder):
     pictures[1] = pictures[1].resize(pictures[0].size)
     prepared = [detector.prepare(picture) for picture in pictures]
     assert prepared[0].shape == prepared[1].shape
-    together = detector.detect(prepared, threshold=0, max_regions=5)
+    together = detector.extract(prepared, threshold=0, max_regions=5)
     for one, alone in zip(prepared, together, strict=True):
-        [found] = detector.detect([one], threshold=0, max_regions=5)
+        [found] = detector.extract([one], threshold=0, max_regions=5)
         np.testing.assert_allclose(found.features, alone.features, atol=1e-4)
         np.testing.assert_allclose(found.boxes, alone.boxes, atol=0.01)
         assert found.classes == alone.classes
@@ -159,7 +159,7 @@ def test_outputs_that_are_not_finite_are_refused(detr, tmp_path):
     detector = Detector(target, "cpu")
     prepared = detector.prepare(Image.open(photograph("rocket.jpg")).convert("RGB"))
     with pytest.raises(DataError, match="the detector's outputs are not finite"):
-        detector.detect([prepared], threshold=0, max_regions=5)
+        detector.extract([prepared], threshold=0, max_regions=5)
 
 
 @pytest.fixture

@@ -21,7 +21,7 @@ def encoder(request, tmp_path_factory):
 
 
 def encode(encoder, image, max_regions):
-    [found] = encoder.encode([encoder.prepare(image)], max_regions=max_regions)
+    [found] = encoder.extract([encoder.prepare(image)], max_regions=max_regions)
     return found
 
 

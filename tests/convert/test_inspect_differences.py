@@ -109,6 +109,15 @@ def test_an_image_that_cannot_be_read_is_counted_and_the_others_compared(tmp_pat
     assert found["problems"][0].startswith("images that cannot be compared: 1 (")
 
 
+def test_an_image_without_regions_in_one_of_them_does_not_keep_the_others_from_being_compared(tmp_path):
+    images = golden()
+    images[4] = (images[4][0], images[4][1][:0], [])
+    found = compare(tmp_path, images)
+    assert found["problems"] == []
+    left = total() - len(golden()[4][1])
+    assert found["cosine of matched regions"]["equal in every number"] == found["matched regions"]["number"] == left
+
+
 def test_boxes_match_if_each_is_the_others_best_and_they_overlap_by_half():
     one = np.array([[0, 0, 10, 10], [20, 20, 30, 30], [0, 0, 9, 10], [50, 50, 60, 60]], np.float32)
     two = np.array([[20, 20, 30, 28], [0, 0, 10, 10], [55, 50, 65, 60]], np.float32)
