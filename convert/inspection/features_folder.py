@@ -1,6 +1,6 @@
 """A folder of VinVL's region features, every row of it: what it holds, and what does not fit."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from itertools import zip_longest
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,7 @@ from aladin_jax.errors import DataError, shown
 from aladin_jax.untrusted import MAX_TEXT_BYTES, parse_json, read_text, require_file
 from convert.inspection.tallies import Problems, RegionTally
 from convert.raw.detections import MAX_DETECTIONS_BYTES, MAX_ROW_BYTES, DetectedObjects, decode_regions
+from convert.raw.image_rows import Parse
 from convert.raw.indexed_tsv import IndexedTsv
 from convert.raw.vinvl_files import parse_row
 
@@ -71,11 +72,7 @@ def _parse_regions(fields: list[bytes], where: dict[str, Any]) -> Float[np.ndarr
 
 
 def _read_rows(
-    file: IndexedTsv,
-    parse: Callable[[list[bytes], dict[str, Any]], Any],
-    fields: int,
-    max_bytes: int,
-    problems: Problems,
+    file: IndexedTsv, parse: Parse, fields: int, max_bytes: int, problems: Problems
 ) -> Iterator[tuple[int, str, Any]]:
     """Number, image and content of every row that can be read; the others are problems."""
     for row in tqdm(range(len(file)), desc=file.path.name, unit="row", delay=2, mininterval=1, leave=False):

@@ -12,20 +12,14 @@ from numpy.typing import DTypeLike
 from aladin_jax.errors import DataError, shown
 from aladin_jax.untrusted import COPY_AGAIN, check_text, decode, parse_json
 
-FEATURE_DIM = 2054
-"""Width of a VinVL region: 2048 detector features, then x1, y1, x2, y2, h, w scaled to [0, 1]."""
+FEATURE_DIM = 2054  # of a VinVL region: 2048 detector features, then x1, y1, x2, y2, h, w scaled to [0, 1]
 
+# What is more than this is taken for damage, before it is read. VinVL's detector gives at most 100 boxes; a float32
+# takes 16/3 bytes of base64.
 MAX_FEATURE_DIM = 1 << 14
-"""Regions wider than this are taken for a damaged file."""
-
 MAX_REGIONS = 1000
-"""More boxes than this in one image are taken for a damaged row; VinVL's detector gives at most 100."""
-
-MAX_ROW_BYTES = 4096 + MAX_REGIONS * (MAX_FEATURE_DIM + 16) * 16 // 3
-"""A longer row of features is refused before it is read; a float32 takes 16/3 bytes of base64."""
-
-MAX_DETECTIONS_BYTES = 16 << 20
-"""A longer row of detections is refused before it is read."""
+MAX_ROW_BYTES = 4096 + MAX_REGIONS * (MAX_FEATURE_DIM + 16) * 16 // 3  # of features
+MAX_DETECTIONS_BYTES = 16 << 20  # of a row of predictions.tsv
 
 
 class Detections(NamedTuple):
