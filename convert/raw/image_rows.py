@@ -54,20 +54,14 @@ class ImageRows:
         """
         self.path, self.notes = paths[0], list[str]()
         self._parse, self._counts, self._max_bytes = parse, counts, max_bytes
-        image_of_row = _read_index(index) if index else None
-        self._files = [IndexedTsv(path, image_of_row) for path in paths]
-        self.places = (
-            self._find() if image_of_row is None else {image: Place(0, r) for r, image in image_of_row.items()}
-        )
-        for image, (_, row) in self.places.items() if index else ():
-            if not 0 <= row < len(self._files[0]):
-                by_lines = " by its .lineidx" if self.path.with_suffix(".lineidx").is_file() else ""
-                raise DataError(
-                    f"row {row}, but {self.path.name} has {len(self._files[0])} rows{by_lines}",
-                    "one of them is cut short or another file's, copy all again",
-                    path=index,
-                    image=image,
-                )
+        if index is None:
+            self._files = [IndexedTsv(path) for path in paths]
+            self.places = self._find()
+        else:
+            image_of_row = _read_index(index)
+            self._files = [IndexedTsv(self.path, image_of_row)]
+            self.places = {image: Place(0, row) for row, image in image_of_row.items()}
+            self._check_rows(index)
         if not self.places:
             raise DataError("no row in it", COPY_AGAIN, path=self.path)
 
@@ -89,6 +83,18 @@ class ImageRows:
         """
         where = self.where(name)
         return self._parse(self._fields(self.places[name], name), where)
+
+    def _check_rows(self, index: Path) -> None:
+        """Checks that the file has the rows that an index names."""
+        for image, (_, row) in self.places.items():
+            if not 0 <= row < len(self._files[0]):
+                by_lines = " by its .lineidx" if self.path.with_suffix(".lineidx").is_file() else ""
+                raise DataError(
+                    f"row {row}, but {self.path.name} has {len(self._files[0])} rows{by_lines}",
+                    "one of them is cut short or another file's, copy all again",
+                    path=index,
+                    image=image,
+                )
 
     def _at(self, place: Place, name: str) -> dict[str, Any]:
         return {"path": self._files[place.file].path, "row": place.row, "image": name}
