@@ -68,10 +68,10 @@ class Checkpoint(NamedTuple):
         keys: the name of each tensor in its file.
         model_config: what the parameters have to fit.
         vocabulary: vocab.txt, where there is one.
-        fresh: prefixes of parameters that such a file does not hold, and that start afresh.
         files: all that was read.
         details: what else the files say, for the record: plain data.
         notes: what the user should know.
+        fresh: prefixes of parameters that such a file does not hold, and that start afresh.
         progress: of the run that the weights come from, where it can go on.
         caption_ending: of the captions that they were trained on; None if that is not known.
     """
@@ -80,10 +80,10 @@ class Checkpoint(NamedTuple):
     keys: dict[str, str]
     model_config: ModelConfig
     vocabulary: Path | None
-    fresh: tuple[str, ...]
     files: list[Path]
     details: dict[str, Any]
     notes: list[str]
+    fresh: tuple[str, ...] = ()
     progress: Progress | None = None
     caption_ending: str | None = ORIGINAL_ENDING
 
@@ -167,7 +167,6 @@ def read_export(folder: str | Path) -> Checkpoint:
         keys=matched.keys,
         model_config=model_config,
         vocabulary=vocabulary,
-        fresh=(),
         files=[folder / MODEL_JSON, *([vocabulary] if vocabulary else []), weights],
         details={},
         notes=matched.notes,

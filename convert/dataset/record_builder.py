@@ -25,14 +25,7 @@ from aladin_jax.data.dataset import open_version
 from aladin_jax.errors import DataError
 from aladin_jax.files import write_json
 from convert.dataset import made_from
-from convert.dataset.record_writer import (
-    FILE_FORMAT,
-    RecordSource,
-    Shard,
-    record_features,
-    write_shard,
-    write_shards,
-)
+from convert.dataset.record_writer import FILE_FORMAT, RecordSource, Shard, record_features, write_shard, write_shards
 from convert.importing.captions import CaptionedImage, Images
 
 NAME = "coco_ir"

@@ -130,12 +130,11 @@ def write_shards(write: Write, shards: Sequence[Shard], num_workers: int) -> lis
     with tqdm(desc="Writing records", total=images, unit=" images", leave=False, mininterval=1) as bar:
         if num_workers > 1:
             return _write_in_processes(write, shards, num_workers, bar)
-        return [_counted(write(shard), shard, bar) for shard in shards]
-
-
-def _counted(written: list[str], shard: Shard, bar: tqdm) -> list[str]:
-    bar.update(len(shard.images))
-    return written
+        written = []
+        for shard in shards:
+            written.append(write(shard))
+            bar.update(len(shard.images))
+        return written
 
 
 def _write_in_processes(write: Write, shards: Sequence[Shard], num_workers: int, bar: tqdm) -> list[list[str]]:
@@ -146,7 +145,8 @@ def _write_in_processes(write: Write, shards: Sequence[Shard], num_workers: int,
         with ProcessPoolExecutor(num_workers, context, _start_worker, (write, lifeline)) as pool, end, lifeline:
             shard_of = _submit(pool, shards)
             for done in as_completed(shard_of):
-                _counted(done.result(), shard_of[done], bar)
+                done.result()  # or its error, at once
+                bar.update(len(shard_of[done].images))
             pool.shutdown()
             return [future.result() for future in shard_of]
     except BrokenProcessPool as error:
