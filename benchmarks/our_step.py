@@ -15,7 +15,14 @@ from aladin_jax.models.backbone import BackboneConfig
 from aladin_jax.models.matching_head import MatchingHeadConfig
 from aladin_jax.training import optim
 from aladin_jax.training.objective import Objective
-from aladin_jax.training.step import StepVariant, TrainState, choose_variant, init_state, jit_train_step, make_train_step
+from aladin_jax.training.step import (
+    StepVariant,
+    TrainState,
+    choose_variant,
+    init_state,
+    jit_train_step,
+    make_train_step,
+)
 from benchmarks import workload
 from benchmarks.interleaved import significant
 

@@ -40,7 +40,7 @@ class Batch(NamedTuple):
 
     arrays: Arrays
     num_pairs: int
-    lengths: Arrays
+    lengths: dict[str, Int32[np.ndarray, "rows"]]
     state: dict[str, Any]
 
 
@@ -118,7 +118,7 @@ class TrainBatches(Iterator[Batch]):
         """The next batch."""
         arrays, num_pairs = next(self._iterator)
         self._next_batch += 1
-        lengths = {name: arrays[name] for name in ("caption_len", "label_len", "region_len")}
+        lengths = {name: np.asarray(arrays[name]) for name in ("caption_len", "label_len", "region_len")}
         return Batch(arrays, num_pairs, lengths, self.get_state())
 
     def get_state(self) -> dict[str, Any]:

@@ -4,10 +4,11 @@
 of it, and so is `maxsim`, which the training losses differentiate.
 
 In `maxsim`, only real words enter the matrix products: they are brought together first, and a loop over chunks of them
-stops after the last. Where a device alone knows how many there are, its host waits for it to say whether the loop goes
-on; so for GPUs the host, which has counted them, says how many there is room for. For the backward pass the index of the best region is kept, not the similarities, so that memory
-grows with images x words, not with images x words x regions; nothing is scattered, so gradients do not depend on the
-order of threads.
+stops after the last. Where only the device knows how many there are, its host waits to be told whether the loop goes
+on: on GPUs the caller, who has counted them, says how many to make room for.
+
+For the backward pass the index of the best region is kept, not the similarities, so that memory grows with images x
+words, not with images x words x regions; nothing is scattered, so gradients do not depend on the order of threads.
 """
 
 from __future__ import annotations

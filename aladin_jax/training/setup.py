@@ -33,7 +33,14 @@ from aladin_jax.training import checkpoint, optim
 from aladin_jax.training.advice import warn_of_start
 from aladin_jax.training.initial import initial_weights, resumed
 from aladin_jax.training.objective import Objective
-from aladin_jax.training.step import StepVariant, TrainState, choose_variant, init_state, jit_train_step, make_train_step
+from aladin_jax.training.step import (
+    StepVariant,
+    TrainState,
+    choose_variant,
+    init_state,
+    jit_train_step,
+    make_train_step,
+)
 from aladin_jax.training.writers import log_parameters
 from aladin_jax.weights import Weights
 
@@ -251,7 +258,8 @@ class CompiledSteps:
     def compile(self, state: TrainState, arrays: pipeline.Arrays, variant: StepVariant) -> None:
         """Compiles for a variant; the log says which, and how long it took."""
         packed = "" if variant.tokens_per_shard is None else f", room for {variant.tokens_per_shard:,} tokens a device"
-        what = f"{variant.num_pairs} pairs{packed}, losses {', '.join(variant.active)}"
+        words = "" if variant.words is None else f" and {variant.words:,} words of all"
+        what = f"{variant.num_pairs} pairs{packed}{words}, losses {', '.join(variant.active)}"
         logging.info("Compiling step variant %d: %s", len(self._executables) + 1, what)
         started = time.perf_counter()
         self._executables[variant] = self._jitted.lower(state, arrays, variant).compile()

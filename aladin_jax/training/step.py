@@ -64,7 +64,8 @@ def choose_variant(
     """What to compile for a batch; all processes agree on it.
 
     Args:
-        active: see `StepVariant`; `num_pairs` likewise.
+        active: names of the losses that act.
+        num_pairs: real pairs, over all processes.
         lengths: caption_len, label_len, region_len [b] of this process's rows.
         slots: padded tokens, tags and regions of a pair.
         shards: of this process, within which tokens are packed.
