@@ -134,6 +134,10 @@ class Split:
             raise DataError(f"{where} has no region", PREPARE_AGAIN, path=self.directory, image=record.id)
         return record
 
+    def picture(self, index: int) -> tuple[bytes | None, Float[np.ndarray, "r 4"] | None]:
+        """An image's picture file and its boxes, see `Dataset.picture`; mostly a data set has neither."""
+        return self._dataset.picture(self._source[index]) if self._dataset.has_pictures else (None, None)
+
     def require_captions(self, images: Int64[np.ndarray, "i"] | None = None, use: str = "evaluated") -> None:
         """Checks that there is any caption.
 

@@ -226,12 +226,11 @@ def _build(
     path: Path, model: PretrainedModel, contents: Contents, manifest: Manifest, part_images: int, taken: Collection[str]
 ) -> SegmentEntry:
     """Encodes a split part by part and writes its segment; the caller's manifest makes it count."""
-    dataset = open_dataset(contents.data)
-    split = Split(dataset, contents.split, model.feature_dim)
+    split = Split(open_dataset(contents.data), contents.split, model.feature_dim)
     chosen = contents.rows(split.num_images)
     ids = [split.ids[row] for row in chosen]
     _check_ids(split, ids, taken, path)
-    pictures = Pictures(dataset, contents.split, contents.images)
+    pictures = Pictures(split, contents.images)
     pictures.require_any(split.ids)
     folder = _parts_folder(path, manifest, contents, split, ids, part_images)
     pieces = []
@@ -299,7 +298,7 @@ def _encode(model: PretrainedModel, split: Split, rows: np.ndarray, pictures: Pi
     ids, tags, boxes, files, texts, jpegs = [], [], [], [], [], []
     for row in rows.tolist():
         record = split.read(row)
-        picture, box = pictures.read(row, record.id, record.regions)
+        picture, box = pictures.read(row, record)
         ids.append(record.id)
         tags.append(record.tags)
         boxes.append([] if box is None else box.reshape(-1))
