@@ -13,13 +13,13 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-from rich import box
 from rich.console import Console
 from rich.table import Table
 
 from aladin_jax.errors import DataError
 from aladin_jax.evaluation.confidence import DRAWS, LEVEL, interval, per_query_recalls, resampled_means
 from aladin_jax.evaluation.query_ranks import QueryRanks, read_query_ranks
+from aladin_jax.evaluation.table import empty_table
 from aladin_jax.files import check_local_options
 
 
@@ -113,14 +113,8 @@ def _read(reports: Sequence[Path]) -> list[QueryRanks]:
 
 
 def _difference_table(differences: Sequence[Difference]) -> Table:
-    table = _table(
-        "second - first, paired bootstrap over queries; * is significant",
-        "first",
-        "second",
-        "difference",
-        f"{LEVEL} %",
-        "",
-    )
+    title = "second - first, paired bootstrap over queries; * is significant"
+    table = empty_table(title, ("head", "metric"), ("first", "second", "difference", f"{LEVEL} %", ""))
     for of in differences:
         table.add_row(
             of.head, of.metric, f"{of.first:.1f}", f"{of.second:.1f}", f"{of.second - of.first:+.1f}",
@@ -131,7 +125,7 @@ def _difference_table(differences: Sequence[Difference]) -> Table:
 
 
 def _seeds_table(runs: Sequence[QueryRanks]) -> Table:
-    table = _table(f"{len(runs)} runs", "mean", "deviation", "lowest", "highest")
+    table = empty_table(f"{len(runs)} runs", ("head", "metric"), ("mean", "deviation", "lowest", "highest"))
     for head in [head for head in runs[0].heads if all(head in run.heads for run in runs)]:
         of_run = [
             {
@@ -144,15 +138,6 @@ def _seeds_table(runs: Sequence[QueryRanks]) -> Table:
             values = np.array([recalls[metric] for recalls in of_run])
             shown = (values.mean(), values.std(ddof=1), values.min(), values.max())
             table.add_row(head, metric, *(f"{value:.1f}" for value in shown), end_section=metric == "rsum")
-    return table
-
-
-def _table(title: str, *columns: str) -> Table:
-    table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD)
-    for name in ("head", "metric"):
-        table.add_column(name, no_wrap=True)
-    for name in columns:
-        table.add_column(name, justify="right", no_wrap=True)
     return table
 
 

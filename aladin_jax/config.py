@@ -7,6 +7,7 @@ Nothing of this imports JAX, so a fault on the command line is answered before a
 from __future__ import annotations
 
 import dataclasses
+import operator
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -59,7 +60,7 @@ class Settings:
         Raises:
             ValueError: a field is unknown or impossible.
         """
-        return checked(cls, {**dataclasses.asdict(cls()), **values}, source)
+        return checked(cls, values, source)
 
     @classmethod
     def of_model(cls, path: str | Path) -> Settings:
@@ -233,11 +234,4 @@ class Config:
     @property
     def settings(self) -> Settings:
         """How the run's model is given its inputs."""
-        return Settings(
-            max_caption_len=self.data.max_caption_len,
-            max_labels_len=self.data.max_labels_len,
-            max_regions=self.data.max_regions,
-            dtype=self.model.dtype,
-            pooling=self.pooling,
-            measure=self.measure,
-        )
+        return Settings(**{name: operator.attrgetter(field)(self) for name, field in FIELD_OF_SETTING.items()})

@@ -230,7 +230,8 @@ def load_captions(
     """
     captions = [split.read(image).captions for image in images.tolist()]
     image_of_caption = np.repeat(np.arange(len(images)), [len(some) for some in captions])
-    return _caption_arrays([caption for some in captions for caption in some], tokenizer), image_of_caption
+    caption_ids, caption_len = tokenizer.tokenize_captions([caption for some in captions for caption in some])
+    return {"caption_ids": caption_ids, "caption_len": caption_len}, image_of_caption
 
 
 def pad_rows(arrays: Arrays, rows: int) -> Arrays:
@@ -281,8 +282,3 @@ def _of_float16(dtype: np.dtype) -> Shaped[np.ndarray, "65536"]:
     """Every float16 in another type, by its bits: looked up in half the time that NumPy takes to convert."""
     with np.errstate(invalid="ignore"):
         return np.arange(1 << 16, dtype=np.uint16).view(np.float16).astype(dtype)
-
-
-def _caption_arrays(captions: Sequence[str], tokenizer: CaptionTokenizer) -> Arrays:
-    caption_ids, caption_len = tokenizer.tokenize_captions(captions)
-    return {"caption_ids": caption_ids, "caption_len": caption_len}

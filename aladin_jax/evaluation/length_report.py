@@ -8,7 +8,6 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-from rich import box
 from rich.console import Console
 from rich.table import Table
 
@@ -17,7 +16,7 @@ from aladin_jax.data.records import Split
 from aladin_jax.evaluation import heat_map
 from aladin_jax.evaluation.confidence import HIGH, LEVEL, LOW, interval, per_query_recalls, resampled_means
 from aladin_jax.evaluation.lengths import Measured
-from aladin_jax.evaluation.table import DIRECTIONS
+from aladin_jax.evaluation.table import DIRECTIONS, empty_table
 from aladin_jax.files import write_whole
 from aladin_jax.lineage import HEADS, untrained_heads
 from aladin_jax.pretrained import PretrainedModel
@@ -74,9 +73,8 @@ def _csv(measured: Sequence[Measured]) -> bytes:
 
 def _table(measured: Sequence[Measured], heads: Sequence[str], best: Measured, as_good: Sequence[Measured]) -> Table:
     title = "rsum by lengths: * is the best, = cannot be told from it"
-    table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD)
-    for column in ("caption", "labels", "regions", *(f"{h}\n{c}" for h in heads for c in ("rsum", f"{LEVEL} %")), ""):
-        table.add_column(column, justify="right", no_wrap=True)
+    of_heads = [f"{head}\n{column}" for head in heads for column in ("rsum", f"{LEVEL} %")]
+    table = empty_table(title, (), ("caption", "labels", "regions", *of_heads, ""))
     for of in measured:
         values = [
             value

@@ -114,7 +114,7 @@ def run_tradeoff(options: argparse.Namespace) -> int:
     finder = _finder(options, index)
     rows = tradeoff.measure(Searcher(index, images=finder), queries=options.queries, finder=finder)
     if options.plot:
-        tradeoff.save_figure(rows, options.plot)
+        tradeoff.draw(rows, options.plot)
     print(json.dumps({"rows": rows}, indent=2) if options.json else tradeoff.table(rows))
     return 0
 

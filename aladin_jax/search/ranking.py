@@ -14,6 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float, Int
 
+from aladin_jax.evaluation.recall import best
 from aladin_jax.processors import on_all
 from aladin_jax.scores.ragged import scores_of_caption, scores_of_image
 from aladin_jax.scores.similarity import Measure, Pooling, matching_scores
@@ -140,17 +141,6 @@ def _scores_of_images(rows: jax.Array, vector: jax.Array, *, measure: Measure) -
 @functools.partial(jax.jit, static_argnames="measure")
 def _scores_of_captions(rows: jax.Array, vector: jax.Array, *, measure: Measure) -> jax.Array:
     return matching_scores(vector[None], rows, measure=measure)[0]
-
-
-def best(scores: Float[np.ndarray, " n"], count: int) -> Int[np.ndarray, " k"]:
-    """The rows of the `count` largest scores, largest first, the later row first among equals."""
-    if count <= 0:
-        return np.zeros(0, np.int64)
-    if count >= len(scores):
-        return np.argsort(scores, kind="stable")[::-1]
-    least = np.partition(scores, len(scores) - count)[len(scores) - count]
-    rows = np.flatnonzero(scores >= least)
-    return rows[np.argsort(scores[rows], kind="stable")[::-1]][:count]
 
 
 def rank(candidates: Candidates, depth: int, align: Align) -> Ranked:
