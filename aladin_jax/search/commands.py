@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from aladin_jax.config import Settings
+from aladin_jax.config import LENGTHS, Settings
 from aladin_jax.errors import LISTED, first_few
 from aladin_jax.files import write_whole
 from aladin_jax.image_names import find_files, is_picture
@@ -18,7 +18,6 @@ from aladin_jax.pictures import describe_others
 from aladin_jax.pretrained import enable_compilation_cache, load
 from aladin_jax.search import changes, verification
 from aladin_jax.search.changes import Contents
-from aladin_jax.search.flags import LENGTHS
 from aladin_jax.search.index import Index
 from aladin_jax.search.storage import read_manifest, read_segment
 from aladin_jax.untrusted import read_lines
@@ -164,13 +163,3 @@ def _tell_of_pictures(options: argparse.Namespace, index: Path, segment: str) ->
         lines = "".join(f"{image['id']}\t{image['file'] or 'not found'}\n" for image in table)
         write_whole(index / WITHOUT_PICTURE, lines.encode())
         print(f"note: all of them are listed in {index / WITHOUT_PICTURE}", file=sys.stderr)
-
-
-RUN = {
-    "index": run_index,
-    "add": run_add,
-    "delete": run_delete,
-    "merge": run_merge,
-    "verify": run_verify,
-    "info": run_info,
-}

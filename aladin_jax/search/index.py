@@ -113,9 +113,7 @@ class Index:
         starts = np.cumsum([0, *(segment.image_table.num_rows for segment in self.segments)])
         self._image_starts = starts[:-1]
         self._image_table = pa.concat_tables([segment.image_table for segment in self.segments])
-        self._caption_texts = pa.chunked_array(
-            [chunk for segment in self.segments for chunk in segment.caption_table["text"].chunks], pa.string()
-        )
+        self._caption_table = pa.concat_tables([segment.caption_table for segment in self.segments])
         self.images = Side([segment.images for segment in self.segments], alive)
         self.caption_image = np.concatenate(
             [segment.caption_images + first for segment, first in zip(self.segments, starts[:-1], strict=True)]
@@ -158,7 +156,7 @@ class Index:
 
     def caption(self, row: int) -> str:
         """The text of a caption."""
-        return self._caption_texts[row].as_py()
+        return self._caption_table["text"][row].as_py()
 
     def tags(self, row: int) -> list[str]:
         """The detected class names of an image."""

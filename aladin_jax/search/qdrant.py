@@ -14,6 +14,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import fcntl
+import functools
 import hashlib
 import os
 import uuid
@@ -32,12 +33,14 @@ from aladin_jax.errors import first_line
 from aladin_jax.files import make_folder
 from aladin_jax.model_folder import read_caption_ending
 from aladin_jax.search.index import Index, describe_regions
+from aladin_jax.search.inputs import check_shard
 from aladin_jax.search.ranking import Found
 from aladin_jax.search.storage import MODEL, Manifest
 
 VECTOR, REGIONS = "matching", "regions"
 _BATCH = 32  # of BERT-base, some 8 MB a request; the server takes 32
 _SCROLLED = 1000
+_OWN = ["id", "index", "content"]  # of the payload, what tells whether a point is as it should be
 
 
 @dataclasses.dataclass(frozen=True)
@@ -103,8 +106,8 @@ def upload(client: QdrantClient, index: Index, layout: Layout | None = None, *, 
             client.upsert(name, changed, wait=True)
             written += len(changed)
     removed = _remove_deleted(client, name, index)
-    _, number, _ = _shard(manifest)
-    client.update_collection(name, metadata={number: {"index": manifest.identity, "images": len(rows)}})
+    number, _ = check_shard(manifest.shard)
+    client.update_collection(name, metadata={f"shard-{number}": {"index": manifest.identity, "images": len(rows)}})
     return Sent(written, removed)
 
 
@@ -131,29 +134,18 @@ class QdrantEngine:
 
     def find(self, vector: Float[np.ndarray, " d"], words: Float[np.ndarray, "w d"], depth: int, k: int) -> list[Found]:
         """The first k images: `depth` candidates of the matching head in the alignment head's order, then the rest."""
-        k, aligned = min(k, self.images), []
+        k, found = min(k, self.images), []
+        ask = functools.partial(self._client.query_points, self.collection, with_payload=True, with_vectors=True)
+        nearest: dict[str, Any] = {"query": vector.tolist(), "using": VECTOR}
         if depth and len(words):
-            aligned = self._client.query_points(
-                self.collection,
-                prefetch=models.Prefetch(query=vector.tolist(), using=VECTOR, limit=depth),
-                query=words.tolist(),
-                using=REGIONS,
-                limit=min(k, depth),
-                with_payload=True,
-                with_vectors=True,
-            ).points
-        found = [_found(point, vector, point.score) for point in aligned]
+            candidates = models.Prefetch(**nearest, limit=depth)
+            aligned = ask(query=words.tolist(), using=REGIONS, prefetch=candidates, limit=min(k, depth)).points
+            found = [_found(point, vector, point.score) for point in aligned]
         if len(found) < k:
             known = {some.id for some in found}
-            rest = [some for some in self._nearest(vector, max(k, depth)) if some.id not in known]
-            found += rest[: k - len(found)]
+            matched = [_found(point, vector, float("nan")) for point in ask(**nearest, limit=max(k, depth)).points]
+            found += [some for some in matched if some.id not in known][: k - len(found)]
         return found
-
-    def _nearest(self, vector: Float[np.ndarray, " d"], count: int) -> list[Found]:
-        points = self._client.query_points(
-            self.collection, query=vector.tolist(), using=VECTOR, limit=count, with_payload=True, with_vectors=True
-        ).points
-        return [_found(point, vector, float("nan")) for point in points]
 
 
 @contextlib.contextmanager
@@ -166,49 +158,22 @@ def connect(url: str) -> Iterator[QdrantClient]:
     Raises:
         ValueError: the server does not answer, or refuses; or the folder stays in use.
     """
-    with contextlib.ExitStack() as turn:
+    with contextlib.ExitStack() as last:
         if url.startswith(("/", "./", "../")):
-            turn.enter_context(_turn(Path(url)))
-            client = _embedded(url)
+            make_folder(Path(url))
+            # Taken in turns: an embedded Qdrant reads what it holds before it looks whether another process has it.
+            fcntl.flock(last.enter_context((Path(url) / ".turn").open("w")), fcntl.LOCK_EX)
+            try:
+                client = QdrantClient(path=url)
+            except RuntimeError as error:  # a process that takes no turns has it
+                raise ValueError(f"{url}: in use by another program; wait until it has finished") from error
         else:
             client = QdrantClient(url=url, api_key=os.environ.get("QDRANT_API_KEY"), timeout=60)
-        with _closing(client, url):
+        last.callback(client.close)
+        try:
             yield client
-
-
-@contextlib.contextmanager
-def _closing(client: QdrantClient, url: str) -> Iterator[None]:
-    try:
-        yield
-    except ApiException as error:
-        raise ValueError(f"{url}: {first_line(error)}; the same command goes on where it was") from error
-    finally:
-        client.close()
-
-
-@contextlib.contextmanager
-def _turn(folder: Path) -> Iterator[None]:
-    """Waits for a folder: an embedded Qdrant reads what it holds before it looks whether another process has it."""
-    make_folder(folder)
-    with (folder / ".turn").open("w") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        yield
-
-
-def _embedded(folder: str) -> QdrantClient:
-    try:
-        return QdrantClient(path=folder)
-    except RuntimeError as error:  # a process that takes no turns has it
-        raise ValueError(f"{folder}: in use by another program; wait until it has finished") from error
-
-
-_OWN = ["id", "index", "content"]
-
-
-def _shard(manifest: Manifest) -> tuple[int, str, int]:
-    """The shard that an index fills: its number, the metadata's name of it, and how many there are."""
-    number, count = (int(part) for part in manifest.shard.split("/"))
-    return number, f"shard-{number}", count
+        except ApiException as error:
+            raise ValueError(f"{url}: {first_line(error)}; the same command goes on where it was") from error
 
 
 def _metadata(client: QdrantClient, name: str) -> dict[str, Any]:
@@ -227,7 +192,8 @@ def _claim(client: QdrantClient, name: str, index: Index, layout: Layout) -> Non
         raise ValueError(
             f"the index scores with {settings.measure} and {settings.pooling}; Qdrant has dot and MrSw only"
         )
-    number, key, count = _shard(manifest)
+    number, count = check_shard(manifest.shard)
+    key = f"shard-{number}"
     claim = {"index": manifest.identity, "images": None}
     if not client.collection_exists(name):
         described = {

@@ -12,14 +12,14 @@ import numpy as np
 
 from aladin_jax.data.records import Record
 from aladin_jax.pretrained import PretrainedModel
-from aladin_jax.search import ranking, why
-from aladin_jax.search.index import Index, Region, describe_regions
+from aladin_jax.search import ranking
+from aladin_jax.search.index import Index, Region, Side, describe_regions
 from aladin_jax.search.inputs import ALL, MAX_K, Depth, check_depth
 from aladin_jax.search.pictures import boxes_of_regions
 from aladin_jax.search.query_encoder import QueryEncoder
 from aladin_jax.search.query_text import ReadText
-from aladin_jax.search.ranking import Engine, ExactFinder, Finder, Found, Ranked
-from aladin_jax.search.results import Hit, Results
+from aladin_jax.search.ranking import Align, Engine, ExactFinder, Finder, Found, Ranked
+from aladin_jax.search.results import Hit, Results, explain_words
 
 
 class Subject(NamedTuple):
@@ -88,21 +88,22 @@ class Searcher:
         clock = _Clock()
         subject = self.encode_text(text)
         clock.lap("encode")
-        note = _note(subject, rerank, "word of the text")
         # Where all scores are equal, the order is that of the index's rows, which only the index knows.
-        engine = None if rerank == ALL and not len(subject.parts) and self._index is not None else self._engine
+        wordless_all = rerank == ALL and not len(subject.parts)
+        engine = None if wordless_all and self._index is not None else self._engine
         if engine is None:
+            note = _note(subject, rerank, "word of the text")
             ranked, depth = self.rank_images(subject, k=k, rerank=rerank, clock=clock)
             all_found = (self._found(int(row), *scores) for row, *scores in zip(*ranked, strict=True))
         else:
-            note = _note(subject, 1 if rerank == ALL else rerank, "word of the text")
-            depth, _ = _sizes(subject, k, rerank if len(subject.parts) else 0, engine.images, "images")
+            rerank = 1 if wordless_all else rerank  # as any depth: the matching head's order is kept
+            note = "; ".join(filter(None, (_note(subject, rerank, "word of the text"), engine.note)))
+            depth, _ = _sizes(subject, k, rerank, engine.images, "images")
             all_found = engine.find(subject.vector, subject.parts, depth, k)
             clock.lap("rerank")  # both stages, in one request
-            note = "; ".join(filter(None, (note, engine.note)))
         hits = []
         for found in all_found:
-            answers = why.explain(subject.names, subject.parts, found.regions, found.parts) if explain else []
+            answers = explain_words(subject.names, subject.parts, found.regions, found.parts) if explain else []
             row = -1 if self._index is None else self._index.row_of_id.get(found.id, -1)
             scores = _scores(found.matching, found.alignment)
             hits.append(Hit(found.id, *scores, None, found.tags, answers, row, found.file))
@@ -139,22 +140,18 @@ class Searcher:
         """
         index, captions = self.index, self.index.captions
         clock = _Clock()
-        depth, count = _sizes(subject, k, rerank, len(captions.live_rows), "captions")
         with self._lock:
             if self._captions is None:
                 self._captions = ExactFinder(captions, self._settings.measure, captions=True)
-        candidates = self._captions.find(subject.vector, count)
-        clock.lap("match")
         align = ranking.align_captions(subject.parts, captions, self._settings.pooling)
-        ranked = _first(ranking.rank(candidates, depth, align), k)
-        clock.lap("rerank")
+        ranked, depth = _two_stages(subject, captions, self._captions, align, "captions", k, rerank, clock)
         hits = []
         for row, matching, alignment in zip(*ranked, strict=True):
             text = index.caption(int(row))
             answers = []
             if explain:
                 words = self.queries.words(text)
-                answers = why.explain(words, captions.parts(int(row)), subject.names, subject.parts)
+                answers = explain_words(words, captions.parts(int(row)), subject.names, subject.parts)
             image_id = index.ids[int(index.caption_image[row])]
             hits.append(Hit(image_id, *_scores(matching, alignment), text, [], answers, int(row)))
         clock.lap("explain")
@@ -185,17 +182,11 @@ class Searcher:
         self, subject: Subject, *, k: int, rerank: Depth, clock: _Clock | None = None
     ) -> tuple[Ranked, int]:
         """The two stages alone, here: rows and scores of the first k images, and how many were re-ranked."""
-        clock = _Clock() if clock is None else clock
         images = self.index.images
-        depth, count = _sizes(subject, k, rerank, len(images.live_rows), "images")
         if self._images is None:
             self._images = ExactFinder(images, self._settings.measure)
-        candidates = self._images.find(subject.vector, count)
-        clock.lap("match")
         align = ranking.align_images(subject.parts, images, self._settings.pooling)
-        ranked = _first(ranking.rank(candidates, depth, align), k)
-        clock.lap("rerank")
-        return ranked, depth
+        return _two_stages(subject, images, self._images, align, "images", k, rerank, clock or _Clock())
 
     def encode_text(self, text: str) -> Subject:
         """Encodes words as the model's training captions have them: see `QueryReader.read`.
@@ -254,6 +245,18 @@ class _Clock:
         self._last = now
 
 
+def _two_stages(
+    subject: Subject, side: Side, finder: Finder, align: Align, what: str, k: int, rerank: Depth, clock: _Clock
+) -> tuple[Ranked, int]:
+    """The first k rows of a side, and how many candidates were re-ranked; `what` the rows are, for messages."""
+    depth, count = _sizes(subject, k, rerank, len(side.live_rows), what)
+    candidates = finder.find(subject.vector, count)
+    clock.lap("match")
+    ranked = ranking.rank(candidates, depth, align)
+    clock.lap("rerank")
+    return Ranked(*(array[:k] for array in ranked)), depth
+
+
 def _sizes(subject: Subject, k: int, rerank: Depth, total: int, what: str) -> tuple[int, int]:
     """How many to re-rank, and how many candidates that takes."""
     if not 1 <= k <= MAX_K:
@@ -272,10 +275,6 @@ def _note(subject: Subject, rerank: Depth, what: str) -> str:
         kept, equal = "the matching head's order is kept", "all scores are 0, and the later row comes first"
         notes.append(f"no {what} takes part in alignment: {equal if rerank == ALL else kept}")
     return "; ".join(notes)
-
-
-def _first(ranked: Ranked, k: int) -> Ranked:
-    return Ranked(*(array[:k] for array in ranked))
 
 
 def _scores(matching: Any, alignment: Any) -> tuple[float, float | None]:

@@ -133,6 +133,3 @@ def run_serve(options: argparse.Namespace) -> int:
     print(f"http://{options.host}:{options.port}  {searcher.index.manifest.images:,} images; stop with Ctrl-C")
     serve.serve(searcher, host=options.host, port=options.port, limits=limits, uploads=uploads)
     return 0
-
-
-RUN = {"query": run_query, "tradeoff": run_tradeoff, "serve": run_serve}
