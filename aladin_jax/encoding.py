@@ -22,7 +22,7 @@ from aladin_jax.lookahead import look_ahead
 from aladin_jax.models.aladin import Aladin, Batch, Params
 from aladin_jax.models.packing import tokens_per_shard
 from aladin_jax.scores.all_pairs import all_alignment_scores
-from aladin_jax.scores.ragged import Packed, concatenate, pack, unit_regions, unit_words
+from aladin_jax.scores.ragged import Ragged, concatenate, drop_padding, unit_regions, unit_words
 from aladin_jax.scores.similarity import Measure, Pooling, matching_scores
 
 
@@ -35,7 +35,7 @@ class Encoded(NamedTuple):
     """
 
     vectors: np.ndarray
-    parts: Packed
+    parts: Ragged
 
 
 class Scores(NamedTuple):
@@ -150,7 +150,7 @@ class Encoder:
 
         for out, rows in look_ahead(computing(), 1):
             vectors, (parts, is_part) = jax.tree.map(lambda array, rows=rows: np.asarray(array)[:rows], out)
-            yield Encoded(vectors, pack(parts, is_part))
+            yield Encoded(vectors, drop_padding(parts, is_part))
 
 
 def default_batch_size(mesh: Mesh) -> int:

@@ -21,7 +21,7 @@ from typing import Any
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # as the commands of search set it
 
 from aladin_jax.encoding import Encoded
-from aladin_jax.scores.ragged import pack_one
+from aladin_jax.scores.ragged import single
 from aladin_jax.search import tradeoff, verification
 from aladin_jax.search.ann import AnnFinder
 from aladin_jax.search.index import Index
@@ -48,7 +48,7 @@ class DrawnTexts:
         """The drawn embeddings of a text."""
         self._encoder.caption(text)
         row, captions = self._rows[text], self._index.captions
-        return Encoded(captions.vector(row)[None], pack_one(captions.parts(row)))
+        return Encoded(captions.vector(row)[None], single(captions.parts(row)))
 
     def words(self, text: str) -> list[str]:
         """Its words, as the query encoder has them."""

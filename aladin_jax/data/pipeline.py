@@ -34,13 +34,13 @@ class Batch(NamedTuple):
             region_features [i, r, f], region_len [i], image [i] (its number in the split); row n of all is one pair.
             Rows that only fill up a batch have length 0 throughout.
         num_pairs: how many real pairs the batch has over all processes; they come first.
-        tokens: [rows] how many tokens, tags and regions each of this process's rows has; stays on the host.
+        lengths: caption_len, label_len and region_len once more; they stay on the host.
         state: the iterator's state after this batch, for `TrainBatches.set_state`.
     """
 
     arrays: Arrays
     num_pairs: int
-    tokens: Int64[np.ndarray, "rows"]
+    lengths: dict[str, Int32[np.ndarray, "rows"]]
     state: dict[str, Any]
 
 
@@ -118,8 +118,8 @@ class TrainBatches(Iterator[Batch]):
         """The next batch."""
         arrays, num_pairs = next(self._iterator)
         self._next_batch += 1
-        tokens = sum(np.asarray(arrays[name], np.int64) for name in ("caption_len", "label_len", "region_len"))
-        return Batch(arrays, num_pairs, np.asarray(tokens), self.get_state())
+        lengths = {name: np.asarray(arrays[name]) for name in ("caption_len", "label_len", "region_len")}
+        return Batch(arrays, num_pairs, lengths, self.get_state())
 
     def get_state(self) -> dict[str, Any]:
         """The state after the last batch handed out, however far reading is ahead of it: plain JSON values."""

@@ -28,7 +28,7 @@ from aladin_jax.errors import DataError
 from aladin_jax.files import whole_file
 from aladin_jax.lineage import as_json
 from aladin_jax.pretrained import PretrainedModel
-from aladin_jax.scores.ragged import Packed, offsets_of
+from aladin_jax.scores.ragged import Ragged, offsets_of
 from aladin_jax.search import storage
 from aladin_jax.search.index import Index
 from aladin_jax.search.inputs import check_shard
@@ -292,7 +292,7 @@ def _encode(model: PretrainedModel, split: Split, rows: np.ndarray, pictures: Pi
     """A part: vectors, texts and pictures of some images."""
     images = model.encoder.encode_images(model.device_params, split, rows)
     nothing = images.vectors[:0]
-    captions, image_of_caption = Encoded(nothing, Packed(nothing, offsets_of(np.zeros(0, int)))), np.zeros(0, int)
+    captions, image_of_caption = Encoded(nothing, Ragged(nothing, offsets_of(np.zeros(0, int)))), np.zeros(0, int)
     if split.caption_counts[rows].any():
         captions, image_of_caption = model.encoder.encode_captions(model.device_params, split, rows)
     ids, tags, boxes, files, texts, jpegs = [], [], [], [], [], []
@@ -310,5 +310,5 @@ def _encode(model: PretrainedModel, split: Split, rows: np.ndarray, pictures: Pi
         captions,
         pa.table({"id": ids, "tags": tags, "boxes": boxes, "file": files}, schema=storage.IMAGE_SCHEMA),
         pa.table({"image": image_of_caption, "text": texts}, schema=storage.CAPTION_SCHEMA),
-        Packed(np.frombuffer(b"".join(jpegs), np.uint8), offsets_of(np.array([*map(len, jpegs)]))),
+        Ragged(np.frombuffer(b"".join(jpegs), np.uint8), offsets_of(np.array([*map(len, jpegs)]))),
     )

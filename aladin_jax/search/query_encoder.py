@@ -16,7 +16,7 @@ from aladin_jax.data.tokenization import read_vocabulary
 from aladin_jax.encoding import Encoded
 from aladin_jax.models.aladin import ImageEmbeddings
 from aladin_jax.pretrained import PretrainedModel
-from aladin_jax.scores.ragged import pack_one, pack_regions
+from aladin_jax.scores.ragged import ragged_regions, single
 from aladin_jax.search.query_text import QueryReader
 from aladin_jax.search.text_encoder import TextEncoder, unit
 
@@ -36,7 +36,7 @@ class QueryEncoder:
         """One text, as an `Encoded` of one."""
         ids, words = self._ids(text)
         vector, tokens = self._encode_text(ids)
-        return Encoded(vector[None], pack_one(unit(tokens[words])))
+        return Encoded(vector[None], single(unit(tokens[words])))
 
     def words(self, text: str) -> list[str]:
         """The word pieces of a text that take part in alignment."""
@@ -49,7 +49,7 @@ class QueryEncoder:
         arrays = image_arrays([record], record.regions.shape[1], self._tokenizer, max_regions)
         with self._lock:
             out = self._encode_image(arrays)
-        return Encoded(np.asarray(out.vector), pack_regions(out.regions, out.region_len))
+        return Encoded(np.asarray(out.vector), ragged_regions(out.regions, out.region_len))
 
     @functools.cached_property
     def _encode_image(self) -> Callable[[Mapping[str, Any]], ImageEmbeddings]:

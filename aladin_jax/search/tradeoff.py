@@ -78,10 +78,10 @@ def ranks_by_depth(
         rows = captions[start : start + block]
         asked = np.stack([index.captions.vector(int(row)) for row in rows])
         matching = np.asarray(matching_scores(vectors, jnp.asarray(asked), measure=settings.measure))
-        words = index.captions.packed(rows)
+        words = index.captions.take(rows)
         alignment = np.concatenate(
             [
-                all_alignment_scores(index.images.packed(some), words, pooling=settings.pooling)
+                all_alignment_scores(index.images.take(some), words, pooling=settings.pooling)
                 for some in np.split(images, range(_BLOCK_IMAGES, len(images), _BLOCK_IMAGES))
             ]
         )

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import jax
-import numpy as np
 from absl import logging
 from jax.sharding import Mesh
 
@@ -29,13 +28,19 @@ from aladin_jax.lineage import Lineage, write_lineage
 from aladin_jax.model_folder import read_description, write_description
 from aladin_jax.models import aladin
 from aladin_jax.models.aladin import Params
-from aladin_jax.models.packing import tokens_per_shard
 from aladin_jax.pretrained import DTYPES, kernels_for, make_tokenizer
 from aladin_jax.training import checkpoint, optim
 from aladin_jax.training.advice import warn_of_start
 from aladin_jax.training.initial import initial_weights, resumed
 from aladin_jax.training.objective import Objective
-from aladin_jax.training.step import StepVariant, TrainState, init_state, jit_train_step, make_train_step
+from aladin_jax.training.step import (
+    StepVariant,
+    TrainState,
+    choose_variant,
+    init_state,
+    jit_train_step,
+    make_train_step,
+)
 from aladin_jax.training.writers import log_parameters
 from aladin_jax.weights import Weights
 
@@ -70,8 +75,7 @@ class Run:
         """What to compile for: a batch while the losses `active` act."""
         if not self.packed_shards:
             return StepVariant(active, batch.num_pairs)
-        tokens = np.asarray(tokens_per_shard(batch.tokens, slots=self.slots, shards=self.packed_shards))
-        return StepVariant(active, batch.num_pairs, int(sharding.largest_of_processes(tokens)))
+        return choose_variant(active, batch.num_pairs, batch.lengths, slots=self.slots, shards=self.packed_shards)
 
 
 def prepare(
@@ -254,7 +258,8 @@ class CompiledSteps:
     def compile(self, state: TrainState, arrays: pipeline.Arrays, variant: StepVariant) -> None:
         """Compiles for a variant; the log says which, and how long it took."""
         packed = "" if variant.tokens_per_shard is None else f", room for {variant.tokens_per_shard:,} tokens a device"
-        what = f"{variant.num_pairs} pairs{packed}, losses {', '.join(variant.active)}"
+        words = "" if variant.words is None else f" and {variant.words:,} words of all"
+        what = f"{variant.num_pairs} pairs{packed}{words}, losses {', '.join(variant.active)}"
         logging.info("Compiling step variant %d: %s", len(self._executables) + 1, what)
         started = time.perf_counter()
         self._executables[variant] = self._jitted.lower(state, arrays, variant).compile()
