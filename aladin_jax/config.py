@@ -54,15 +54,6 @@ class Settings:
     measure: Measure = "dot"
 
     @classmethod
-    def from_dict(cls, values: Mapping[str, Any], source: str) -> Settings:
-        """Builds settings from the fields given; the others keep their defaults.
-
-        Raises:
-            ValueError: a field is unknown or impossible.
-        """
-        return checked(cls, values, source)
-
-    @classmethod
     def of_model(cls, path: str | Path) -> Settings:
         """What a workdir was trained with; for a converted checkpoint, which does not say, the original's.
 
@@ -80,7 +71,7 @@ class Settings:
             if not isinstance(fields, dict) or name not in fields:
                 raise ValueError(f"{file}: there is no field {field}")
             values[name] = fields[name]
-        return cls.from_dict(values, str(file))
+        return checked(cls, values, str(file))
 
 
 # The settings that say where inputs are cut.

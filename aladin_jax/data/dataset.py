@@ -6,7 +6,7 @@ Training then needs Grain, ArrayRecord and protobuf alone, and a record's region
 from __future__ import annotations
 
 import functools
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -28,17 +28,19 @@ _MAX_METADATA_BYTES = 1 << 30  # the ids of all images
 _FILE_NAME = "{DATASET}-{SPLIT}.{FILEFORMAT}-{SHARD_X_OF_Y}"
 
 
-class Fields(NamedTuple):
-    """A record as it is stored: its texts, and its region vectors, a read-only view of the record's bytes.
+class Record(NamedTuple):
+    """One image: its id, its region vectors [r, f] as stored, its detected class names and its captions.
 
-    `caption_ids` are the captions' own ids, one each, or none where the captions came without.
+    Regions are a read-only view of the stored bytes. `caption_ids` is what the captions' source calls each of them:
+    COCO's annotation id, Karpathy's sentid, Flickr's name#k. It is empty where the source does not say, or the data
+    set is older than the field.
     """
 
     id: str
     regions: Float[np.ndarray, "r f"]
     tags: list[str]
     captions: list[str]
-    caption_ids: list[str]
+    caption_ids: Sequence[str] = ()
 
 
 class Dataset:
@@ -88,28 +90,28 @@ class Dataset:
             require_file(Path(file))
         return ArrayRecordDataSource([f"{file}[0:{length}]" for file, length in zip(files, lengths, strict=True)])
 
-    def fields(self, record: bytes) -> Fields:
+    def record(self, stored: bytes) -> Record:
         """Parses a record.
 
         Raises:
             ValueError: it is damaged.
         """
-        features = _features(record)
+        features = _features(stored)
         names = (*TEXTS, *OPTIONAL_TEXTS)
         values = {name: list(features[name].bytes_list.value) if name in features else [] for name in (*names, REGIONS)}
         texts = {name: [value.decode() for value in values[name]] for name in names}
         if len(texts["id"]) != 1 or len(values[REGIONS]) != 1:
             raise ValueError("not one id and one array of regions")
         regions = np.frombuffer(values[REGIONS][0], self.dtype).reshape(-1, self.feature_dim)
-        return Fields(texts["id"][0], regions, texts["tags"], texts["captions"], texts["caption_ids"])
+        return Record(texts["id"][0], regions, texts["tags"], texts["captions"], texts["caption_ids"])
 
-    def picture(self, record: bytes) -> tuple[bytes | None, Float[np.ndarray, "r 4"] | None]:
+    def picture(self, stored: bytes) -> tuple[bytes | None, Float[np.ndarray, "r 4"] | None]:
         """A record's picture file, and its regions' boxes x1, y1, x2, y2 in pixels; None for what it has not.
 
         Raises:
             ValueError: it is damaged.
         """
-        features = _features(record)
+        features = _features(stored)
         image = boxes = None
         if "image" in features:
             [image] = features["image"].bytes_list.value

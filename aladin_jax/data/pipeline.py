@@ -209,11 +209,6 @@ def load_pairs(
     return pad_rows(arrays, rows), len(pairs)
 
 
-def load_images(split: Split, images: Int64[np.ndarray, "i"], tokenizer: CaptionTokenizer, max_regions: int) -> Arrays:
-    """Reads images, in the given order: label_ids [i, l], label_len [i], region_features [i, r, f], region_len [i]."""
-    return image_arrays([split.read(image) for image in images.tolist()], split.feature_dim, tokenizer, max_regions)
-
-
 def load_captions(
     split: Split, images: Int64[np.ndarray, "i"], tokenizer: CaptionTokenizer
 ) -> tuple[Arrays, Int64[np.ndarray, "c"]]:
@@ -245,7 +240,7 @@ def pad_rows(arrays: Arrays, rows: int) -> Arrays:
 
 
 def image_arrays(records: Sequence[Record], feature_dim: int, tokenizer: CaptionTokenizer, max_regions: int) -> Arrays:
-    """Arrays of images that are read already; see `load_images`."""
+    """Of images: label_ids [i, l], label_len [i], region_features [i, r, f], region_len [i]."""
     label_ids, label_len = tokenizer.tokenize_tags([record.tags for record in records])
     regions = [record.regions for record in records]
     region_features, region_len = pad_regions(regions, len(regions), feature_dim, max_regions)

@@ -14,7 +14,7 @@ from rich.table import Table
 from aladin_jax.config import FIELD_OF_SETTING, LENGTHS
 from aladin_jax.data.records import Split
 from aladin_jax.evaluation import heat_map
-from aladin_jax.evaluation.confidence import HIGH, LEVEL, LOW, interval, per_query_recalls, resampled_means
+from aladin_jax.evaluation.confidence import HIGH, LEVEL, LOW, per_query_recalls, sum_interval
 from aladin_jax.evaluation.lengths import Measured
 from aladin_jax.evaluation.table import DIRECTIONS, empty_table
 from aladin_jax.files import write_whole
@@ -51,9 +51,8 @@ def _differ(first: Measured, second: Measured, heads: Sequence[str], comparisons
     def by_query(of: Measured, direction: str) -> np.ndarray:
         return np.sum([per_query_recalls(of.ranks.heads[head])["rsum"][direction] for head in heads], axis=0)
 
-    rng = np.random.default_rng(0)
-    samples = [resampled_means(by_query(first, d) - by_query(second, d), rng) for d in DIRECTIONS]
-    low, high = interval(np.sum(samples, axis=0), comparisons)
+    differences = {direction: by_query(first, direction) - by_query(second, direction) for direction in DIRECTIONS}
+    low, high = sum_interval(differences, np.random.default_rng(0), comparisons)
     return not low <= 0 <= high
 
 

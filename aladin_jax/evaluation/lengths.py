@@ -15,6 +15,7 @@ from typing import NamedTuple
 import numpy as np
 from tqdm import tqdm
 
+from aladin_jax.checked import checked
 from aladin_jax.config import LENGTHS, Settings
 from aladin_jax.data.records import Split
 from aladin_jax.encoding import Encoded
@@ -50,7 +51,7 @@ def grid(settings: Settings, lengths: Mapping[str, Iterable[int] | None]) -> lis
     values = [sorted(set(lengths.get(name) or [getattr(settings, name)])) for name in LENGTHS]
     own = dataclasses.asdict(settings)
     return [
-        Settings.from_dict(own | dict(zip(LENGTHS, (captions, *of_image), strict=True)), "the command line")
+        checked(Settings, own | dict(zip(LENGTHS, (captions, *of_image), strict=True)), "the command line")
         for *of_image, captions in itertools.product(*values[1:], values[0])
     ]
 

@@ -190,23 +190,17 @@ def warn_of_few_images(split: str, num_images: int, use: str) -> None:
         )  # fmt: skip
 
 
-def file_of(workdir: Path, protocol: Protocol) -> Path:
-    """The file of a protocol's report, without its ending; other images under the same name get one of their own."""
-    stem = re.sub(r"[^\w.=-]+", "-", protocol.name)
-    path = workdir / FOLDER / stem
-    file = path.with_name(f"{stem}.json")
-    if file.is_file() and _images_of(read_json(file)) != protocol.images_sha256:
-        return path.with_name(f"{stem}-{protocol.images_sha256[:8]}")
-    return path
-
-
 def write_report_of(workdir: Path, protocol: Protocol, reports: Reports) -> Path:
-    """Writes a protocol's report in its file; returns the file without its ending."""
+    """Writes a protocol's report; other images under the same name get a file of their own. Returns the file."""
     make_folder(workdir / FOLDER)
-    path = file_of(workdir, protocol)
-    about = {"name": protocol.name, **dataclasses.asdict(protocol)}
-    write_json(path.with_name(f"{path.name}.json"), {"report": reports, "of": about})
-    return path
+    stem = re.sub(r"[^\w.=-]+", "-", protocol.name)
+    file = workdir / FOLDER / f"{stem}.json"
+    if file.is_file():
+        of = read_json(file).get("of")
+        if not isinstance(of, dict) or of.get("images_sha256") != protocol.images_sha256:
+            file = file.with_name(f"{stem}-{protocol.images_sha256[:8]}.json")
+    write_json(file, {"report": reports, "of": {"name": protocol.name, **dataclasses.asdict(protocol)}})
+    return file
 
 
 def read_reports(workdir: Path) -> list[tuple[dict[str, Any], Reports]]:
@@ -226,8 +220,3 @@ def _version(package: str) -> str:
         return version(package)
     except PackageNotFoundError:  # used from its folder
         return "not installed"
-
-
-def _images_of(kept: dict[str, Any]) -> Any:
-    of = kept.get("of")
-    return of.get("images_sha256") if isinstance(of, dict) else None

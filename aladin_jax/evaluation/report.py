@@ -102,18 +102,18 @@ def _publish(workdir: Path, protocol: Protocol, reports: table.Reports, retrieva
     from aladin_jax.evaluation import figure  # Matplotlib
 
     untrained = protocol.untrained_heads
-    path = write_report_of(workdir, protocol, reports)
-    write_query_ranks(retrievals, path.with_name(f"{path.name}.json"))
-    figure.save_recall_figure(reports, path.with_name(f"{path.name}.png"), title=protocol.title, untrained=untrained)
+    file = write_report_of(workdir, protocol, reports)
+    write_query_ranks(retrievals, file)
+    figure.save_recall_figure(reports, file.with_suffix(".png"), title=protocol.title, untrained=untrained)
     if not protocol.trained_with:
         write_json(workdir / "report.json", reports)
         write_query_ranks(retrievals, workdir / "report.json")
-        shutil.copyfile(path.with_name(f"{path.name}.png"), workdir / "report.png")
+        shutil.copyfile(file.with_suffix(".png"), workdir / "report.png")
     table.print_reports(reports, untrained=untrained)
     kept = read_reports(workdir)
     if len(kept) > 1:
         table.print_all_reports(kept)
-    print(f"{protocol.title}\nwritten to {path}.json")
+    print(f"{protocol.title}\nwritten to {file}")
 
 
 def report_split(encoder: Encoder, split: Split, pooling: Pooling, measure: Measure, params: Params) -> table.Reports:

@@ -26,15 +26,14 @@ def main(arguments: list[str] | None = None) -> int:
         prog="python -m aladin_jax.search", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     chosen = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    for name, command in COMMANDS.items():
-        about = command.about
-        command.flags(chosen.add_parser(name, help=about, description=about.capitalize() + "."))
+    for name, (about, add_flags, _) in COMMANDS.items():
+        add_flags(chosen.add_parser(name, help=about, description=about.capitalize() + "."))
     options = parser.parse_args(arguments)
     try:
         check_local_options(options)
         check(options)
-        module = importlib.import_module(f"aladin_jax.search.{COMMANDS[options.command].module}")
-        return getattr(module, f"run_{options.command}")(options)
+        *_, module = COMMANDS[options.command]
+        return getattr(importlib.import_module(f"aladin_jax.search.{module}"), f"run_{options.command}")(options)
     except (ValueError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1

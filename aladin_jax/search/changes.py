@@ -295,20 +295,18 @@ def _encode(model: PretrainedModel, split: Split, rows: np.ndarray, pictures: Pi
     captions, image_of_caption = Encoded(nothing, Ragged(nothing, offsets_of(np.zeros(0, int)))), np.zeros(0, int)
     if split.caption_counts[rows].any():
         captions, image_of_caption = model.encoder.encode_captions(model.device_params, split, rows)
-    ids, tags, boxes, files, texts, jpegs = [], [], [], [], [], []
+    described, texts, jpegs = [], [], []
     for row in rows.tolist():
         record = split.read(row)
-        picture, box = pictures.read(row, record)
-        ids.append(record.id)
-        tags.append(record.tags)
-        boxes.append([] if box is None else box.reshape(-1))
-        files.append("" if picture is None else picture.file)
+        picture, boxes = pictures.read(row, record)
+        boxes = [] if boxes is None else boxes.reshape(-1).tolist()
+        described.append({"id": record.id, "tags": record.tags, "boxes": boxes, "file": picture.file})
         texts += record.captions
-        jpegs.append(b"" if picture is None else picture.jpeg)
+        jpegs.append(picture.jpeg)
     return Segment(
         images,
         captions,
-        pa.table({"id": ids, "tags": tags, "boxes": boxes, "file": files}, schema=storage.IMAGE_SCHEMA),
+        pa.Table.from_pylist(described, storage.IMAGE_SCHEMA),
         pa.table({"image": image_of_caption, "text": texts}, schema=storage.CAPTION_SCHEMA),
         Ragged(np.frombuffer(b"".join(jpegs), np.uint8), offsets_of(np.array([*map(len, jpegs)]))),
     )

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
+from aladin_jax.checked import checked
 from aladin_jax.config import LENGTHS, Settings
 from aladin_jax.errors import LISTED, first_few
 from aladin_jax.files import write_whole
@@ -29,7 +30,7 @@ def run_index(options: argparse.Namespace) -> int:
     """Makes an index."""
     names = (*LENGTHS, "pooling", "measure")
     chosen = {name: getattr(options, name) for name in names if getattr(options, name) is not None}
-    settings = Settings.from_dict({**vars(Settings.of_model(options.checkpoint)), **chosen}, "the command line")
+    settings = checked(Settings, {**vars(Settings.of_model(options.checkpoint)), **chosen}, "the command line")
     enable_compilation_cache()
     model = load(options.checkpoint, settings)
     contents = Contents(options.data, options.split, options.images, options.shard)

@@ -6,7 +6,7 @@ import argparse
 import socket
 from collections.abc import Callable
 from pathlib import Path
-from typing import NamedTuple, get_args
+from typing import get_args
 
 from aladin_jax.config import LENGTHS, Measure, Pooling
 from aladin_jax.search.inputs import (
@@ -230,24 +230,15 @@ def _check_query(options: argparse.Namespace) -> None:
         raise ValueError("--image and --plot need --index, which has the captions and the pictures")
 
 
-class Command(NamedTuple):
-    """A command: what its help says, its flags, and the module that runs it, imported once they are checked."""
-
-    about: str
-    flags: Callable[[Parser], None]
-    module: str
-
-
-COMMANDS = {
-    "index": Command(
-        "make an index of a data set's split; run again after a kill, it goes on", _index_flags, "commands"
-    ),
-    "query": Command("pictures for words, or captions for a picture", _query_flags, "query_commands"),
-    "add": Command("append a split to an index", _add_flags, "commands"),
-    "delete": Command("take images out of all results", _delete_flags, "commands"),
-    "merge": Command("join segments, and drop what is deleted", _merge_flags, "commands"),
-    "verify": Command("check sums, counts and vectors", _index_flag, "commands"),
-    "info": Command("say what an index holds", _info_flags, "commands"),
-    "tradeoff": Command("recall and latency against re-ranking depth", _tradeoff_flags, "query_commands"),
-    "serve": Command("answer on a web page and a JSON API", _serve_flags, "query_commands"),
+# What its help says, its flags, and the module that runs it, which is imported once they are checked.
+COMMANDS: dict[str, tuple[str, Callable[[Parser], None], str]] = {
+    "index": ("make an index of a data set's split; run again after a kill, it goes on", _index_flags, "commands"),
+    "query": ("pictures for words, or captions for a picture", _query_flags, "query_commands"),
+    "add": ("append a split to an index", _add_flags, "commands"),
+    "delete": ("take images out of all results", _delete_flags, "commands"),
+    "merge": ("join segments, and drop what is deleted", _merge_flags, "commands"),
+    "verify": ("check sums, counts and vectors", _index_flag, "commands"),
+    "info": ("say what an index holds", _info_flags, "commands"),
+    "tradeoff": ("recall and latency against re-ranking depth", _tradeoff_flags, "query_commands"),
+    "serve": ("answer on a web page and a JSON API", _serve_flags, "query_commands"),
 }

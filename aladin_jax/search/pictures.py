@@ -27,16 +27,16 @@ class Picture(NamedTuple):
     """A picture as an index keeps it.
 
     Attributes:
-        jpeg: a file of at most `MAX_SIDE` pixels a side; empty where the picture cannot be read.
+        jpeg: a file of at most `MAX_SIDE` pixels a side; empty where there is no picture, or it cannot be read.
         width: before that.
         height: before that.
-        file: its path in the folder of pictures; empty where it is out of the records.
+        file: its path in the folder of pictures; empty where there is none, or it is out of the records.
     """
 
-    jpeg: bytes
-    width: int
-    height: int
-    file: str
+    jpeg: bytes = b""
+    width: int = 0
+    height: int = 0
+    file: str = ""
 
 
 class Pictures:
@@ -58,7 +58,7 @@ class Pictures:
         self._split, self._folder = split, folder
         self._names = NameIndex(filter(is_picture, find_files(folder)) if folder is not None else ())
 
-    def read(self, row: int, record: Record) -> tuple[Picture | None, Float[np.ndarray, "r 4"] | None]:
+    def read(self, row: int, record: Record) -> tuple[Picture, Float[np.ndarray, "r 4"] | None]:
         """The picture of a record, and its regions' boxes as shares of the picture's width and height.
 
         Boxes are the record's `boxes` (pixels), or else the last six numbers of VinVL's regions, if those are boxes.
@@ -69,13 +69,13 @@ class Pictures:
             DataError: several pictures could be meant.
         """
         own, boxes = self._split.picture(row)
-        picture = None
+        picture = Picture()
         if self._folder is not None:
-            found = self._find(record.id)
-            picture = None if found is None else _open(self._folder / found, found)
+            if found := self._find(record.id):
+                picture = _open(self._folder / found, found)
         elif own is not None:
             picture = _open(own, image=record.id)
-        if boxes is not None and picture is not None and picture.jpeg:
+        if boxes is not None and picture.jpeg:
             return picture, _scaled(boxes, picture.width, picture.height) if len(boxes) == len(record.regions) else None
         return picture, boxes_of_regions(record.regions)
 
@@ -99,7 +99,7 @@ def _open(source: Path | bytes, file: str = "", **where: Any) -> Picture:
         return shrink(read_picture(source, **where), file)
     except UnreadableError as error:
         logging.warning("%s", error)
-        return Picture(b"", 0, 0, file)
+        return Picture(file=file)
 
 
 def shrink(image: Image.Image, name: str = "") -> Picture:

@@ -28,13 +28,14 @@ from qdrant_client import QdrantClient, models
 from qdrant_client.http.exceptions import ApiException
 from tqdm import tqdm
 
+from aladin_jax.checked import checked
 from aladin_jax.config import Settings
 from aladin_jax.errors import first_line
 from aladin_jax.files import make_folder
 from aladin_jax.model_folder import read_caption_ending
 from aladin_jax.search.index import Index, describe_regions
 from aladin_jax.search.inputs import check_shard
-from aladin_jax.search.ranking import Found
+from aladin_jax.search.results import Found, Hit
 from aladin_jax.search.storage import MODEL, Manifest
 
 VECTOR, REGIONS = "matching", "regions"
@@ -124,7 +125,7 @@ class QdrantEngine:
         about = _metadata(client, collection)
         self.fingerprint: str = about["fingerprint"]
         self.caption_ending: str | None = about.get("caption_ending")
-        self.settings = Settings.from_dict(about["settings"], f"collection {collection}")
+        self.settings = checked(Settings, about["settings"], f"collection {collection}")
         shards = [about.get(f"shard-{i}") for i in range(1, about["shards"] + 1)]
         missing = [str(i) for i, shard in enumerate(shards, 1) if shard is None or shard["images"] is None]
         self.note = ""
@@ -142,9 +143,9 @@ class QdrantEngine:
             aligned = ask(query=words.tolist(), using=REGIONS, prefetch=candidates, limit=min(k, depth)).points
             found = [_found(point, vector, point.score) for point in aligned]
         if len(found) < k:
-            known = {some.id for some in found}
-            matched = [_found(point, vector, float("nan")) for point in ask(**nearest, limit=max(k, depth)).points]
-            found += [some for some in matched if some.id not in known][: k - len(found)]
+            known = {hit.id for hit, *_ in found}
+            matched = [_found(point, vector, None) for point in ask(**nearest, limit=max(k, depth)).points]
+            found += [some for some in matched if some[0].id not in known][: k - len(found)]
         return found
 
 
@@ -228,22 +229,13 @@ def _create(client: QdrantClient, name: str, width: int, layout: Layout, metadat
     if layout.quantization == "int8":
         scalar = models.ScalarQuantizationConfig(type=models.ScalarType.INT8, quantile=0.99, always_ram=True)
         quantization = models.ScalarQuantization(scalar=scalar)
+    vector = functools.partial(models.VectorParams, size=width, distance=models.Distance.DOT)
+    max_sim = models.MultiVectorConfig(comparator=models.MultiVectorComparator.MAX_SIM)
     client.create_collection(
         name,
         vectors_config={
-            VECTOR: models.VectorParams(
-                size=width,
-                distance=models.Distance.DOT,
-                on_disk=quantization is not None,
-                quantization_config=quantization,
-            ),
-            REGIONS: models.VectorParams(
-                size=width,
-                distance=models.Distance.DOT,
-                on_disk=True,
-                hnsw_config=models.HnswConfigDiff(m=0),
-                multivector_config=models.MultiVectorConfig(comparator=models.MultiVectorComparator.MAX_SIM),
-            ),
+            VECTOR: vector(on_disk=quantization is not None, quantization_config=quantization),
+            REGIONS: vector(on_disk=True, hnsw_config=models.HnswConfigDiff(m=0), multivector_config=max_sim),
         },
         shard_number=layout.shards,
         replication_factor=layout.replicas,
@@ -257,32 +249,25 @@ def _point(index: Index, row: int) -> tuple[models.PointStruct, str]:
     """An image's point, and the hash of its content."""
     regions, vector = index.images.parts(row), index.images.vector(row)
     boxes = index.boxes(row).reshape(-1).tolist()
-    image_id, tags, file = index.ids[row], index.tags(row), index.file(row)
-    described = repr((image_id, tags, boxes, file)).encode()
-    content = hashlib.sha256(described + vector.tobytes() + regions.tobytes()).hexdigest()
+    described = {"id": index.ids[row], "tags": index.tags(row), "boxes": boxes, "file": index.file(row)}
+    hashed = repr(tuple(described.values())).encode() + vector.tobytes() + regions.tobytes()
+    content = hashlib.sha256(hashed).hexdigest()
     floor = np.zeros((1, len(vector)), np.float32)
     point = models.PointStruct(
-        id=str(uuid.uuid5(uuid.NAMESPACE_URL, f"aladin:{image_id}")),
+        id=str(uuid.uuid5(uuid.NAMESPACE_URL, f"aladin:{index.ids[row]}")),
         vector={VECTOR: vector.tolist(), REGIONS: np.concatenate([regions, floor]).tolist()},
-        payload={
-            "id": image_id,
-            "tags": tags,
-            "boxes": boxes,
-            "file": file,
-            "index": index.manifest.identity,
-            "content": content,
-        },
+        payload={**described, "index": index.manifest.identity, "content": content},
     )
     return point, content
 
 
-def _found(point: Any, vector: Float[np.ndarray, " d"], alignment: float) -> Found:
+def _found(point: Any, vector: Float[np.ndarray, " d"], alignment: float | None) -> Found:
     payload = point.payload
     parts = np.asarray(point.vector[REGIONS], np.float32)[:-1]  # without the floor
     boxes = np.asarray(payload["boxes"], np.float32).reshape(-1, 4)
     matching = float(np.dot(np.asarray(point.vector[VECTOR], np.float32), vector))
-    regions = describe_regions(len(parts), boxes, payload["tags"])
-    return Found(payload["id"], matching, alignment, payload["tags"], payload["file"], regions, parts)
+    hit = Hit(payload["id"], matching, alignment, None, payload["tags"], [], -1, payload["file"])
+    return hit, describe_regions(len(parts), boxes, payload["tags"]), parts
 
 
 def _remove_deleted(client: QdrantClient, name: str, index: Index) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 import threading
 import time
@@ -13,12 +14,12 @@ import numpy as np
 from aladin_jax.data.records import Record
 from aladin_jax.pretrained import PretrainedModel
 from aladin_jax.search import ranking
-from aladin_jax.search.index import Index, Region, Side, describe_regions
+from aladin_jax.search.index import Index, Side, describe_regions
 from aladin_jax.search.inputs import ALL, MAX_K, Depth, check_depth
 from aladin_jax.search.pictures import boxes_of_regions
 from aladin_jax.search.query_encoder import QueryEncoder
 from aladin_jax.search.query_text import ReadText
-from aladin_jax.search.ranking import Align, Engine, ExactFinder, Finder, Found, Ranked
+from aladin_jax.search.ranking import Align, Engine, ExactFinder, Finder, Ranked
 from aladin_jax.search.results import Hit, Results, explain_words
 
 
@@ -94,7 +95,9 @@ class Searcher:
         if engine is None:
             note = _note(subject, rerank, "word of the text")
             ranked, depth = self.rank_images(subject, k=k, rerank=rerank, clock=clock)
-            all_found = (self._found(int(row), *scores) for row, *scores in zip(*ranked, strict=True))
+            rows = ranked.rows.tolist()
+            matched = map(self._hit, *(array.tolist() for array in ranked))
+            all_found = zip(matched, map(self.index.regions, rows), map(self.index.images.parts, rows), strict=True)
         else:
             rerank = 1 if wordless_all else rerank  # as any depth: the matching head's order is kept
             note = "; ".join(filter(None, (_note(subject, rerank, "word of the text"), engine.note)))
@@ -102,11 +105,10 @@ class Searcher:
             all_found = engine.find(subject.vector, subject.parts, depth, k)
             clock.lap("rerank")  # both stages, in one request
         hits = []
-        for found in all_found:
-            answers = explain_words(subject.names, subject.parts, found.regions, found.parts) if explain else []
-            row = -1 if self._index is None else self._index.row_of_id.get(found.id, -1)
-            scores = _scores(found.matching, found.alignment)
-            hits.append(Hit(found.id, *scores, None, found.tags, answers, row, found.file))
+        for hit, regions, parts in all_found:
+            answers = explain_words(subject.names, subject.parts, regions, parts) if explain else []
+            row = -1 if self._index is None else self._index.row_of_id.get(hit.id, -1)
+            hits.append(dataclasses.replace(hit, why=answers, row=row))
         clock.lap("explain")
         return Results(hits, depth, clock.milliseconds, note, subject.read.left_out if subject.read else ())
 
@@ -121,10 +123,9 @@ class Searcher:
             raise ValueError("only words can be asked of a collection alone; give --index for the rest")
         return self._index
 
-    def _found(self, row: int, matching: Any, alignment: Any) -> Found:
+    def _hit(self, row: int, matching: float, alignment: float) -> Hit:
         index = self.index
-        about = index.tags(row), index.file(row), index.regions(row)
-        return Found(index.ids[row], matching, alignment, *about, index.images.parts(row))
+        return Hit(index.ids[row], matching, _known(alignment), None, index.tags(row), [], row, index.file(row))
 
     def find_captions(self, subject: Subject, *, k: int = 10, rerank: Depth = 100, explain: bool = True) -> Results:
         """Captions for a picture.
@@ -146,14 +147,14 @@ class Searcher:
         align = ranking.align_captions(subject.parts, captions, self._settings.pooling)
         ranked, depth = _two_stages(subject, captions, self._captions, align, "captions", k, rerank, clock)
         hits = []
-        for row, matching, alignment in zip(*ranked, strict=True):
-            text = index.caption(int(row))
+        for row, matching, alignment in zip(*(array.tolist() for array in ranked), strict=True):
+            text = index.caption(row)
             answers = []
             if explain:
                 words = self.queries.words(text)
-                answers = explain_words(words, captions.parts(int(row)), subject.names, subject.parts)
-            image_id = index.ids[int(index.caption_image[row])]
-            hits.append(Hit(image_id, *_scores(matching, alignment), text, [], answers, int(row)))
+                answers = explain_words(words, captions.parts(row), subject.names, subject.parts)
+            image_id = index.ids[index.caption_image[row]]
+            hits.append(Hit(image_id, matching, _known(alignment), text, [], answers, row))
         clock.lap("explain")
         return Results(hits, depth, clock.milliseconds, _note(subject, rerank, "region of the picture"))
 
@@ -171,11 +172,8 @@ class Searcher:
         clock = _Clock()
         more = min(k + 1, MAX_K) if leave_out is not None and k <= MAX_K else k
         ranked, _ = self.rank_images(subject, k=more, rerank=0, clock=clock)
-        hits = [
-            Hit(self.index.ids[row], float(score), None, None, self.index.tags(row), [], row, self.index.file(row))
-            for row, score in zip(map(int, ranked.rows), ranked.matching, strict=True)
-            if row != leave_out
-        ]
+        matched = map(self._hit, *(array.tolist() for array in ranked))
+        hits = [hit for hit in matched if hit.row != leave_out]
         return Results(hits[:k], 0, clock.milliseconds, "")
 
     def rank_images(
@@ -195,8 +193,7 @@ class Searcher:
             ValueError: an empty or overlong text, or one of which the model knows nothing.
         """
         read = self.queries.reader.read(text)
-        encoded = self.queries.caption(read.text)
-        return Subject(encoded.vectors[0], encoded.parts.vectors, self.queries.words(read.text), read)
+        return Subject(*self.queries.caption(read.text), self.queries.words(read.text), read)
 
     def subject_of_image(self, row: int) -> Subject:
         """A picture of the index, as a query."""
@@ -209,12 +206,10 @@ class Searcher:
         Raises:
             ValueError: its regions are not of the width that the model takes.
         """
-        encoded = self.queries.image(record)
+        vector, parts = self.queries.image(record)
         boxes = boxes_of_regions(record.regions)
-        regions: list[Region] = describe_regions(
-            len(encoded.parts.vectors), np.zeros((0, 4)) if boxes is None else boxes, record.tags
-        )
-        return Subject(encoded.vectors[0], encoded.parts.vectors, regions)
+        regions = describe_regions(len(parts), np.zeros((0, 4)) if boxes is None else boxes, record.tags)
+        return Subject(vector, parts, regions)
 
 
 def open_index(path: str | Path) -> Searcher:
@@ -277,5 +272,5 @@ def _note(subject: Subject, rerank: Depth, what: str) -> str:
     return "; ".join(notes)
 
 
-def _scores(matching: Any, alignment: Any) -> tuple[float, float | None]:
-    return float(matching), None if math.isnan(alignment) else float(alignment)
+def _known(alignment: float) -> float | None:
+    return None if math.isnan(alignment) else alignment

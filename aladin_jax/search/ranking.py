@@ -18,7 +18,8 @@ from aladin_jax.evaluation.recall import best
 from aladin_jax.processors import on_all
 from aladin_jax.scores.ragged import scores_of_caption, scores_of_image
 from aladin_jax.scores.similarity import Measure, Pooling, matching_scores
-from aladin_jax.search.index import Region, Side
+from aladin_jax.search.index import Side
+from aladin_jax.search.results import Found
 
 # Rows that a processor compares at a time: of BERT-base's width 25 MB.
 PIECE_ROWS = 8192
@@ -54,28 +55,6 @@ class Finder(Protocol):
     def find(self, vector: Float[np.ndarray, " d"], count: int) -> Candidates:
         """The best `count` rows that are not deleted (all, if there are fewer), or nearly the best."""
         ...
-
-
-class Found(NamedTuple):
-    """An image that was found, and what an answer says of it.
-
-    Attributes:
-        id: of the image.
-        matching: the matching head's score.
-        alignment: the alignment head's, NaN if it was not re-ranked.
-        tags: detected class names.
-        file: name of its picture file, "" where that is not known.
-        regions: those that take part in alignment.
-        parts: [r, d] their unit vectors.
-    """
-
-    id: str
-    matching: float
-    alignment: float
-    tags: list[str]
-    file: str
-    regions: list[Region]
-    parts: Float[np.ndarray, "r d"]
 
 
 @runtime_checkable

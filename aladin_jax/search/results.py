@@ -28,15 +28,9 @@ class Answer(NamedTuple):
 
     def to_json(self) -> dict[str, Any]:
         """As the command line and the web page give it."""
-        region = self.region
-        box = None if region is None or region.box is None else [round(value, 5) for value in region.box]
-        return {
-            "word": self.word,
-            "score": self.score,
-            "region": None if region is None else region.number,
-            "box": box,
-            "tag": None if region is None else region.tag,
-        }
+        number, box, tag = self.region or (None, None, None)
+        box = None if box is None else [round(value, 5) for value in box]
+        return {"word": self.word, "score": self.score, "region": number, "box": box, "tag": tag}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -68,6 +62,9 @@ class Hit:
         found: dict[str, Any] = {"rank": rank, "id": self.id, "matching": self.matching, "alignment": self.alignment}
         found |= {"tags": self.tags, "file": self.file} if self.caption is None else {"caption": self.caption}
         return found | {"why": [answer.to_json() for answer in self.why]}
+
+
+Found = tuple[Hit, list[Region], Float[np.ndarray, "r d"]]  # and the image's regions, which explain it
 
 
 @dataclasses.dataclass(frozen=True)

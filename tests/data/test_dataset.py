@@ -36,12 +36,12 @@ def assert_as_tfds_reads_it(folder):
         ours, theirs = dataset.source(name), builder.as_data_source(name)
         assert len(ours) == len(theirs)
         for index in range(len(ours)):
-            fields, other = dataset.fields(ours[index]), theirs[index]
-            assert fields.id == other["id"].decode()
-            assert fields.regions.dtype == other["regions"].dtype
-            np.testing.assert_array_equal(fields.regions, other["regions"])
-            assert fields.tags == [tag.decode() for tag in other["tags"]]
-            assert fields.captions == [caption.decode() for caption in other["captions"]]
+            record, other = dataset.record(ours[index]), theirs[index]
+            assert record.id == other["id"].decode()
+            assert record.regions.dtype == other["regions"].dtype
+            np.testing.assert_array_equal(record.regions, other["regions"])
+            assert record.tags == [tag.decode() for tag in other["tags"]]
+            assert record.captions == [caption.decode() for caption in other["captions"]]
 
 
 def test_description_and_records_are_read_as_tfds_reads_them(golden_folder):
