@@ -18,9 +18,9 @@ from tqdm import tqdm
 from aladin_jax.files import sha256, whole_file, write_whole
 from aladin_jax.scores.similarity import Measure
 from aladin_jax.search.index import Index
+from aladin_jax.search.index_files import writer_lock
 from aladin_jax.search.inputs import Kind
 from aladin_jax.search.ranking import Candidates, ExactFinder
-from aladin_jax.search.storage import writer_lock
 
 # Nodes that a search of the graph keeps in sight; lists that it reads.
 EFFORT: dict[Kind, int] = {"hnsw": 128, "ivf": 32}

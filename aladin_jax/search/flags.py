@@ -9,14 +9,7 @@ from pathlib import Path
 from typing import get_args
 
 from aladin_jax.config import LENGTHS, Measure, Pooling
-from aladin_jax.search.inputs import (
-    KINDS,
-    PARTS_DTYPES,
-    QUANTIZATIONS,
-    check_collection,
-    check_depth,
-    check_shard,
-)
+from aladin_jax.search.inputs import KINDS, PARTS_DTYPES, QUANTIZATIONS, check_collection, check_depth, check_shard
 
 Parser = argparse.ArgumentParser
 

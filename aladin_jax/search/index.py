@@ -14,14 +14,7 @@ from jaxtyping import Bool, Float, Int
 from aladin_jax.encoding import Encoded
 from aladin_jax.pretrained import PretrainedModel
 from aladin_jax.scores.ragged import Ragged, concatenate
-from aladin_jax.search.storage import (
-    MODEL,
-    Manifest,
-    Segment,
-    SegmentEntry,
-    read_manifest,
-    read_segment,
-)
+from aladin_jax.search.index_files import MODEL, Manifest, Segment, SegmentEntry, read_manifest, read_segment
 
 
 class Side:

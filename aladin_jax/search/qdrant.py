@@ -34,9 +34,9 @@ from aladin_jax.errors import first_line
 from aladin_jax.files import make_folder
 from aladin_jax.model_folder import read_caption_ending
 from aladin_jax.search.index import Index, describe_regions
+from aladin_jax.search.index_files import MODEL, Manifest
 from aladin_jax.search.inputs import check_shard
 from aladin_jax.search.results import Found, Hit
-from aladin_jax.search.storage import MODEL, Manifest
 
 VECTOR, REGIONS = "matching", "regions"
 _BATCH = 32  # of BERT-base, some 8 MB a request; the server takes 32

@@ -16,11 +16,11 @@ from aladin_jax.search.ann import AnnFinder
 from aladin_jax.search.asked_picture import read_asked
 from aladin_jax.search.commands import warn_of_untrained_heads
 from aladin_jax.search.index import Index
+from aladin_jax.search.index_files import MODEL
 from aladin_jax.search.inputs import Limits
 from aladin_jax.search.pictures import shrink
 from aladin_jax.search.query import Searcher, Subject
 from aladin_jax.search.results import Results
-from aladin_jax.search.storage import MODEL
 
 
 def run_query(options: argparse.Namespace) -> int:

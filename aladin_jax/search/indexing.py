@@ -29,11 +29,11 @@ from aladin_jax.files import whole_file
 from aladin_jax.lineage import as_json
 from aladin_jax.pretrained import PretrainedModel
 from aladin_jax.scores.ragged import Ragged, offsets_of
-from aladin_jax.search import storage
+from aladin_jax.search import index_files
 from aladin_jax.search.index import Index
+from aladin_jax.search.index_files import MANIFEST, MODEL, UNFINISHED, Manifest, Segment, SegmentEntry, read_manifest
 from aladin_jax.search.inputs import check_shard
 from aladin_jax.search.pictures import Pictures
-from aladin_jax.search.storage import LOCK, MANIFEST, MODEL, UNFINISHED, Manifest, Segment, SegmentEntry, read_manifest
 from aladin_jax.untrusted import check_image_id
 
 PART_IMAGES = 512  # a multiple of the encoding batch
@@ -88,7 +88,7 @@ def create_index(
     if not (path / UNFINISHED).is_dir() and not _is_empty(path):
         raise ValueError(f"{path}: holds something else; choose another folder")
     path.mkdir(parents=True, exist_ok=True)
-    with storage.writer_lock(path):
+    with index_files.writer_lock(path):
         manifest = Manifest(
             generation=0,
             fingerprint=model.fingerprint,
@@ -120,7 +120,7 @@ def create_index(
 
 def _is_empty(path: Path) -> bool:
     """Whether a folder is not there, or holds nothing but hidden files and a lock."""
-    return not path.exists() or (path.is_dir() and {file.name for file in path.glob("[!.]*")} <= {LOCK})
+    return not path.exists() or (path.is_dir() and {file.name for file in path.glob("[!.]*")} <= {index_files.LOCK})
 
 
 def is_of(path: Path, model: PretrainedModel, contents: Contents, collection: str) -> bool:
@@ -205,21 +205,21 @@ def merge(path: Path) -> Manifest:
 def _changing(path: Path) -> Iterator[Index]:
     """An index as the one writer sees it, without what an earlier one left when it was killed."""
     read_manifest(path)
-    with storage.writer_lock(path):
+    with index_files.writer_lock(path):
         index = Index(path)
-        storage.remove_unlisted(path, index.manifest)
+        index_files.remove_unlisted(path, index.manifest)
         yield index
 
 
 def _commit(path: Path, manifest: Manifest, entries: tuple[SegmentEntry, ...]) -> Manifest:
     manifest = dataclasses.replace(manifest, generation=manifest.generation + 1, segments=entries)
-    storage.write_manifest(path, manifest)
+    index_files.write_manifest(path, manifest)
     return manifest
 
 
 def _write_segment(path: Path, manifest: Manifest, pieces: list[tuple[Segment, np.ndarray]]) -> SegmentEntry:
     """Writes the segment of the next generation."""
-    return storage.write_segment(path / f"segment-{manifest.generation + 1:06d}", pieces, manifest.parts_dtype)
+    return index_files.write_segment(path / f"segment-{manifest.generation + 1:06d}", pieces, manifest.parts_dtype)
 
 
 def _build(
@@ -240,8 +240,8 @@ def _build(
             part, every = folder / f"part-{number:06d}", np.ones(len(rows), bool)
             if not part.exists():
                 encoded = _encode(model, split, rows, pictures)
-                storage.write_segment(part, [(encoded, every)], manifest.parts_dtype)
-            pieces.append((storage.read_segment(part), every))
+                index_files.write_segment(part, [(encoded, every)], manifest.parts_dtype)
+            pieces.append((index_files.read_segment(part), every))
             progress.update(len(rows))
     return _write_segment(path, manifest, pieces)
 
@@ -249,7 +249,7 @@ def _build(
 def _how_made(contents: Contents) -> dict[str, Any] | None:
     """How the features of a data set were made, where it says."""
     features = open_dataset(contents.data).metadata.get("features")
-    return features if storage.says_how_made(features) else None
+    return features if index_files.says_how_made(features) else None
 
 
 def _check_ids(split: Split, ids: list[str], taken: Collection[str], path: Path) -> None:
@@ -306,7 +306,7 @@ def _encode(model: PretrainedModel, split: Split, rows: np.ndarray, pictures: Pi
     return Segment(
         images,
         captions,
-        pa.Table.from_pylist(described, storage.IMAGE_SCHEMA),
-        pa.table({"image": image_of_caption, "text": texts}, schema=storage.CAPTION_SCHEMA),
+        pa.Table.from_pylist(described, index_files.IMAGE_SCHEMA),
+        pa.table({"image": image_of_caption, "text": texts}, schema=index_files.CAPTION_SCHEMA),
         Ragged(np.frombuffer(b"".join(jpegs), np.uint8), offsets_of(np.array([*map(len, jpegs)]))),
     )
