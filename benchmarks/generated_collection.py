@@ -25,8 +25,8 @@ from aladin_jax.models.backbone import BackboneConfig
 from aladin_jax.models.matching_head import MatchingHeadConfig
 from aladin_jax.pretrained import PretrainedModel, load
 from aladin_jax.scores.ragged import Ragged, offsets_of
-from aladin_jax.search import storage
-from aladin_jax.search.storage import Manifest, Segment
+from aladin_jax.search import index_files
+from aladin_jax.search.index_files import Manifest, Segment
 from benchmarks import workload
 
 REGIONS = workload.MAX_REGIONS - 1  # that take part in alignment
@@ -122,7 +122,7 @@ def write_collection(
         ]
         every = [(piece, np.ones(piece.image_table.num_rows, bool)) for piece in pieces]
         folder = path / f"segment-{len(entries) + 1:06d}"
-        entries.append(storage.write_segment(folder, every, parts_dtype))
+        entries.append(index_files.write_segment(folder, every, parts_dtype))
     manifest = Manifest(
         generation=len(entries),
         fingerprint=model.fingerprint,
@@ -134,7 +134,7 @@ def write_collection(
         segments=tuple(entries),
         identity="0" * 32,
     )
-    storage.write_manifest(path, manifest)
+    index_files.write_manifest(path, manifest)
 
 
 def _write_model(path: Path, width: int, layers: int, settings: Settings) -> PretrainedModel:
@@ -149,10 +149,10 @@ def _write_model(path: Path, width: int, layers: int, settings: Settings) -> Pre
     vocabulary = path / "vocab.txt"
     vocabulary.write_text("".join(f"{word}\n" for word in (*SPECIAL_TOKENS, *words)))
     model_folder.save_model_folder(
-        path / storage.MODEL, init_params(*config, seed=0), config, vocabulary, {}, caption_ending=None
+        path / index_files.MODEL, init_params(*config, seed=0), config, vocabulary, {}, caption_ending=None
     )
     vocabulary.unlink()
-    return load(path / storage.MODEL, settings)
+    return load(path / index_files.MODEL, settings)
 
 
 def _draw_piece(world: World, rows: range, captioned: Int[np.ndarray, " c"]) -> Segment:
@@ -164,13 +164,13 @@ def _draw_piece(world: World, rows: range, captioned: Int[np.ndarray, " c"]) -> 
     nothing: list[list[str]] = [[]] * len(rows)
     table = pa.table(
         {"id": [f"drawn-{row:07d}" for row in rows], "tags": nothing, "boxes": nothing, "file": [""] * len(rows)},
-        schema=storage.IMAGE_SCHEMA,
+        schema=index_files.IMAGE_SCHEMA,
     )
     return Segment(
         Encoded(vectors, regions),
         Encoded(caption_vectors, words),
         table,
-        pa.table({"image": own, "text": texts}, schema=storage.CAPTION_SCHEMA),
+        pa.table({"image": own, "text": texts}, schema=index_files.CAPTION_SCHEMA),
         Ragged(np.zeros(0, np.uint8), np.zeros(len(rows) + 1, np.int64)),
     )
 

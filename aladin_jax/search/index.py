@@ -14,14 +14,7 @@ from jaxtyping import Bool, Float, Int
 from aladin_jax.encoding import Encoded
 from aladin_jax.pretrained import PretrainedModel
 from aladin_jax.scores.ragged import Ragged, concatenate
-from aladin_jax.search.storage import (
-    MODEL,
-    Manifest,
-    Segment,
-    SegmentEntry,
-    read_manifest,
-    read_segment,
-)
+from aladin_jax.search.index_files import MODEL, Manifest, Segment, SegmentEntry, read_manifest, read_segment
 
 
 class Side:
@@ -113,9 +106,7 @@ class Index:
         starts = np.cumsum([0, *(segment.image_table.num_rows for segment in self.segments)])
         self._image_starts = starts[:-1]
         self._image_table = pa.concat_tables([segment.image_table for segment in self.segments])
-        self._caption_texts = pa.chunked_array(
-            [chunk for segment in self.segments for chunk in segment.caption_table["text"].chunks], pa.string()
-        )
+        self._caption_table = pa.concat_tables([segment.caption_table for segment in self.segments])
         self.images = Side([segment.images for segment in self.segments], alive)
         self.caption_image = np.concatenate(
             [segment.caption_images + first for segment, first in zip(self.segments, starts[:-1], strict=True)]
@@ -158,7 +149,7 @@ class Index:
 
     def caption(self, row: int) -> str:
         """The text of a caption."""
-        return self._caption_texts[row].as_py()
+        return self._caption_table["text"][row].as_py()
 
     def tags(self, row: int) -> list[str]:
         """The detected class names of an image."""

@@ -53,7 +53,6 @@ IMAGE_SCHEMA = pa.schema(
 CAPTION_SCHEMA = pa.schema([("image", pa.int64()), ("text", pa.string())])
 _ARRAYS = tuple(f"{side}_{kind}.npy" for side in ("image", "caption") for kind in ("vectors", "parts", "offsets"))
 FILES = (*_ARRAYS, "images.parquet", "captions.parquet", "pictures.bin", "picture_offsets.npy")
-_COPIED_BYTES = 16 << 20
 
 
 @dataclasses.dataclass(frozen=True)
@@ -144,9 +143,7 @@ def read_manifest(index: Path) -> Manifest:
     if values.get("schema") != SCHEMA:
         raise ValueError(f"{path}: schema {values.get('schema')!r}, this program reads {SCHEMA}; index the data again")
     try:
-        settings = {**dataclasses.asdict(Settings()), **values.get("settings", {})}
-        since = {"identity": "0" * 32, "collection": "", "shard": "1/1", "features": None}  # not in the first indices
-        manifest = checked(Manifest, {**since, **values, "settings": settings})
+        manifest = checked(Manifest, {"identity": "0" * 32, "settings": {}, **values})  # the first indices lack these
         if "identity" not in values:
             manifest = dataclasses.replace(manifest, identity=_identity_of_old(manifest))
         check_shard(manifest.shard)
@@ -324,7 +321,7 @@ def _check_offsets(array: Ragged, examples: int, path: Path) -> None:
 def write_segment(
     folder: Path, pieces: Sequence[tuple[Segment, Bool[np.ndarray, " _"]]], parts_dtype: str
 ) -> SegmentEntry:
-    """Writes a segment out of pieces of others, in their order; never holds more than a few thousand rows in memory.
+    """Writes a segment out of pieces of others, in their order; what is mapped from files stays there.
 
     Args:
         folder: whole or not there, whenever the writer is killed; an earlier one is replaced.
@@ -335,10 +332,11 @@ def write_segment(
         What the manifest says of the segment.
     """
     with whole_folder(folder) as unfinished:
-        of_captions = [keep[segment.caption_images] for segment, keep in pieces]
-        images = [(segment.images, keep) for segment, keep in pieces]
-        captions = [(segment.captions, keep) for (segment, _), keep in zip(pieces, of_captions, strict=True)]
-        for side, kept in (("image", images), ("caption", captions)):
+        sides = {
+            "image": [(segment.images, keep) for segment, keep in pieces],
+            "caption": [(segment.captions, keep[segment.caption_images]) for segment, keep in pieces],
+        }
+        for side, kept in sides.items():
             vectors = [(encoded.vectors, _spans(keep)) for encoded, keep in kept]
             _write_rows(unfinished / f"{side}_vectors.npy", vectors, "float32")
             parts = [(encoded.parts, keep) for encoded, keep in kept]
@@ -346,7 +344,7 @@ def write_segment(
         pictures = [(segment.pictures, keep) for segment, keep in pieces]
         _write_ragged(unfinished / "pictures.bin", unfinished / "picture_offsets.npy", pictures, "uint8")
         image_tables, caption_tables, first = [], [], 0
-        for (segment, keep), of_caption in zip(pieces, of_captions, strict=True):
+        for (segment, keep), (_, of_caption) in zip(pieces, sides["caption"], strict=True):
             image_tables.append(segment.image_table.filter(pa.array(keep)))
             rows = (first + np.cumsum(keep) - 1)[segment.caption_images[of_caption]]
             table = segment.caption_table.filter(pa.array(of_caption))
@@ -384,7 +382,5 @@ def _write_rows(path: Path, pieces: Sequence[tuple[np.ndarray, np.ndarray]], dty
             about = {"descr": np.dtype(dtype).str, "fortran_order": False, "shape": shape}
             np.lib.format.write_array_header_1_0(file, about)
         for rows, spans in pieces:
-            block = max(_COPIED_BYTES // max(rows[:1].nbytes, 1), 1)
             for first, last in spans.tolist():
-                for start in range(first, last, block):
-                    file.write(np.ascontiguousarray(rows[start : min(start + block, last)], dtype).data)
+                file.write(np.ascontiguousarray(rows[first:last], dtype).data)
