@@ -21,7 +21,7 @@ from absl import logging
 from etils import epath
 from tensorflow_datasets.core.dataset_info import DatasetIdentity
 
-from aladin_jax.data.dataset import open_version
+from aladin_jax.data.dataset import Dataset
 from aladin_jax.errors import DataError
 from aladin_jax.files import write_json
 from convert.dataset import made_from
@@ -117,10 +117,9 @@ def prepare_records(
                 if made_of is not None:
                     write_json(place / made_from.MADE_FROM, made_of)
                 _write(place, source, dtype, num_workers, beam_options)
-    metadata: Any = open_version(folder).info.metadata
     splits = {
         split: (len(about["ids"]), sum(about["caption_counts"]), about["skipped"])
-        for split, about in metadata["splits"].items()
+        for split, about in Dataset(folder).metadata["splits"].items()
     }
     return Prepared(folder, was_there, same, splits, sum(file.stat().st_size for file in folder.iterdir()))
 
@@ -154,11 +153,10 @@ def _check_there(folder: Path, feature_dim: int, dtype: np.dtype, made_of: Mappi
     if not (folder / _INFO_FILE).exists():
         raise DataError("there, but not a data set", "remove it or pass --overwrite", path=folder)
     same = made_of is not None and made_from.check(folder, made_of)
-    features: Any = open_version(folder).info.features
-    regions = features["regions"]
-    if (regions.shape[-1], regions.np_dtype) != (feature_dim, dtype):
+    stored = Dataset(folder)
+    if (stored.feature_dim, stored.dtype) != (feature_dim, dtype):
         raise DataError(
-            f"there already, with {regions.shape[-1]} features a region as {regions.np_dtype}, "
+            f"there already, with {stored.feature_dim} features a region as {stored.dtype}, "
             f"not {feature_dim} as {dtype}",
             "pass --overwrite to replace it, or write to another folder",
             path=folder,

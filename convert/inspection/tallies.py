@@ -6,8 +6,9 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float
 
-from aladin_jax.data.box_encoding import LAYOUTS, LayoutTally
+from aladin_jax.data.box_encoding import LAYOUTS
 from aladin_jax.data.tokenization import CaptionTokenizer
+from convert.boxes import LayoutTally
 from convert.inspection.texts import TextTally, excess, histogram, total
 
 EXAMPLES = 5  # how many of a kind of fault are named

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from aladin_jax.search import verification
-from aladin_jax.search.storage import read_manifest
+from aladin_jax.search.index_files import read_manifest
 from tests.search import killed
 
 ROOT = Path(__file__).parents[2]
