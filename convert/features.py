@@ -132,7 +132,7 @@ def prepare_imported(
     feature_dim = source.feature_dim  # before the notes: some are of the first image that is read
     for note in source.notes:
         print(f"note: {note}", file=sys.stderr)
-    records = RecordSource(source.captions, source.detections, feature_dim, source.made)
+    records = RecordSource(source.captions, source.detections, feature_dim, source.reader.made)
     options: dict[str, Any] = {"made_of": made_of, "float16": float16, "overwrite": overwrite}
     print(prepare_records(feature_dim, lambda: records, output, **options))
     print(f"regions have {feature_dim} numbers: the detector's features, then x1, y1, x2, y2, h, w")

@@ -9,7 +9,7 @@ import abc
 import json
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from jaxtyping import Float
@@ -126,11 +126,11 @@ class OscarPt(_EncodedReader):
         self._settle()
 
     def _where(self, name: str) -> dict[str, Any]:
-        return {"path": self._regions[name].path, "image": name}
+        return {"path": self._regions[name][0], "image": name}
 
     def _read(self, name: str) -> Detections:
         where = self._where(name)
-        value = self._regions[name].value
+        value = self._regions[name][1]
         kind, shape = str(getattr(value, "dtype", type(value).__name__)), tuple(getattr(value, "shape", ()))
         if kind not in ("torch.float32", "torch.float16") or len(shape) != 2 or shape[0] > MAX_REGIONS:
             problem = f"found {kind.removeprefix('torch.')}{list(shape)}, expected float32 [regions, width]"
@@ -165,7 +165,7 @@ class OscarTsv(_EncodedReader):
     }
 
     def __init__(self, paths: Sequence[Path], labels: Sequence[Path] = ()):
-        """Finds the rows, and out what they hold.
+        """Finds the rows, and how their bytes are to be read.
 
         Args:
             paths: of features.
@@ -235,18 +235,13 @@ def _parse_features(fields: list[bytes], where: dict[str, Any]) -> tuple[int, by
     return count, numbers
 
 
-class _Entry(NamedTuple):
-    path: Path
-    value: Any
-
-
-def _merge_dicts(paths: Sequence[Path]) -> Mapping[str, _Entry]:
-    """Several torch-saved dicts from image ids as one."""
-    merged: dict[str, _Entry] = {}
+def _merge_dicts(paths: Sequence[Path]) -> Mapping[str, tuple[Path, Any]]:
+    """Several torch-saved dicts from image ids as one: where each entry is from, and what it holds."""
+    merged: dict[str, tuple[Path, Any]] = {}
     for path in paths:
         for key, value in read_torch_dict(path):
             image = check_name(key, "an image's id", path=path)
             if image in merged:
-                raise DataError(f"is in {merged[image].path} too", "keep one of them", path=path, image=image)
-            merged[image] = _Entry(path, value)
+                raise DataError(f"is in {merged[image][0]} too", "keep one of them", path=path, image=image)
+            merged[image] = (path, value)
     return merged

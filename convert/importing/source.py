@@ -4,7 +4,6 @@ import functools
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 from numpy.typing import DTypeLike
 
@@ -63,6 +62,7 @@ class ImportedSource:
     """Images that have features, with their captions or without.
 
     Attributes:
+        reader: of the features.
         captions: of these images.
         feature_dim: width of a region, the same for all images.
         notes: what the user should know, one line each.
@@ -80,7 +80,7 @@ class ImportedSource:
         Raises:
             DataError: there are no images, or some have no features or might have several.
         """
-        self._reader = reader
+        self.reader = reader
         if not captions.splits:
             raise DataError("no image in any split", "check the captions", path=captions.origins["train"])
         self.captions = Captions({split: {} for split in captions.splits}, captions.origins)
@@ -91,25 +91,20 @@ class ImportedSource:
     @property
     def notes(self) -> list[str]:
         """What the user should know."""
-        return [*self._reader.notes, *self._own_notes]
+        return [*self.reader.notes, *self._own_notes]
 
     @functools.cached_property
     def feature_dim(self) -> int:
         """Width of the first image's regions, box encoding included."""
         for name in self._name_of.values():
-            regions = self._reader.detections(name).regions
+            regions = self.reader.detections(name).regions
             if len(regions):
                 return regions.shape[1]
-        raise DataError("nothing was detected in any of the images", path=self._reader.path)
+        raise DataError("nothing was detected in any of the images", path=self.reader.path)
 
     def names(self) -> list[str]:
         """What the features of the images are called, in the order of the records."""
         return list(self._name_of.values())
-
-    @property
-    def made(self) -> Mapping[str, Any] | None:
-        """How the features were made, where their files say; see `FoundFiles.begin`."""
-        return self._reader.made
 
     def detections(self, image: str, dtype: DTypeLike) -> Detections:
         """Reads one image.
@@ -117,8 +112,8 @@ class ImportedSource:
         Raises:
             DataError: it is damaged, of another width than the others, or too large for float16.
         """
-        regions, tags = self._reader.detections(self._name_of[image])
-        where = {"path": self._reader.path, "image": image}
+        regions, tags = self.reader.detections(self._name_of[image])
+        where = {"path": self.reader.path, "image": image}
         if len(regions) and regions.shape[1] != self.feature_dim:
             raise DataError(
                 f"regions have {regions.shape[1]} numbers, those of the first image {self.feature_dim}",
@@ -129,7 +124,7 @@ class ImportedSource:
 
     def _join(self, splits: Mapping[str, Images], skip_missing: bool, numbered: bool) -> None:
         """Finds the features of every image, and says how."""
-        names = NameIndex(self._reader.names())
+        names = NameIndex(self.reader.names())
         image_of: dict[str, str] = {}
         ways: Counter[str] = Counter()
         examples: dict[str, str] = {}
@@ -161,9 +156,9 @@ class ImportedSource:
             self._own_notes.append(f"left out {counted}, which have no features, such as {first.id}")
             return
         sought = " or ".join(dict.fromkeys(filter(None, (first.name, first.number))))
-        there = next(iter(self._reader.names()))
+        there = next(iter(self.reader.names()))
         raise DataError(
-            f"{counted}, this one first, have no features in {self._reader.path} (sought as {sought}; there is "
+            f"{counted}, this one first, have no features in {self.reader.path} (sought as {sought}; there is "
             f"for instance {there})",
             "take features made for these captions, or pass --skip_missing to leave the images out",
             path=self.captions.origins[split],

@@ -2,8 +2,10 @@
 
 import array
 import codecs
+import functools
 import os
 import re
+import weakref
 from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
@@ -22,8 +24,9 @@ _MAX_NAME_BYTES = 4 * MAX_NAME_LENGTH + 8
 class IndexedTsv:
     """The rows of a .tsv, by number; the first field of a row is an image's id.
 
-    A row's length is checked before the row is read, so memory stays bounded. No file stays open, so reads from several
-    threads do not disturb each other, and other processes can be given what was found.
+    A row's length is checked before the row is read, so memory stays bounded. Reads from several threads do not disturb
+    each other, and it pickles, so that other processes need not look for the rows again: each opens the file when it
+    first reads, until the object goes.
 
     Attributes:
         path: the .tsv.
@@ -96,8 +99,17 @@ class IndexedTsv:
 
     def _read(self, row: int, most: int) -> bytes:
         start = self.offsets[row]
-        with open(self.path, "rb", buffering=0) as file:
-            return os.pread(file.fileno(), min(self.offsets[row + 1] - start, most), start)
+        return os.pread(self._descriptor, min(self.offsets[row + 1] - start, most), start)
+
+    @functools.cached_property
+    def _descriptor(self) -> int:
+        descriptor = os.open(self.path, os.O_RDONLY)
+        weakref.finalize(self, os.close, descriptor)
+        return descriptor
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Leaves out the open file."""
+        return {name: value for name, value in vars(self).items() if name != "_descriptor"}
 
     def _name(self, field: bytes, row: int) -> str:
         content = field.removeprefix(codecs.BOM_UTF8) if row == 0 else field

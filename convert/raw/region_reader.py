@@ -9,7 +9,7 @@ from convert.raw.detections import Detections
 
 
 class RegionReader(abc.ABC):
-    """Random access to the images of a file or folder of features. It keeps no file open, and it pickles.
+    """Random access to the images of a file or folder of features. It needs no closing, and it pickles.
 
     Attributes:
         path: what a message names.
