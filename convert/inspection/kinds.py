@@ -84,17 +84,15 @@ def identify(path: Path) -> list[Thing]:
 
 
 def _at(path: Path) -> list[Thing]:
+    found = [Thing(FEATURES, features[1], features[0])] if (features := find_features(path)) else []
     if path.is_file():
-        if features := find_features(path):
-            return [Thing(FEATURES, features[1], features[0])]
+        if found:
+            return found
         if path.suffix in _CAPTION_ENDINGS and (captions := find_captions(path)):
             return [Thing(CAPTIONS, path, captions)]
         return [Thing(TORCH_FILE, path)] if path.suffix in _TORCH_ENDINGS or _is_torch(path) else []
-    found = []
     if (path / "manifest.json").is_file() and (path / "model").is_dir():
         return [Thing(INDEX, path)]
-    if features := find_features(path):
-        found.append(Thing(FEATURES, features[1], features[0]))
     if has_captions(path):
         found.append(Thing(CAPTIONS, path, "coco_ir"))
     if (path / "model.json").is_file():
