@@ -177,7 +177,7 @@ class PretrainedModel:
             logging.warning(
                 "%d of %d texts have %d tokens or more; what is beyond is cut", full, len(texts), len(ids[0])
             )
-        return self.encoder.encode_tokens(self.device_params, {"caption_ids": ids, "caption_len": lengths}, "texts")
+        return self.encoder.encode_tokens(self.device_params, ids, lengths, "texts")
 
     def score(self, images: Encoded, texts: Encoded) -> Scores:
         """Scores all pairs with both heads.
