@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import functools
 import math
 import threading
@@ -111,7 +110,7 @@ class Searcher:
         for hit, regions, parts in all_found:
             answers = explain_words(subject.names, subject.parts, regions, parts) if explain else []
             row = -1 if self._index is None else self._index.row_of_id.get(hit.id, -1)
-            hits.append(dataclasses.replace(hit, why=answers, row=row))
+            hits.append(hit._replace(why=answers, row=row))
         clock.lap("explain")
         return Results(hits, depth, clock.milliseconds, note, subject.read.left_out if subject.read else ())
 
