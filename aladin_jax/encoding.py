@@ -125,11 +125,12 @@ class Encoder:
     def encode_tokens(self, params: Params, ids: Ids, lengths: Lengths, label: str) -> Encoded:
         """Encodes tokenised captions."""
         planned = caption_batches(lengths, ids.shape[1], batch_size=self._batch_size, devices=self._devices)
-        batches: Iterator[tuple[Arrays, int, int]] = (
-            ({"caption_ids": ids[at, :slots], "caption_len": lengths[at]}, rows, tokens)
-            for at, slots, rows, tokens in planned
-        )
-        out = _concatenate(self._encode(self._encode_captions, params, batches, len(planned), label))
+
+        def batches() -> Iterator[tuple[Arrays, int, int]]:
+            for captions, slots, rows, tokens in planned:
+                yield {"caption_ids": ids[captions, :slots], "caption_len": lengths[captions]}, rows, tokens
+
+        out = _concatenate(self._encode(self._encode_captions, params, batches(), len(planned), label))
         place = np.argsort(np.concatenate([plan.captions for plan in planned]))
         return Encoded(out.vectors[place], out.parts.take(place))
 

@@ -17,7 +17,7 @@ from aladin_jax import sharding
 from aladin_jax.config import Config
 from aladin_jax.data import pipeline
 from aladin_jax.data.caption_ending import ending_of_split
-from aladin_jax.data.dataset import open_dataset
+from aladin_jax.data.dataset import Dataset, open_dataset
 from aladin_jax.data.records import Split
 from aladin_jax.data.tokenization import CaptionTokenizer
 from aladin_jax.encoding import Encoder
@@ -100,26 +100,11 @@ def prepare(
     tokenizer = make_tokenizer(model_config, vocabulary, workdir, config.settings)
     split = Split(dataset, "train", model_config.backbone.img_feature_dim)
     kernels = kernels_for(config.model.kernels, config.model.dtype)
-    dtype = DTYPES[config.model.dtype]
-    model = aladin.bind(*model_config, dtype=dtype, remat=config.remat, kernels=kernels, mesh=mesh)
+    model = aladin.bind(*model_config, dtype=DTYPES[config.model.dtype], remat=config.remat, kernels=kernels, mesh=mesh)
     batches = _train_batches(config, split, tokenizer, mesh)
     steps_per_epoch = pipeline.steps_per_epoch(split.num_pairs, config.batch_size)
     num_steps = config.num_steps or config.num_epochs * steps_per_epoch
-
-    validate = None
-    if config.eval_every:
-        encoder = Encoder(
-            model,
-            tokenizer,
-            max_regions=config.data.max_regions,
-            batch_size=config.eval.batch_size,
-            mesh=mesh,
-            dtype=dtype,
-        )
-        validation = Split(dataset, config.eval.validation_split, split.feature_dim)
-        validation.require_captions(use="validated on; set eval_every to 0")
-        warn_of_few_images(validation.name, validation.num_images, "validated on")
-        validate = partial(report_split, encoder, validation, config.pooling, config.measure)
+    validate = _validation(config, dataset, model, tokenizer, split.feature_dim, mesh) if config.eval_every else None
 
     def fresh(params: Params) -> TrainState:
         return init_state(params, objective, optimizer, config.frozen, config.seed)
@@ -148,16 +133,7 @@ def prepare(
         model,
         objective,
         optimizer,
-        optim.learning_rate_schedule(
-            config.learning_rate,
-            steps_per_epoch=steps_per_epoch,
-            lr_step_epochs=config.lr_step_epochs,
-            lr_gamma=config.lr_gamma,
-            warmup_steps=config.warmup_steps,
-            lr_cooldown=config.lr_cooldown,
-            num_steps=num_steps,
-            start=schedule_start,
-        ),
+        _schedule(config, steps_per_epoch, num_steps, schedule_start),
         frozen=config.frozen,
         grad_clip=config.grad_clip,
         shards=mesh.size,
@@ -174,6 +150,42 @@ def prepare(
         packed_shards=mesh.size // jax.process_count() * config.micro_batches if config.pack_tokens else 0,
         slots=config.data.max_caption_len + config.data.max_labels_len + config.data.max_regions,
     )
+
+
+def _schedule(config: Config, steps_per_epoch: int, num_steps: int, start: int) -> optim.Schedule:
+    return optim.learning_rate_schedule(
+        config.learning_rate,
+        steps_per_epoch=steps_per_epoch,
+        lr_step_epochs=config.lr_step_epochs,
+        lr_gamma=config.lr_gamma,
+        warmup_steps=config.warmup_steps,
+        lr_cooldown=config.lr_cooldown,
+        num_steps=num_steps,
+        start=start,
+    )
+
+
+def _validation(
+    config: Config,
+    dataset: Dataset,
+    model: Callable[[Params], aladin.Aladin],
+    tokenizer: CaptionTokenizer,
+    feature_dim: int,
+    mesh: Mesh,
+) -> Callable[[Params], Reports]:
+    """Reports the recalls of parameters on the validation split."""
+    split = Split(dataset, config.eval.validation_split, feature_dim)
+    split.require_captions(use="validated on; set eval_every to 0")
+    warn_of_few_images(split.name, split.num_images, "validated on")
+    encoder = Encoder(
+        model,
+        tokenizer,
+        max_regions=config.data.max_regions,
+        batch_size=config.eval.batch_size,
+        mesh=mesh,
+        dtype=DTYPES[config.model.dtype],
+    )
+    return partial(report_split, encoder, split, config.pooling, config.measure)
 
 
 def _first_start(config: Config, objective: Objective, workdir: Path, split: Split) -> Weights:
