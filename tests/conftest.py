@@ -4,6 +4,8 @@
 import os
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # before TensorFlow is imported: it speaks of the CPU it finds
+os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")
+os.environ["JAX_DEFAULT_MATMUL_PRECISION"] = "highest"  # here, and in the processes that tests start
 # Before JAX meets its devices. Most of the time of these tests would go into making small programs a little faster;
 # so compiled, a training step is ready in a quarter of the time, and gives the same numbers.
 # The golden numbers are also computed as users' programs are compiled (test_as_users_compile.py).
@@ -25,7 +27,6 @@ DIFFERENCES = pytest.StashKey()
 def pytest_configure(config):
     """Runs before any test module, and so before any module of the package, is imported."""
     jaxtyping.install_import_hook(["aladin_jax", "convert", "demo"], f"{tests.type_checks.__name__}.check")
-    jax.config.update("jax_default_matmul_precision", "highest")
     jax.config.update("jax_compilation_cache_dir", compilation_cache(config))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
 
