@@ -15,8 +15,11 @@ import sys
 import time
 from pathlib import Path
 
+import jax
+
 ROOT = Path(__file__).parents[1]
 
+_CACHE = ("jax_compilation_cache_dir", "jax_persistent_cache_min_compile_time_secs")
 _FORKS = multiprocessing.get_context("forkserver")
 _FORKS.set_forkserver_preload(
     [
@@ -29,7 +32,8 @@ _FORKS.set_forkserver_preload(
 
 def start(module, *arguments, log, moment=None):
     """Starts `python -m MODULE ARGUMENTS` on a CPU, whose output goes to a file."""
-    given = module, [str(argument) for argument in arguments], str(log), moment, dict(os.environ)
+    cache = {name: getattr(jax.config, name) for name in _CACHE}
+    given = module, [str(argument) for argument in arguments], str(log), moment, dict(os.environ), cache
     process = _FORKS.Process(target=_run, args=given)
     process.start()
     return process
@@ -63,17 +67,16 @@ def wait_for(path, process, seconds=240):
         time.sleep(0.02)
 
 
-def _run(module, arguments, log, moment, environment):
+def _run(module, arguments, log, moment, environment, cache):
     """What the new process does."""
-    import jax
-
     output = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
     os.dup2(output, 1)
     os.dup2(output, 2)
     os.chdir(ROOT)
     os.environ.clear()
     os.environ.update(environment)
-    jax.config.update("jax_platforms", "cpu")
+    for name, value in {**cache, "jax_platforms": "cpu"}.items():
+        jax.config.update(name, value)
     if moment:
         _send_signal(*moment)
     sys.argv = [module, *arguments]
