@@ -30,7 +30,11 @@ def pytest_configure(config):
     """Runs before any test module, and so before any module of the package, is imported."""
     jaxtyping.install_import_hook(["aladin_jax", "convert", "demo"], f"{tests.type_checks.__name__}.check")
     jax.config.update("jax_compilation_cache_dir", compilation_cache(config))
-    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
+
+
+def pytest_runtest_setup():
+    """Keeps all that is compiled, also after a test that has had a program set what users have."""
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
 
 
 def compilation_cache(config):
