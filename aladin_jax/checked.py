@@ -34,7 +34,7 @@ def checked(kind: type[T], values: Mapping[str, Any], source: str = "", section:
 
     Args:
         kind: the dataclass; its annotations say what the values may be.
-        values: one for every field.
+        values: one for every field that has no default.
         source: where they are from, for messages: a file; nothing on the command line.
         section: what stands before a field's name in messages.
 
@@ -44,6 +44,8 @@ def checked(kind: type[T], values: Mapping[str, Any], source: str = "", section:
     where, hints = f"{source}: " if source else "", get_type_hints(kind, include_extras=True)
     for name in values.keys() - hints.keys():
         raise ValueError(f"{where}unknown field {f'{section}{name}'!r}")
+    defaults = {name: getattr(kind, name) for name in hints if hasattr(kind, name)}
+    values = {**defaults, **values}
     for name in [name for name in hints if name not in values]:
         raise ValueError(f"{where}there is no field {section}{name}")
     return kind(**{name: _value(values[name], hint, f"{section}{name}", source) for name, hint in hints.items()})

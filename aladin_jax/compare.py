@@ -8,18 +8,18 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-from rich import box
 from rich.console import Console
 from rich.table import Table
 
 from aladin_jax.errors import DataError
-from aladin_jax.evaluation.confidence import DRAWS, LEVEL, interval, per_query_recalls, resampled_means
+from aladin_jax.evaluation.confidence import LEVEL, per_query_recalls, sum_interval
 from aladin_jax.evaluation.query_ranks import QueryRanks, read_query_ranks
+from aladin_jax.evaluation.table import empty_table
 from aladin_jax.files import check_local_options
 
 
@@ -64,13 +64,9 @@ def compare(first: QueryRanks, second: QueryRanks, seed: int = 0) -> list[Differ
     for head in [head for head in first.heads if head in second.heads]:
         of_second = per_query_recalls(second.heads[head])
         for metric, of_direction in per_query_recalls(first.heads[head]).items():
-            samples, values = np.zeros(DRAWS), np.zeros(2)
-            for direction, one in of_direction.items():
-                other = of_second[metric][direction]
-                samples += resampled_means(other - one, rng)
-                values += one.mean(), other.mean()
-            low, high = interval(samples)
-            differences.append(Difference(head, metric, float(values[0]), float(values[1]), low, high))
+            other = of_second[metric]
+            low, high = sum_interval({name: other[name] - one for name, one in of_direction.items()}, rng)
+            differences.append(Difference(head, metric, _total(of_direction), _total(other), low, high))
     return differences
 
 
@@ -112,15 +108,13 @@ def _read(reports: Sequence[Path]) -> list[QueryRanks]:
     return runs
 
 
+def _total(of_direction: Mapping[str, np.ndarray]) -> float:
+    return sum(float(values.mean()) for values in of_direction.values())
+
+
 def _difference_table(differences: Sequence[Difference]) -> Table:
-    table = _table(
-        "second - first, paired bootstrap over queries; * is significant",
-        "first",
-        "second",
-        "difference",
-        f"{LEVEL} %",
-        "",
-    )
+    title = "second - first, paired bootstrap over queries; * is significant"
+    table = empty_table(title, ("head", "metric"), ("first", "second", "difference", f"{LEVEL} %", ""))
     for of in differences:
         table.add_row(
             of.head, of.metric, f"{of.first:.1f}", f"{of.second:.1f}", f"{of.second - of.first:+.1f}",
@@ -131,28 +125,15 @@ def _difference_table(differences: Sequence[Difference]) -> Table:
 
 
 def _seeds_table(runs: Sequence[QueryRanks]) -> Table:
-    table = _table(f"{len(runs)} runs", "mean", "deviation", "lowest", "highest")
+    table = empty_table(f"{len(runs)} runs", ("head", "metric"), ("mean", "deviation", "lowest", "highest"))
     for head in [head for head in runs[0].heads if all(head in run.heads for run in runs)]:
         of_run = [
-            {
-                metric: sum(of.mean() for of in values.values())
-                for metric, values in per_query_recalls(run.heads[head]).items()
-            }
-            for run in runs
+            {metric: _total(values) for metric, values in per_query_recalls(run.heads[head]).items()} for run in runs
         ]
         for metric in of_run[0]:
             values = np.array([recalls[metric] for recalls in of_run])
             shown = (values.mean(), values.std(ddof=1), values.min(), values.max())
             table.add_row(head, metric, *(f"{value:.1f}" for value in shown), end_section=metric == "rsum")
-    return table
-
-
-def _table(title: str, *columns: str) -> Table:
-    table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD)
-    for name in ("head", "metric"):
-        table.add_column(name, no_wrap=True)
-    for name in columns:
-        table.add_column(name, justify="right", no_wrap=True)
     return table
 
 

@@ -7,6 +7,7 @@ Nothing of this imports JAX, so a fault on the command line is answered before a
 from __future__ import annotations
 
 import dataclasses
+import operator
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -53,15 +54,6 @@ class Settings:
     measure: Measure = "dot"
 
     @classmethod
-    def from_dict(cls, values: Mapping[str, Any], source: str) -> Settings:
-        """Builds settings from the fields given; the others keep their defaults.
-
-        Raises:
-            ValueError: a field is unknown or impossible.
-        """
-        return checked(cls, {**dataclasses.asdict(cls()), **values}, source)
-
-    @classmethod
     def of_model(cls, path: str | Path) -> Settings:
         """What a workdir was trained with; for a converted checkpoint, which does not say, the original's.
 
@@ -79,7 +71,7 @@ class Settings:
             if not isinstance(fields, dict) or name not in fields:
                 raise ValueError(f"{file}: there is no field {field}")
             values[name] = fields[name]
-        return cls.from_dict(values, str(file))
+        return checked(cls, values, str(file))
 
 
 # The settings that say where inputs are cut.
@@ -233,11 +225,4 @@ class Config:
     @property
     def settings(self) -> Settings:
         """How the run's model is given its inputs."""
-        return Settings(
-            max_caption_len=self.data.max_caption_len,
-            max_labels_len=self.data.max_labels_len,
-            max_regions=self.data.max_regions,
-            dtype=self.model.dtype,
-            pooling=self.pooling,
-            measure=self.measure,
-        )
+        return Settings(**{name: operator.attrgetter(field)(self) for name, field in FIELD_OF_SETTING.items()})

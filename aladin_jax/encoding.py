@@ -15,14 +15,14 @@ from jaxtyping import Float
 from tqdm import tqdm
 
 from aladin_jax import sharding
-from aladin_jax.data.pipeline import Arrays, load_captions, load_images, pad_rows
+from aladin_jax.data.pipeline import Arrays, image_arrays, load_captions, pad_rows
 from aladin_jax.data.records import Split
 from aladin_jax.data.tokenization import CaptionTokenizer
 from aladin_jax.lookahead import look_ahead
 from aladin_jax.models.aladin import Aladin, Batch, Params
 from aladin_jax.models.packing import tokens_per_shard
 from aladin_jax.scores.all_pairs import all_alignment_scores
-from aladin_jax.scores.ragged import Packed, concatenate, pack, unit_regions, unit_words
+from aladin_jax.scores.ragged import Ragged, concatenate, drop_padding, unit_regions, unit_words
 from aladin_jax.scores.similarity import Measure, Pooling, matching_scores
 
 
@@ -35,7 +35,7 @@ class Encoded(NamedTuple):
     """
 
     vectors: np.ndarray
-    parts: Packed
+    parts: Ragged
 
 
 class Scores(NamedTuple):
@@ -104,15 +104,15 @@ class Encoder:
     def encode_images(self, params: Params, split: Split, images: np.ndarray) -> Encoded:
         """Encodes images of a split, in the given order; `params` are on the devices of the mesh."""
 
-        def batches() -> Iterator[_Batch]:
+        def batches() -> Iterator[tuple[Arrays, int, int]]:
             for start in range(0, len(images), self._batch_size):
                 rows = images[start : start + self._batch_size]
-                arrays = load_images(split, rows, self._tokenizer, self._max_regions)
+                records = [split.read(image) for image in rows.tolist()]
+                arrays = image_arrays(records, split.feature_dim, self._tokenizer, self._max_regions)
                 lengths = np.pad(arrays["label_len"] + arrays["region_len"], (0, self._batch_size - len(rows)))
                 slots = arrays["label_ids"].shape[1] + self._max_regions
-                yield _Batch(
-                    arrays, self._batch_size, tokens_per_shard(lengths, slots=slots, shards=self._devices, buckets=32)
-                )
+                tokens = tokens_per_shard(lengths, slots=slots, shards=self._devices, buckets=32)
+                yield arrays, self._batch_size, tokens
 
         number = -(-len(images) // self._batch_size)
         return _concatenate(self._encode(self._encode_images, params, batches(), number, f"{split.name} images"))
@@ -126,44 +126,37 @@ class Encoder:
         """Encodes tokenised captions: caption_ids [c, w] and caption_len [c]."""
         ids, lengths = np.asarray(arrays["caption_ids"]), np.asarray(arrays["caption_len"])
         planned = caption_batches(lengths, ids.shape[1], batch_size=self._batch_size, devices=self._devices)
-        batches = (
-            _Batch(
-                {"caption_ids": ids[plan.captions, : plan.slots], "caption_len": lengths[plan.captions]},
-                plan.rows,
-                plan.tokens,
-            )
-            for plan in planned
-        )
-        out = _concatenate(self._encode(self._encode_captions, params, batches, len(planned), label))
+
+        def batches() -> Iterator[tuple[Arrays, int, int]]:
+            for captions, slots, rows, tokens in planned:
+                yield {"caption_ids": ids[captions, :slots], "caption_len": lengths[captions]}, rows, tokens
+
+        out = _concatenate(self._encode(self._encode_captions, params, batches(), len(planned), label))
         place = np.argsort(np.concatenate([plan.captions for plan in planned]))
         return Encoded(out.vectors[place], out.parts.take(place))
 
     def _encode(
-        self, encode: Callable, params: Params, batches: Iterator[_Batch], number: int, label: str
+        self, encode: Callable, params: Params, batches: Iterator[tuple[Arrays, int, int]], number: int, label: str
     ) -> Iterator[Encoded]:
-        """Encodes batches; each is brought to the host while the next one, which is read meanwhile, is computed."""
+        """Encodes batches; each is brought to the host while the next one, which is read meanwhile, is computed.
+
+        A batch is its arrays, the rows that they are filled up to with empty ones, and `packing.tokens_per_shard`.
+        """
 
         def computing() -> Iterator[tuple[Any, int]]:
-            for batch in tqdm(batches, f"encoding {label}", number, unit="batch", leave=False, disable=None):
-                filled = jax.device_put(pad_rows(batch.arrays, batch.rows), self._sharding)
-                yield encode(params, filled, batch.tokens), len(next(iter(batch.arrays.values())))
+            shown = tqdm(batches, f"encoding {label}", number, unit="batch", leave=False, disable=None)
+            for arrays, rows, tokens in shown:
+                filled = jax.device_put(pad_rows(arrays, rows), self._sharding)
+                yield encode(params, filled, tokens), len(next(iter(arrays.values())))
 
         for out, rows in look_ahead(computing(), 1):
             vectors, (parts, is_part) = jax.tree.map(lambda array, rows=rows: np.asarray(array)[:rows], out)
-            yield Encoded(vectors, pack(parts, is_part))
+            yield Encoded(vectors, drop_padding(parts, is_part))
 
 
 def default_batch_size(mesh: Mesh) -> int:
     """Images encoded at once: enough to fill the devices, few enough for a CPU's caches."""
     return 64 if mesh.devices.flat[0].platform == "cpu" else 512 * mesh.size
-
-
-class _Batch(NamedTuple):
-    """Rows to encode, the number that they are filled up to with empty ones, and `packing.tokens_per_shard`."""
-
-    arrays: Arrays
-    rows: int
-    tokens: int
 
 
 class CaptionBatch(NamedTuple):

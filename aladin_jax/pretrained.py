@@ -17,11 +17,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from absl import logging
+from jax.typing import DTypeLike
 
 from aladin_jax import config, model_folder, sharding
 from aladin_jax.config import Settings
 from aladin_jax.data.records import GivenRecords, Record, Split
-from aladin_jax.data.tokenization import CaptionTokenizer, check_vocabulary
+from aladin_jax.data.tokenization import CaptionTokenizer, check_vocabulary_size
 from aladin_jax.encoding import Encoded, Encoder, Scores, score_pairs
 from aladin_jax.model_folder import ModelConfig
 from aladin_jax.models import aladin, bert
@@ -58,7 +59,7 @@ def make_tokenizer(
         if length > positions:
             raise ValueError(f"{name} is {length}; the model of {source} has {positions} positions")
     tokenizer = CaptionTokenizer(vocabulary, **lengths)
-    check_vocabulary(tokenizer, model_config.backbone.vocab_size)
+    check_vocabulary_size(tokenizer.vocab_size, model_config.backbone.vocab_size, vocabulary)
     return tokenizer
 
 
@@ -97,27 +98,31 @@ class PretrainedModel:
         vocabulary: its vocab.txt.
         described: a few words on where the weights are from.
         lineage: what they come from.
+        step: of the run that they are of; None where they were not trained here.
         tokenizer: of the vocabulary.
         bound: a function from parameters to the Flax module, see `models.aladin.bind`.
         feature_dim: width of region vectors that the model takes.
         caption_ending: of the captions that it was trained on, which search gives to queries; None if not known.
     """
 
-    def __init__(self, path: str | Path, settings: Settings | None = None):
-        """Loads a converted checkpoint or a workdir; see `load`."""
+    def __init__(
+        self, path: str | Path, settings: Settings | None = None, *, kernels: config.Kernels = "auto", fsdp: int = 1
+    ):
+        """Loads a converted checkpoint or a workdir; see `load`, and `kernels_for` and `sharding.make_mesh`."""
+        self._path = path
         self.settings = Settings.of_model(path) if settings is None else settings
         weights = read_weights(path)
         self.params, self.config = weights.params, weights.config
-        self.described, self.lineage = weights.described, weights.lineage
+        self.described, self.lineage, self.step = weights.described, weights.lineage, weights.step
         vocabulary = self.vocabulary = require_vocabulary(weights.vocabulary, path)
         self.tokenizer = make_tokenizer(self.config, vocabulary, path, self.settings)
         self.feature_dim = self.config.backbone.img_feature_dim
         self.caption_ending = model_folder.read_caption_ending(path)
-        self._mesh = sharding.make_mesh()
+        self._mesh = sharding.make_mesh(fsdp)
         self.bound = aladin.bind(
             *self.config,
             dtype=DTYPES[self.settings.dtype],
-            kernels=kernels_for("auto", self.settings.dtype),
+            kernels=kernels_for(kernels, self.settings.dtype),
             mesh=self._mesh,
         )
 
@@ -196,12 +201,23 @@ class PretrainedModel:
 
     @functools.cached_property
     def encoder(self) -> Encoder:
-        """Of batches, on all devices; kept, since it compiles what it runs."""
+        """Of batches, on all devices; kept, since it compiles what it runs. Its unit vectors are float32."""
+        return self.make_encoder(self.settings, dtype=jnp.float32)
+
+    def make_encoder(self, settings: Settings, *, dtype: DTypeLike, batch_size: int | None = None) -> Encoder:
+        """An encoder of inputs cut as `settings` say; batch size and number format as in `Encoder`.
+
+        Raises:
+            ValueError: the lengths are beyond the model's positions.
+        """
+        tokenizer = make_tokenizer(self.config, self.vocabulary, self._path, settings)
         return Encoder(
             self.bound,
-            self.tokenizer,
-            max_regions=self.settings.max_regions,
-            mesh=self._mesh,  # batches as evaluation's, so recalls are equal to the last rank
+            tokenizer,
+            max_regions=settings.max_regions,
+            batch_size=batch_size,
+            mesh=self._mesh,
+            dtype=dtype,
         )
 
     @functools.cached_property

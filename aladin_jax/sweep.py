@@ -61,7 +61,7 @@ def _sweep(options: argparse.Namespace) -> None:
         logging.warning("%s", f"{line[0].upper()}{line[1:]}; left out of the table")
     warn_of_few_images(split.name, split.num_images, "compared on")
     asked = grid(model.settings, {name: getattr(options, name) for name in LENGTHS})
-    measured = measure_lengths(model, options.checkpoint, split, asked, options.output)
+    measured = measure_lengths(model, split, asked, options.output)
     report_lengths(measured, model, split, options.output)
 
 

@@ -29,7 +29,7 @@ from aladin_jax.data.records import Split
 from aladin_jax.data.tokenization import CaptionTokenizer
 from aladin_jax.encoding import Encoder
 from aladin_jax.evaluation.recall import retrieval_report
-from aladin_jax.evaluation.scores import score_split
+from aladin_jax.evaluation.report import score_split
 from aladin_jax.models import aladin
 from aladin_jax.models.backbone import BackboneConfig
 from aladin_jax.models.matching_head import MatchingHeadConfig
@@ -168,7 +168,7 @@ def make_encoder(
 
 
 def whole_by_phases(encoder: Encoder, params: aladin.Params, split: Any, label: str) -> dict[str, float]:
-    """What `evaluation.scores.score_split` and the reports do, phase by phase; prints the seconds of each at once."""
+    """What `evaluation.report.score_split` and the reports do, phase by phase; prints the seconds of each at once."""
     seconds: dict[str, float] = {}
 
     def timed(phase: str, work: Callable[[], T]) -> T:

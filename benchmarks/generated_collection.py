@@ -24,9 +24,9 @@ from aladin_jax.models.aladin import init_params
 from aladin_jax.models.backbone import BackboneConfig
 from aladin_jax.models.matching_head import MatchingHeadConfig
 from aladin_jax.pretrained import PretrainedModel, load
-from aladin_jax.scores.ragged import Packed, offsets_of
-from aladin_jax.search import storage
-from aladin_jax.search.storage import Manifest, Segment
+from aladin_jax.scores.ragged import Ragged, offsets_of
+from aladin_jax.search import index_files
+from aladin_jax.search.index_files import Manifest, Segment
 from benchmarks import workload
 
 REGIONS = workload.MAX_REGIONS - 1  # that take part in alignment
@@ -45,14 +45,14 @@ class World:
         self._ways = self._noise((REGIONS, 1 + SPHERE, width), 1.0)
         self._vector_way = self._noise((SPHERE, width), 1.0)
 
-    def images(self, count: int) -> tuple[Float[np.ndarray, "i p"], Packed, Float[np.ndarray, "i d"]]:
+    def images(self, count: int) -> tuple[Float[np.ndarray, "i p"], Ragged, Float[np.ndarray, "i d"]]:
         """Draws images: their points, regions and matching vectors."""
         points = _unit(self._rng.standard_normal((count, SPHERE), np.float32))
         regions = np.tensordot(_with_one(points), self._ways, (1, 1)).reshape(-1, self._width)
         regions = _unit(regions + self._noise(regions.shape, PART_NOISE))
-        return points, Packed(regions, np.arange(count + 1, dtype=np.int64) * REGIONS), self._vectors(points)
+        return points, Ragged(regions, np.arange(count + 1, dtype=np.int64) * REGIONS), self._vectors(points)
 
-    def captions(self, points: Float[np.ndarray, "c p"]) -> tuple[Packed, Float[np.ndarray, "c d"]]:
+    def captions(self, points: Float[np.ndarray, "c p"]) -> tuple[Ragged, Float[np.ndarray, "c d"]]:
         """Draws a caption of each point: words and matching vectors."""
         lengths = workload.caption_lengths(self._rng, len(points)) - 3
         said = self._said(points)
@@ -60,7 +60,7 @@ class World:
         ways = self._ways[self._rng.integers(0, REGIONS, len(caption))]
         words = np.einsum("wp,wpd->wd", _with_one(said)[caption], ways)
         words = _unit(words + self._noise(words.shape, PART_NOISE))
-        return Packed(words, offsets_of(lengths)), self._vectors(said)
+        return Ragged(words, offsets_of(lengths)), self._vectors(said)
 
     def vectors(self, images: int, captions: int) -> tuple[Float[np.ndarray, "i d"], Float[np.ndarray, "c d"]]:
         """Draws matching vectors alone: of images, and of captions of the first of them."""
@@ -122,7 +122,7 @@ def write_collection(
         ]
         every = [(piece, np.ones(piece.image_table.num_rows, bool)) for piece in pieces]
         folder = path / f"segment-{len(entries) + 1:06d}"
-        entries.append(storage.write_segment(folder, every, parts_dtype))
+        entries.append(index_files.write_segment(folder, every, parts_dtype))
     manifest = Manifest(
         generation=len(entries),
         fingerprint=model.fingerprint,
@@ -134,7 +134,7 @@ def write_collection(
         segments=tuple(entries),
         identity="0" * 32,
     )
-    storage.write_manifest(path, manifest)
+    index_files.write_manifest(path, manifest)
 
 
 def _write_model(path: Path, width: int, layers: int, settings: Settings) -> PretrainedModel:
@@ -149,10 +149,10 @@ def _write_model(path: Path, width: int, layers: int, settings: Settings) -> Pre
     vocabulary = path / "vocab.txt"
     vocabulary.write_text("".join(f"{word}\n" for word in (*SPECIAL_TOKENS, *words)))
     model_folder.save_model_folder(
-        path / storage.MODEL, init_params(*config, seed=0), config, vocabulary, {}, caption_ending=None
+        path / index_files.MODEL, init_params(*config, seed=0), config, vocabulary, {}, caption_ending=None
     )
     vocabulary.unlink()
-    return load(path / storage.MODEL, settings)
+    return load(path / index_files.MODEL, settings)
 
 
 def _draw_piece(world: World, rows: range, captioned: Int[np.ndarray, " c"]) -> Segment:
@@ -164,14 +164,14 @@ def _draw_piece(world: World, rows: range, captioned: Int[np.ndarray, " c"]) -> 
     nothing: list[list[str]] = [[]] * len(rows)
     table = pa.table(
         {"id": [f"drawn-{row:07d}" for row in rows], "tags": nothing, "boxes": nothing, "file": [""] * len(rows)},
-        schema=storage.IMAGE_SCHEMA,
+        schema=index_files.IMAGE_SCHEMA,
     )
     return Segment(
         Encoded(vectors, regions),
         Encoded(caption_vectors, words),
         table,
-        pa.table({"image": own, "text": texts}, schema=storage.CAPTION_SCHEMA),
-        Packed(np.zeros(0, np.uint8), np.zeros(len(rows) + 1, np.int64)),
+        pa.table({"image": own, "text": texts}, schema=index_files.CAPTION_SCHEMA),
+        Ragged(np.zeros(0, np.uint8), np.zeros(len(rows) + 1, np.int64)),
     )
 
 

@@ -13,10 +13,16 @@ from aladin_jax.models import aladin
 from aladin_jax.models.aladin import Params
 from aladin_jax.models.backbone import BackboneConfig
 from aladin_jax.models.matching_head import MatchingHeadConfig
-from aladin_jax.models.packing import tokens_per_shard
 from aladin_jax.training import optim
 from aladin_jax.training.objective import Objective
-from aladin_jax.training.step import StepVariant, TrainState, init_state, jit_train_step, make_train_step
+from aladin_jax.training.step import (
+    StepVariant,
+    TrainState,
+    choose_variant,
+    init_state,
+    jit_train_step,
+    make_train_step,
+)
 from benchmarks import workload
 from benchmarks.interleaved import significant
 
@@ -75,9 +81,9 @@ def build(
     return OurStep(jit_train_step(step, state, mesh), state, mesh)
 
 
-def variant_of(lengths: np.ndarray) -> StepVariant:
-    """What a batch needs compiled; `lengths` [b] are the real tokens, tags and regions of each example."""
-    return StepVariant(OBJECTIVE.losses, len(lengths), tokens_per_shard(lengths, slots=SLOTS, shards=1))
+def variant_of(lengths: Arrays) -> StepVariant:
+    """What a batch needs compiled; its caption_len, label_len and region_len [b] say so."""
+    return choose_variant(OBJECTIVE.losses, len(lengths["caption_len"]), lengths, slots=SLOTS, shards=1)
 
 
 def real_tokens(batch: Arrays) -> np.ndarray:

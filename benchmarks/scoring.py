@@ -74,7 +74,7 @@ def measure_all_pairs(
     """Pairs a second of both, and how close ours comes to the bare matrix product of its tiles."""
     region_len = workload.region_lengths(rng, images)
     caption_len = workload.caption_lengths(rng, images * workload.CAPTIONS_PER_IMAGE)
-    regions, words = workload.packed(rng, region_len - 1), workload.packed(rng, caption_len - 3)
+    regions, words = workload.ragged(rng, region_len - 1), workload.ragged(rng, caption_len - 3)
     size = all_pairs.tile_size("MrSw")
     left = jnp.asarray(workload.unit_vectors(rng, size.words, workload.HIDDEN_SIZE))
     right = jnp.asarray(workload.unit_vectors(rng, workload.HIDDEN_SIZE, size.regions))
@@ -212,7 +212,7 @@ def re_ranking(rng: np.random.Generator, candidates: Sequence[int], runs: int, *
             for start in range(0, len(mapped), 2**16):
                 part = mapped[start : start + 2**16]
                 part[:] = workload.unit_vectors(rng, *part.shape)
-            side = ragged.Packed(np.load(file, mmap_mode="r"), offsets)
+            side = ragged.Ragged(np.load(file, mmap_mode="r"), offsets)
             for count in candidates:
                 chosen = np.sort(rng.choice(images, count, replace=False))
                 ways = {"ours": functools.partial(ragged.scores_of_caption, query, side, chosen)}
@@ -232,13 +232,13 @@ def re_ranking(rng: np.random.Generator, candidates: Sequence[int], runs: int, *
     return results
 
 
-def peers() -> dict[str, Callable[[np.ndarray, ragged.Packed, np.ndarray], np.ndarray]]:
+def peers() -> dict[str, Callable[[np.ndarray, ragged.Ragged, np.ndarray], np.ndarray]]:
     """Others that score one query: PyTorch's einsum, and fast-maxsim where it is installed (`pip install`)."""
 
-    def dense(side: ragged.Packed, chosen: np.ndarray) -> np.ndarray:
+    def dense(side: ragged.Ragged, chosen: np.ndarray) -> np.ndarray:
         return side.vectors.reshape(len(side.lengths), -1, workload.HIDDEN_SIZE)[chosen]
 
-    def einsum(query: np.ndarray, side: ragged.Packed, chosen: np.ndarray) -> np.ndarray:
+    def einsum(query: np.ndarray, side: ragged.Ragged, chosen: np.ndarray) -> np.ndarray:
         regions = torch.from_numpy(dense(side, chosen)).float()
         similarity = torch.einsum("wd,ird->iwr", torch.from_numpy(query), regions)
         return similarity.amax(dim=2).clamp(min=0).sum(dim=1).numpy()
@@ -257,8 +257,8 @@ def peers() -> dict[str, Callable[[np.ndarray, ragged.Packed, np.ndarray], np.nd
 
 def growth(rng: np.random.Generator, images: int) -> dict[str, Any]:
     """Seconds and peak memory of scoring all pairs once, inputs included."""
-    regions = workload.packed(rng, workload.region_lengths(rng, images) - 1)
-    words = workload.packed(rng, workload.caption_lengths(rng, images * workload.CAPTIONS_PER_IMAGE) - 3)
+    regions = workload.ragged(rng, workload.region_lengths(rng, images) - 1)
+    words = workload.ragged(rng, workload.caption_lengths(rng, images * workload.CAPTIONS_PER_IMAGE) - 3)
     reset_peak_memory()
     started = time.perf_counter()
     all_pairs.all_alignment_scores(regions, words)

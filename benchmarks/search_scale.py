@@ -20,8 +20,8 @@ from typing import Any
 
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # as the commands of search set it
 
-from aladin_jax.encoding import Encoded
-from aladin_jax.scores.ragged import pack_one
+import numpy as np
+
 from aladin_jax.search import tradeoff, verification
 from aladin_jax.search.ann import AnnFinder
 from aladin_jax.search.index import Index
@@ -44,11 +44,11 @@ class DrawnTexts:
         self._encoder, self._index, self.reader = encoder, index, encoder.reader
         self._rows = {index.caption(row): row for row in range(len(index.captions))}
 
-    def caption(self, text: str) -> Encoded:
+    def caption(self, text: str) -> tuple[np.ndarray, np.ndarray]:
         """The drawn embeddings of a text."""
         self._encoder.caption(text)
         row, captions = self._rows[text], self._index.captions
-        return Encoded(captions.vector(row)[None], pack_one(captions.parts(row)))
+        return captions.vector(row), captions.parts(row)
 
     def words(self, text: str) -> list[str]:
         """Its words, as the query encoder has them."""

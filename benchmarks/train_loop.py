@@ -117,10 +117,10 @@ def train_batches(split: Split, tokenizer: CaptionTokenizer, args: argparse.Name
 def input_alone(batches: Iterator[pipeline.Batch], steps: int) -> tuple[pipeline.Batch, float, set[StepVariant]]:
     """A first batch, examples a second of the input alone, and the variants that training will meet."""
     taken = list(itertools.islice(batches, WARM_UP))
-    variants = {our_step.variant_of(batch.tokens) for batch in taken}
+    variants = {our_step.variant_of(batch.lengths) for batch in taken}
     examples, started = 0, time.perf_counter()
     for batch in itertools.islice(batches, steps):
-        variants.add(our_step.variant_of(batch.tokens))
+        variants.add(our_step.variant_of(batch.lengths))
         examples += batch.num_pairs
     return taken[0], significant(examples / (time.perf_counter() - started)), variants
 
@@ -138,7 +138,7 @@ def with_steps(
     results: dict[str, Any] = {"compile_seconds": significant(time.perf_counter() - started), "shapes": len(compiled)}
     say("compiled", results)
 
-    variant = our_step.variant_of(first.tokens)
+    variant = our_step.variant_of(first.lengths)
     for number in range(WARM_UP + args.steps):
         if number == WARM_UP:
             jax.block_until_ready(state)
@@ -160,7 +160,7 @@ def with_steps(
         asked = time.perf_counter()
         batch = next(ahead)
         waited += time.perf_counter() - asked
-        variant = our_step.variant_of(batch.tokens)
+        variant = our_step.variant_of(batch.lengths)
         state, metrics = compiled[variant](state, batch.arrays)
         examples += batch.num_pairs
     loss = float(metrics["loss"])

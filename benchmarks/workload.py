@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Float, Int
 
-from aladin_jax.scores.ragged import Packed
+from aladin_jax.scores.ragged import Ragged
 
 MAX_CAPTION_LEN, MAX_LABELS_LEN, MAX_REGIONS = 50, 50, 34
 CAPTIONS_PER_IMAGE = 5
@@ -62,10 +62,10 @@ def embeddings(
     return x
 
 
-def packed(rng: np.random.Generator, counts: Int[np.ndarray, " n"]) -> Packed:
+def ragged(rng: np.random.Generator, counts: Int[np.ndarray, " n"]) -> Ragged:
     """Unit vectors of many examples end to end."""
     offsets = np.concatenate([[0], np.cumsum(counts)]).astype(np.int64)
-    return Packed(unit_vectors(rng, int(offsets[-1]), HIDDEN_SIZE), offsets)
+    return Ragged(unit_vectors(rng, int(offsets[-1]), HIDDEN_SIZE), offsets)
 
 
 def training_batch(rng: np.random.Generator, size: int, vocab_size: int, feature_dim: int) -> dict[str, np.ndarray]:

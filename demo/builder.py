@@ -12,7 +12,7 @@ import numpy as np
 import tensorflow_datasets as tfds
 from PIL import Image
 
-from aladin_jax.data.dataset import open_version
+from aladin_jax.data.dataset import Dataset
 from aladin_jax.files import write_whole
 from convert.dataset.record_writer import record_features
 from demo.captions import CAPTIONS, describe
@@ -143,7 +143,7 @@ def prepare(output: str | Path, sizes: dict[str, int], seed: int = SEED) -> bool
 def _check_same(target: Path, sizes: dict[str, int], seed: int) -> None:
     if not (target / "dataset_info.json").is_file():  # TFDS gives a folder this name when all is in it
         raise ValueError(f"{target}: there, but not a data set; remove it or choose another --output")
-    metadata = dict(open_version(target).info.metadata or {})
+    metadata = Dataset(target).metadata
     found = {split: len(about["ids"]) for split, about in metadata["splits"].items()}
     if (found, metadata["seed"]) != (sizes, seed):
         raise ValueError(

@@ -14,10 +14,9 @@ from aladin_jax import sharding
 from aladin_jax.data.pipeline import pad_rows
 from aladin_jax.model_folder import flatten
 from aladin_jax.models.aladin import bind
-from aladin_jax.models.packing import tokens_per_shard
 from aladin_jax.training import optim
 from aladin_jax.training.objective import Objective
-from aladin_jax.training.step import StepVariant, init_state, jit_train_step, make_train_step
+from aladin_jax.training.step import choose_variant, init_state, jit_train_step, make_train_step
 from tests.golden_data import converted, unit_batch
 
 # Devices, how many of them share parameters between them, steps, and kernels; the fused ones have dropout, too.
@@ -62,8 +61,7 @@ def run(devices, fsdp, steps, kernels):
     step, results = jit_train_step(step, state, mesh), {}
     for number, (batch, pairs) in enumerate(batches(steps)):
         batch = pad_rows(batch, -(-pairs // devices) * devices)
-        lengths = batch["caption_len"] + batch["label_len"] + batch["region_len"]
-        variant = StepVariant(OBJECTIVE.losses, pairs, tokens_per_shard(lengths, slots=38, shards=devices))
+        variant = choose_variant(OBJECTIVE.losses, pairs, batch, slots=38, shards=devices)
         state, metrics = step(state, jax.device_put(batch, sharding.batch_sharding(mesh)), variant)
         results |= {f"{name}/{number}": value for name, value in metrics.items()}
         if number == 0:  # Adam's first moment is a tenth of the gradient

@@ -6,19 +6,16 @@ Training then needs Grain, ArrayRecord and protobuf alone, and a record's region
 from __future__ import annotations
 
 import functools
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
 from jaxtyping import Float
 
-from aladin_jax.errors import DataError, first_few, first_line, shown
+from aladin_jax.errors import DataError, first_few, shown
 from aladin_jax.untrusted import decode, parse_json, require_file
-
-if TYPE_CHECKING:
-    import tensorflow_datasets as tfds
 
 PREPARE_AGAIN = "prepare it again with python -m convert.coco_ir"
 TEXTS = ("id", "tags", "captions")
@@ -28,32 +25,22 @@ DTYPES = ("float32", "float16")  # that regions may be stored as
 
 _MAX_DESCRIPTION_BYTES = 1 << 20
 _MAX_METADATA_BYTES = 1 << 30  # the ids of all images
-_CLASSES = tuple(
-    f"tensorflow_datasets.core.features.{name}"
-    for name in (
-        "features_dict.FeaturesDict",
-        "image_feature.Image",
-        "sequence_feature.Sequence",
-        "tensor_feature.Tensor",
-        "text_feature.Text",
-    )
-)
-# Other ways to name a class: protobuf's own spelling, and what earlier versions of TFDS wrote.
-_REFUSED_KEYS = frozenset({"python_class_name", "type", "jsonFeature", "json_feature"})
 _FILE_NAME = "{DATASET}-{SPLIT}.{FILEFORMAT}-{SHARD_X_OF_Y}"
 
 
-class Fields(NamedTuple):
-    """A record as it is stored: its texts, and its region vectors, a read-only view of the record's bytes.
+class Record(NamedTuple):
+    """One image: its id, its region vectors [r, f] as stored, its detected class names and its captions.
 
-    `caption_ids` are the captions' own ids, one each, or none where the captions came without.
+    Regions are a read-only view of the stored bytes. `caption_ids` is what the captions' source calls each of them:
+    COCO's annotation id, Karpathy's sentid, Flickr's name#k. It is empty where the source does not say, or the data
+    set is older than the field.
     """
 
     id: str
     regions: Float[np.ndarray, "r f"]
     tags: list[str]
     captions: list[str]
-    caption_ids: list[str]
+    caption_ids: Sequence[str] = ()
 
 
 class Dataset:
@@ -65,6 +52,8 @@ class Dataset:
         splits: how many records each file of a split has, by split.
         metadata: what its builder recorded beside it.
         dtype: what regions are stored as.
+        feature_dim: width of a region vector.
+        has_pictures: whether records have pictures, or boxes of their regions in pixels.
     """
 
     def __init__(self, folder: Path):
@@ -83,8 +72,9 @@ class Dataset:
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             problem = f"dataset_info.json does not describe its files ({type(error).__name__}: {error})"
             raise DataError(problem, PREPARE_AGAIN, path=folder) from error
-        self._described = _described_features(folder)
-        self.dtype, self._width = self._stored_regions()
+        features = _described_features(folder)
+        self.dtype, self.feature_dim = self._stored_regions(features)
+        self.has_pictures = not features.keys().isdisjoint(("image", "boxes"))
         metadata = folder / "metadata.json"
         self.metadata: dict[str, Any] = _read_object(metadata, _MAX_METADATA_BYTES) if metadata.is_file() else {}
 
@@ -100,31 +90,41 @@ class Dataset:
             require_file(Path(file))
         return ArrayRecordDataSource([f"{file}[0:{length}]" for file, length in zip(files, lengths, strict=True)])
 
-    def fields(self, record: bytes) -> Fields:
+    def record(self, stored: bytes) -> Record:
         """Parses a record.
 
         Raises:
             ValueError: it is damaged.
         """
-        try:
-            features = example_message().FromString(record).features.feature
-        except Exception as error:  # protobuf's implementations have errors of their own
-            raise ValueError(f"no tf.train.Example: {error}") from error
+        features = _features(stored)
         names = (*TEXTS, *OPTIONAL_TEXTS)
         values = {name: list(features[name].bytes_list.value) if name in features else [] for name in (*names, REGIONS)}
         texts = {name: [value.decode() for value in values[name]] for name in names}
         if len(texts["id"]) != 1 or len(values[REGIONS]) != 1:
             raise ValueError("not one id and one array of regions")
-        regions = np.frombuffer(values[REGIONS][0], self.dtype).reshape(-1, self._width)
-        return Fields(texts["id"][0], regions, texts["tags"], texts["captions"], texts["caption_ids"])
+        regions = np.frombuffer(values[REGIONS][0], self.dtype).reshape(-1, self.feature_dim)
+        return Record(texts["id"][0], regions, texts["tags"], texts["captions"], texts["caption_ids"])
 
-    def _stored_regions(self) -> tuple[np.dtype, int]:
-        missing = [name for name in (*TEXTS, REGIONS) if name not in self._described]
+    def picture(self, stored: bytes) -> tuple[bytes | None, Float[np.ndarray, "r 4"] | None]:
+        """A record's picture file, and its regions' boxes x1, y1, x2, y2 in pixels; None for what it has not.
+
+        Raises:
+            ValueError: it is damaged.
+        """
+        features = _features(stored)
+        image = boxes = None
+        if "image" in features:
+            [image] = features["image"].bytes_list.value
+        if "boxes" in features:
+            boxes = np.array(features["boxes"].float_list.value, np.float32).reshape(-1, 4)
+        return image, boxes
+
+    def _stored_regions(self, features: Mapping[str, Any]) -> tuple[np.dtype, int]:
+        missing = [name for name in (*TEXTS, REGIONS) if name not in features]
         if missing:
             raise DataError(f"its records have no {', '.join(missing)}", PREPARE_AGAIN, path=self.folder)
-        regions = self._described[REGIONS]
         try:
-            tensor = regions["tensor"]
+            tensor = features[REGIONS]["tensor"]
             dtype, encoding = tensor["dtype"], tensor["encoding"].lower()
             rows, width = (int(size) for size in tensor["shape"]["dimensions"])
         except (KeyError, TypeError, ValueError, AttributeError) as error:
@@ -139,29 +139,39 @@ class Dataset:
 
 @functools.cache
 def example_message() -> Any:
-    """The message `tf.train.Example`, as far as records here use it: a map of names to lists of bytes."""
+    """The message `tf.train.Example`, as far as records here use it: a map of names to lists of bytes or floats."""
     kinds = descriptor_pb2.FieldDescriptorProto
 
-    def add(message: Any, name: str, label: int = kinds.LABEL_OPTIONAL, type_name: str | None = None) -> None:
-        kind = kinds.TYPE_MESSAGE if type_name else kinds.TYPE_BYTES
-        field = message.field.add(name=name, number=1 + len(message.field), label=label, type=kind)
-        if type_name:
-            field.type_name = f".aladin_jax.{type_name}"
+    def add(message: Any, name: str, kind: int | str, label: int = kinds.LABEL_OPTIONAL) -> None:
+        field = message.field.add(name=name, number=1 + len(message.field), label=label)
+        if isinstance(kind, str):
+            field.type, field.type_name = kinds.TYPE_MESSAGE, f".aladin_jax.{kind}"
+        else:
+            field.type = kind
 
     file = descriptor_pb2.FileDescriptorProto(name="aladin_jax/example.proto", package="aladin_jax", syntax="proto3")
-    add(file.message_type.add(name="BytesList"), "value", kinds.LABEL_REPEATED)
-    add(file.message_type.add(name="Feature"), "bytes_list", type_name="BytesList")
+    add(file.message_type.add(name="BytesList"), "value", kinds.TYPE_BYTES, kinds.LABEL_REPEATED)
+    add(file.message_type.add(name="FloatList"), "value", kinds.TYPE_FLOAT, kinds.LABEL_REPEATED)
+    feature = file.message_type.add(name="Feature")
+    add(feature, "bytes_list", "BytesList")
+    add(feature, "float_list", "FloatList")
     features = file.message_type.add(name="Features")
     entry = features.nested_type.add(name="FeatureEntry")
     entry.options.map_entry = True
-    add(entry, "key")
-    entry.field[0].type = kinds.TYPE_STRING
-    add(entry, "value", type_name="Feature")
-    add(features, "feature", kinds.LABEL_REPEATED, "Features.FeatureEntry")
-    add(file.message_type.add(name="Example"), "features", type_name="Features")
+    add(entry, "key", kinds.TYPE_STRING)
+    add(entry, "value", "Feature")
+    add(features, "feature", "Features.FeatureEntry", kinds.LABEL_REPEATED)
+    add(file.message_type.add(name="Example"), "features", "Features")
     pool = descriptor_pool.DescriptorPool()
     pool.Add(file)
     return message_factory.GetMessageClass(pool.FindMessageTypeByName("aladin_jax.Example"))
+
+
+def _features(record: bytes) -> Mapping[str, Any]:
+    try:
+        return example_message().FromString(record).features.feature
+    except Exception as error:  # protobuf's implementations have errors of their own
+        raise ValueError(f"no tf.train.Example: {error}") from error
 
 
 def _described_features(folder: Path) -> Mapping[str, Any]:
@@ -221,45 +231,4 @@ def open_dataset(data_dir: str | Path) -> Dataset:
         raise DataError("no prepared data set here", "python -m convert.coco_ir makes one", path=root)
     if len(found) > 1:
         raise DataError(f"{len(found)} data sets", f"name one of {first_few([str(path) for path in found])}", path=root)
-    _require_known_classes(found[0])
     return Dataset(found[0])
-
-
-def open_version(folder: Path) -> tfds.core.DatasetBuilder:
-    """Opens a version folder with TFDS, once it is known that it will import nothing that the data set names.
-
-    Raises:
-        DataError: it names other feature classes than those of the builders here, or is damaged.
-    """
-    import tensorflow_datasets as tfds
-
-    _require_known_classes(folder)
-    try:
-        return tfds.builder_from_directory(str(folder))
-    except Exception as error:  # a damaged description ends in errors of many kinds, protobuf's among them
-        raise DataError(f"cannot be opened ({first_line(error)})", PREPARE_AGAIN, path=folder) from error
-
-
-def _require_known_classes(folder: Path) -> None:
-    """Refuses a data set with other feature classes than those of the builders here: TFDS imports what it names.
-
-    Args:
-        folder: the data set's version folder, before TFDS opens it.
-
-    Raises:
-        DataError: it names another class, or its features.json is missing or no JSON.
-    """
-    file = folder / "features.json"
-    require_file(file, _MAX_DESCRIPTION_BYTES)
-    todo = [parse_json(decode(file.read_bytes(), path=file), path=file)]
-    while todo:
-        value = todo.pop()
-        if isinstance(value, dict):
-            name = value.get("pythonClassName", _CLASSES[0])
-            if name not in _CLASSES or _REFUSED_KEYS & value.keys():
-                found = next((key for key in value if key in _REFUSED_KEYS), "pythonClassName")
-                problem = f"{found} is {shown(value[found])}, which is not of the features that data sets have here"
-                raise DataError(problem, PREPARE_AGAIN, path=file)
-            todo += value.values()
-        elif isinstance(value, list):
-            todo += value

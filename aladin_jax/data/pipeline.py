@@ -34,13 +34,13 @@ class Batch(NamedTuple):
             region_features [i, r, f], region_len [i], image [i] (its number in the split); row n of all is one pair.
             Rows that only fill up a batch have length 0 throughout.
         num_pairs: how many real pairs the batch has over all processes; they come first.
-        tokens: [rows] how many tokens, tags and regions each of this process's rows has; stays on the host.
+        lengths: caption_len, label_len and region_len once more; they stay on the host.
         state: the iterator's state after this batch, for `TrainBatches.set_state`.
     """
 
     arrays: Arrays
     num_pairs: int
-    tokens: Int64[np.ndarray, "rows"]
+    lengths: dict[str, Int32[np.ndarray, "rows"]]
     state: dict[str, Any]
 
 
@@ -118,8 +118,8 @@ class TrainBatches(Iterator[Batch]):
         """The next batch."""
         arrays, num_pairs = next(self._iterator)
         self._next_batch += 1
-        tokens = sum(np.asarray(arrays[name], np.int64) for name in ("caption_len", "label_len", "region_len"))
-        return Batch(arrays, num_pairs, np.asarray(tokens), self.get_state())
+        lengths = {name: np.asarray(arrays[name]) for name in ("caption_len", "label_len", "region_len")}
+        return Batch(arrays, num_pairs, lengths, self.get_state())
 
     def get_state(self) -> dict[str, Any]:
         """The state after the last batch handed out, however far reading is ahead of it: plain JSON values."""
@@ -209,11 +209,6 @@ def load_pairs(
     return pad_rows(arrays, rows), len(pairs)
 
 
-def load_images(split: Split, images: Int64[np.ndarray, "i"], tokenizer: CaptionTokenizer, max_regions: int) -> Arrays:
-    """Reads images, in the given order: label_ids [i, l], label_len [i], region_features [i, r, f], region_len [i]."""
-    return image_arrays([split.read(image) for image in images.tolist()], split.feature_dim, tokenizer, max_regions)
-
-
 def load_captions(
     split: Split, images: Int64[np.ndarray, "i"], tokenizer: CaptionTokenizer
 ) -> tuple[Arrays, Int64[np.ndarray, "c"]]:
@@ -230,7 +225,8 @@ def load_captions(
     """
     captions = [split.read(image).captions for image in images.tolist()]
     image_of_caption = np.repeat(np.arange(len(images)), [len(some) for some in captions])
-    return _caption_arrays([caption for some in captions for caption in some], tokenizer), image_of_caption
+    caption_ids, caption_len = tokenizer.tokenize_captions([caption for some in captions for caption in some])
+    return {"caption_ids": caption_ids, "caption_len": caption_len}, image_of_caption
 
 
 def pad_rows(arrays: Arrays, rows: int) -> Arrays:
@@ -244,7 +240,7 @@ def pad_rows(arrays: Arrays, rows: int) -> Arrays:
 
 
 def image_arrays(records: Sequence[Record], feature_dim: int, tokenizer: CaptionTokenizer, max_regions: int) -> Arrays:
-    """Arrays of images that are read already; see `load_images`."""
+    """Of images: label_ids [i, l], label_len [i], region_features [i, r, f], region_len [i]."""
     label_ids, label_len = tokenizer.tokenize_tags([record.tags for record in records])
     regions = [record.regions for record in records]
     region_features, region_len = pad_regions(regions, len(regions), feature_dim, max_regions)
@@ -281,8 +277,3 @@ def _of_float16(dtype: np.dtype) -> Shaped[np.ndarray, "65536"]:
     """Every float16 in another type, by its bits: looked up in half the time that NumPy takes to convert."""
     with np.errstate(invalid="ignore"):
         return np.arange(1 << 16, dtype=np.uint16).view(np.float16).astype(dtype)
-
-
-def _caption_arrays(captions: Sequence[str], tokenizer: CaptionTokenizer) -> Arrays:
-    caption_ids, caption_len = tokenizer.tokenize_captions(captions)
-    return {"caption_ids": caption_ids, "caption_len": caption_len}

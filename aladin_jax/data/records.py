@@ -5,28 +5,14 @@ import functools
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from jaxtyping import Float, Int64
 
-from aladin_jax.data.dataset import PREPARE_AGAIN, Dataset, open_dataset
+from aladin_jax.data.dataset import PREPARE_AGAIN, Dataset, Record, open_dataset
 from aladin_jax.errors import DataError, first_few, first_line, shown
 from aladin_jax.untrusted import check_image_id, check_text, read_lines
-
-
-class Record(NamedTuple):
-    """One image: its id, its region vectors [r, f] as stored, its detected class names and its captions.
-
-    `caption_ids` is what the captions' source calls each of them: COCO's annotation id, Karpathy's sentid, Flickr's
-    name#k. It is empty where the source does not say, or the data set is older than the field.
-    """
-
-    id: str
-    regions: Float[np.ndarray, "r f"]
-    tags: list[str]
-    captions: list[str]
-    caption_ids: Sequence[str] = ()
 
 
 class Split:
@@ -64,11 +50,8 @@ class Split:
         self.directory, self.name = directory, name
         if name not in dataset.splits:
             raise DataError(f"no split {name!r}", f"there are {', '.join(sorted(dataset.splits))}", path=directory)
-        about = _split_metadata(dataset, name)
-        self.ids = about["ids"]
-        self.caption_counts = about["caption_counts"]
+        self.ids, self.caption_counts, self.feature_dim = _split_metadata(dataset, name)
         self.first_pairs = np.concatenate([[0], np.cumsum(self.caption_counts)])
-        self.feature_dim = about["feature_dim"]
         if feature_dim is not None and feature_dim != self.feature_dim:
             raise DataError(
                 f"regions have {self.feature_dim} features, the model takes {feature_dim}",
@@ -114,7 +97,7 @@ class Split:
             DataError: the record is not what the metadata says, or has no region.
         """
         try:
-            record = Record(*self._dataset.fields(self._source[index]))
+            record = self._dataset.record(self._source[index])
         except Exception as error:  # damaged files end in errors of many kinds
             problem = f"{self.name} record {index} cannot be read ({first_line(error)})"
             raise DataError(problem, PREPARE_AGAIN, path=self.directory, image=self.ids[index]) from error
@@ -133,6 +116,10 @@ class Split:
         if not len(record.regions):
             raise DataError(f"{where} has no region", PREPARE_AGAIN, path=self.directory, image=record.id)
         return record
+
+    def picture(self, index: int) -> tuple[bytes | None, Float[np.ndarray, "r 4"] | None]:
+        """An image's picture file and its boxes, see `Dataset.picture`; mostly a data set has neither."""
+        return self._dataset.picture(self._source[index]) if self._dataset.has_pictures else (None, None)
 
     def require_captions(self, images: Int64[np.ndarray, "i"] | None = None, use: str = "evaluated") -> None:
         """Checks that there is any caption.
@@ -277,23 +264,17 @@ def _reopen(directory: Path, name: str) -> Split:
     return Split(open_dataset(directory), name)
 
 
-def _split_metadata(dataset: Dataset, name: str) -> dict[str, Any]:
+def _split_metadata(dataset: Dataset, name: str) -> tuple[list[Any], np.ndarray, int]:
     """The ids, caption counts and feature width that a builder recorded for a split."""
     directory, metadata = dataset.folder, dataset.metadata
     try:
         about = metadata["splits"][name]
-        about = {
-            "ids": list(about["ids"]),
-            "caption_counts": np.array(list(about["caption_counts"]), np.int64),
-            "feature_dim": int(metadata["feature_dim"]),
-        }
+        ids, caption_counts = list(about["ids"]), np.array(list(about["caption_counts"]), np.int64)
+        feature_dim = int(metadata["feature_dim"])
     except (KeyError, TypeError, ValueError, OverflowError, RecursionError) as error:  # not JSON, or of other values
         problem = f"metadata.json does not describe split {name!r} ({type(error).__name__}: {first_line(error, 120)})"
         raise DataError(problem, PREPARE_AGAIN, path=directory) from error
-    if len(about["ids"]) != len(about["caption_counts"]):
-        raise DataError(
-            f"metadata.json has {len(about['ids'])} ids but {len(about['caption_counts'])} caption counts for {name}",
-            PREPARE_AGAIN,
-            path=directory,
-        )
-    return about
+    if len(ids) != len(caption_counts):
+        problem = f"metadata.json has {len(ids)} ids but {len(caption_counts)} caption counts for {name}"
+        raise DataError(problem, PREPARE_AGAIN, path=directory)
+    return ids, caption_counts, feature_dim

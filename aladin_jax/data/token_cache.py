@@ -38,30 +38,23 @@ class TokenCache:
             "captions": (split.num_pairs, _FIRST + tokenizer.max_caption_len),
             "labels": (split.num_images, _FIRST + tokenizer.max_labels_len),
         }
+        files = {name: (folder / name, shape) for name, shape in rows.items()}
         try:
-            self._open({name: (folder / name, shape) for name, shape in rows.items()}, create=True)
+            for path, shape in files.values():  # in full: writing to the map of a full disk would end the process
+                np.zeros(shape, np.int32).tofile(path)
         except OSError as error:
             problem = f"no room for the tokens of {split.name} ({error})"
             raise DataError(problem, "set TMPDIR to a folder with more", path=folder) from error
-        self.tokenizer = tokenizer
+        self.__setstate__((files, tokenizer))
 
     def __getstate__(self):
         """Where the file is, and the tokenizer."""
         return self._files, self.tokenizer
 
     def __setstate__(self, state):
-        """Opens the file of another process."""
-        files, self.tokenizer = state
-        self._open(files, create=False)
-
-    def _open(self, files: Mapping[str, tuple[Path, tuple[int, int]]], *, create: bool) -> None:
-        self._files = files
-        for path, shape in files.values():
-            if create:
-                np.zeros(shape, np.int32).tofile(
-                    path
-                )  # in full: writing to the map of a full disk would end the process
-        arrays = {name: np.memmap(path, np.int32, "r+", shape=shape) for name, (path, shape) in files.items()}
+        """Opens the file."""
+        self._files, self.tokenizer = state
+        arrays = {name: np.memmap(path, np.int32, "r+", shape=shape) for name, (path, shape) in self._files.items()}
         self._captions, self._labels = arrays["captions"], arrays["labels"]
 
     def tokenize_captions(

@@ -128,15 +128,6 @@ class CaptionTokenizer:
         return tokenizer
 
 
-def check_vocabulary(tokenizer: CaptionTokenizer, vocab_size: int) -> None:
-    """Refuses a vocabulary that is not the model's.
-
-    Raises:
-        DataError: as `check_vocabulary_size`.
-    """
-    check_vocabulary_size(tokenizer.vocab_size, vocab_size, tokenizer.vocab_file)
-
-
 def check_vocabulary_size(tokens: int, vocab_size: int, path: Path) -> None:
     """Holds the number of a vocabulary's tokens against a model's ``vocab_size``.
 

@@ -35,6 +35,14 @@ def interval(samples: Float[np.ndarray, " n"], comparisons: int = 1) -> tuple[fl
     return float(low), float(high)
 
 
+def sum_interval(
+    values: Mapping[str, Num[np.ndarray, " q"]], rng: np.random.Generator, comparisons: int = 1
+) -> tuple[float, float]:
+    """The interval of the sum of some means, of queries that are drawn apart: one value a query, by direction."""
+    samples = sum((resampled_means(of_direction, rng) for of_direction in values.values()), start=np.zeros(DRAWS))
+    return interval(samples, comparisons)
+
+
 def mean_interval(values: Float[np.ndarray, " q"], rng: np.random.Generator) -> tuple[float, float]:
     """The 95 % interval of the mean of percentages; for the draws, they are rounded to a tenth."""
     rounded = np.round(values, 1)
@@ -64,6 +72,5 @@ def recall_intervals(ranks: Mapping[str, Int[np.ndarray, " q"]], seed: int = 0) 
     rng = np.random.default_rng(seed)
     report = {}
     for name, of_direction in per_query_recalls(ranks).items():
-        samples = sum((resampled_means(values, rng) for values in of_direction.values()), start=np.zeros(DRAWS))
-        report[name + LOW], report[name + HIGH] = interval(samples)
+        report[name + LOW], report[name + HIGH] = sum_interval(of_direction, rng)
     return report

@@ -1,28 +1,38 @@
-"""The figure of an evaluation: R@K of the heads, both directions."""
+"""The figure of an evaluation: R@K of the heads, both directions; and what all figures here have in common."""
 
-import io
 import os
 from collections.abc import Collection
 
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
+from aladin_jax.evaluation.recall import CUTOFFS
 from aladin_jax.evaluation.table import DIRECTIONS, Reports
-from aladin_jax.files import write_whole
+from aladin_jax.files import whole_file
 
-CUTOFFS = (1, 5, 10)
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7")  # Okabe and Ito: told apart with any colour vision
 INK, GREY, FAINT = "#222222", "#666666", "#e3e3e3"
 OVER_GRID = {"facecolor": "white", "edgecolor": "none", "pad": 0.8}  # a label hides the grid line behind it
+
+
+def new_figure(width: float, height: float, title: str = "") -> Figure:
+    """An empty figure, in inches; made without pyplot, so that a session's backend, style and open figures stay."""
+    figure = Figure(figsize=(width, height), facecolor="white", layout="constrained")
+    if title:
+        figure.suptitle(title, x=0.014, ha="left", fontsize=9, color=GREY)
+    return figure
+
+
+def save_figure(figure: Figure, path: str | os.PathLike[str], dpi: int = 160) -> None:
+    """Writes a figure as a PNG; an earlier one is replaced."""
+    with whole_file(path) as file:
+        figure.savefig(file, format="png", dpi=dpi)
 
 
 def save_recall_figure(
     reports: Reports, path: str | os.PathLike[str], *, title: str = "", untrained: Collection[str] = ()
 ) -> None:
     """Draws bars of R@1, R@5 and R@10 (percent), a row of panels a report and a column a direction, as a PNG.
-
-    The figure is made without pyplot, so that a session's backend, style and open figures stay as they are.
 
     Args:
         reports: `{name: {head: {metric: value}}}`; at least one report, each with up to four heads.
@@ -35,11 +45,8 @@ def save_recall_figure(
     """
     if not reports:
         raise ValueError("a figure of no reports was asked for")
-    figure = Figure(figsize=(9.5, 0.4 + 2.5 * len(reports) + (0.3 if title else 0)), facecolor="white")
+    figure = new_figure(9.5, 0.4 + 2.5 * len(reports) + (0.3 if title else 0), title)
     figure.set_layout_engine("constrained", w_pad=0.12, h_pad=0.1)
-    FigureCanvasAgg(figure)
-    if title:
-        figure.suptitle(title, x=0.014, ha="left", fontsize=9, color=GREY)
     bands = figure.subfigures(len(reports), 1, squeeze=False)[:, 0]
     for band, (name, heads) in zip(bands, reports.items(), strict=True):
         band.suptitle(name, x=0.014, ha="left", fontsize=12, weight="bold", color=INK)
@@ -50,9 +57,7 @@ def save_recall_figure(
             panel.set_title(label, loc="left", fontsize=10, color=INK)
             if band is bands[-1]:
                 panel.set_xlabel("queries with a hit in the top K (%)", loc="left", fontsize=9, color=GREY)
-    image = io.BytesIO()
-    figure.savefig(image, format="png", dpi=160)
-    write_whole(path, image.getvalue())
+    save_figure(figure, path)
 
 
 def _draw_panel(panel: Axes, recalls: dict[str, list[float]], untrained: Collection[str]) -> None:

@@ -2,19 +2,15 @@
 
 from __future__ import annotations
 
-import io
 import os
 from collections.abc import Mapping, Sequence
 
 import numpy as np
 from jaxtyping import Float
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
-from aladin_jax.evaluation.figure import GREY, INK
-from aladin_jax.files import write_whole
+from aladin_jax.evaluation.figure import GREY, INK, new_figure, save_figure
 
 
 def save_heat_map(
@@ -39,10 +35,7 @@ def save_heat_map(
     down, across = (axis for axis in range(3) if axis != apart)
     panels, rows, columns = (len(axes[names[axis]]) for axis in (apart, down, across))
     size = (1.6 + panels * (0.7 + 0.62 * columns), 0.6 + len(rsums) * (0.9 + 0.42 * rows))
-    figure = Figure(figsize=(max(size[0], 6), size[1]), facecolor="white")
-    figure.set_layout_engine("constrained")
-    FigureCanvasAgg(figure)
-    figure.suptitle(title, x=0.014, ha="left", fontsize=9, color=GREY)
+    figure = new_figure(max(size[0], 6), size[1], title)
     grid = figure.subplots(len(rsums), panels, squeeze=False)
     for row, (head, values) in zip(grid, rsums.items(), strict=True):
         ordered = np.transpose(values, (apart, down, across))
@@ -65,9 +58,7 @@ def save_heat_map(
         assert image is not None
         bar = figure.colorbar(image, ax=list(row), label="rsum")
         bar.outline.set_visible(False)  # pyright: ignore[reportCallIssue]
-    content = io.BytesIO()
-    figure.savefig(content, format="png", dpi=160)
-    write_whole(path, content.getvalue())
+    save_figure(figure, path)
 
 
 def _write_values(panel: Axes, values: Float[np.ndarray, "y x"], middle: float) -> None:

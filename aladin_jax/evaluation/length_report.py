@@ -8,16 +8,15 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-from rich import box
 from rich.console import Console
 from rich.table import Table
 
 from aladin_jax.config import FIELD_OF_SETTING, LENGTHS
 from aladin_jax.data.records import Split
 from aladin_jax.evaluation import heat_map
-from aladin_jax.evaluation.confidence import HIGH, LEVEL, LOW, interval, per_query_recalls, resampled_means
+from aladin_jax.evaluation.confidence import HIGH, LEVEL, LOW, per_query_recalls, sum_interval
 from aladin_jax.evaluation.lengths import Measured
-from aladin_jax.evaluation.table import DIRECTIONS
+from aladin_jax.evaluation.table import DIRECTIONS, empty_table
 from aladin_jax.files import write_whole
 from aladin_jax.lineage import HEADS, untrained_heads
 from aladin_jax.pretrained import PretrainedModel
@@ -52,9 +51,8 @@ def _differ(first: Measured, second: Measured, heads: Sequence[str], comparisons
     def by_query(of: Measured, direction: str) -> np.ndarray:
         return np.sum([per_query_recalls(of.ranks.heads[head])["rsum"][direction] for head in heads], axis=0)
 
-    rng = np.random.default_rng(0)
-    samples = [resampled_means(by_query(first, d) - by_query(second, d), rng) for d in DIRECTIONS]
-    low, high = interval(np.sum(samples, axis=0), comparisons)
+    differences = {direction: by_query(first, direction) - by_query(second, direction) for direction in DIRECTIONS}
+    low, high = sum_interval(differences, np.random.default_rng(0), comparisons)
     return not low <= 0 <= high
 
 
@@ -74,9 +72,8 @@ def _csv(measured: Sequence[Measured]) -> bytes:
 
 def _table(measured: Sequence[Measured], heads: Sequence[str], best: Measured, as_good: Sequence[Measured]) -> Table:
     title = "rsum by lengths: * is the best, = cannot be told from it"
-    table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD)
-    for column in ("caption", "labels", "regions", *(f"{h}\n{c}" for h in heads for c in ("rsum", f"{LEVEL} %")), ""):
-        table.add_column(column, justify="right", no_wrap=True)
+    of_heads = [f"{head}\n{column}" for head in heads for column in ("rsum", f"{LEVEL} %")]
+    table = empty_table(title, (), ("caption", "labels", "regions", *of_heads, ""))
     for of in measured:
         values = [
             value

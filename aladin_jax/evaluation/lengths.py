@@ -7,9 +7,7 @@ FOLDER/NAME.ranks.npz   every query's rank (see `query_ranks`); NAME has the thr
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import itertools
-import json
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -17,16 +15,17 @@ from typing import NamedTuple
 import numpy as np
 from tqdm import tqdm
 
-from aladin_jax import sharding
+from aladin_jax.checked import checked
 from aladin_jax.config import LENGTHS, Settings
 from aladin_jax.data.records import Split
-from aladin_jax.encoding import Encoded, Encoder
+from aladin_jax.encoding import Encoded
 from aladin_jax.errors import DataError
 from aladin_jax.evaluation.metrics import recalls_of_ranks
+from aladin_jax.evaluation.protocol import images_sha256
 from aladin_jax.evaluation.query_ranks import QueryRanks, ranks_file, read_query_ranks, write_query_ranks
 from aladin_jax.evaluation.retrieval import Collection, Retrieval, read_collection
 from aladin_jax.files import make_folder, read_json, write_json
-from aladin_jax.pretrained import DTYPES, PretrainedModel, make_tokenizer
+from aladin_jax.pretrained import DTYPES, PretrainedModel
 
 
 class Measured(NamedTuple):
@@ -52,21 +51,18 @@ def grid(settings: Settings, lengths: Mapping[str, Iterable[int] | None]) -> lis
     values = [sorted(set(lengths.get(name) or [getattr(settings, name)])) for name in LENGTHS]
     own = dataclasses.asdict(settings)
     return [
-        Settings.from_dict(own | dict(zip(LENGTHS, (captions, *of_image), strict=True)), "the command line")
+        checked(Settings, own | dict(zip(LENGTHS, (captions, *of_image), strict=True)), "the command line")
         for *of_image, captions in itertools.product(*values[1:], values[0])
     ]
 
 
-def measure_lengths(
-    model: PretrainedModel, source: str | Path, split: Split, asked: Sequence[Settings], folder: Path
-) -> list[Measured]:
+def measure_lengths(model: PretrainedModel, split: Split, asked: Sequence[Settings], folder: Path) -> list[Measured]:
     """Measures the settings that the folder does not have yet; the images, and the captions, are encoded once a length.
 
     The captions' vectors of all lengths stay in memory: for 25,000 captions and BERT-base, 1 GB each.
 
     Args:
         model: to encode with.
-        source: where it is from, for messages.
         split: to find the images and captions of; all images have captions.
         asked: of `grid`.
         folder: for the files; made if it is missing.
@@ -75,7 +71,7 @@ def measure_lengths(
         DataError: the folder has files of another model or of other images.
         ValueError: a length is beyond the model's positions; an image has no caption.
     """
-    encoder_of = {settings: _encoder(model, source, settings) for settings in asked}
+    encoder_of = {settings: model.make_encoder(settings, dtype=DTYPES[settings.dtype]) for settings in asked}
     _claim(folder, model, split)
     missing = [settings for settings in asked if not ranks_file(_report(folder, settings)).is_file()]
     images = np.arange(split.num_images)
@@ -90,7 +86,7 @@ def measure_lengths(
                 if settings.max_caption_len not in captions:
                     captions[settings.max_caption_len] = encoder.encode_captions(params, split, images)
                 of_captions, image_of_caption = captions[settings.max_caption_len]
-                collection = collection or read_collection(split, None, image_of_caption)
+                collection = collection or read_collection(split, images, image_of_caption)
                 scores = model.score(of_images, of_captions)
                 retrievals = {head: Retrieval(values, collection) for head, values in scores._asdict().items()}
                 write_query_ranks(retrievals, _report(folder, settings))
@@ -104,17 +100,6 @@ def _read(folder: Path, settings: Settings) -> Measured:
     return Measured((settings.max_caption_len, settings.max_labels_len, settings.max_regions), ranks, report)
 
 
-def _encoder(model: PretrainedModel, source: str | Path, settings: Settings) -> Encoder:
-    """With the same batches as evaluation, so that recalls are equal to the last rank."""
-    return Encoder(
-        model.bound,
-        make_tokenizer(model.config, model.vocabulary, source, settings),
-        max_regions=settings.max_regions,
-        mesh=sharding.make_mesh(),
-        dtype=DTYPES[settings.dtype],
-    )
-
-
 def _report(folder: Path, settings: Settings) -> Path:
     """What `query_ranks` calls a report; there are its ranks alone."""
     return folder / f"{','.join(f'{name}={getattr(settings, name)}' for name in LENGTHS)}.json"
@@ -122,13 +107,12 @@ def _report(folder: Path, settings: Settings) -> Path:
 
 def _claim(folder: Path, model: PretrainedModel, split: Split) -> None:
     """Writes what the folder is of, or checks that it is of the same."""
-    listed = json.dumps([split.ids, split.caption_counts.tolist()])
     of = {
         "model": model.fingerprint,
         "pooling": model.settings.pooling,
         "measure": model.settings.measure,
         "split": split.name,
-        "images_sha256": hashlib.sha256(listed.encode()).hexdigest(),
+        "images_sha256": images_sha256(split, np.arange(split.num_images)),
     }
     make_folder(folder)
     file = folder / "of.json"

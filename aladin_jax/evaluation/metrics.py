@@ -10,6 +10,7 @@ from jaxtyping import Int
 
 from aladin_jax.config import MetricName
 from aladin_jax.evaluation import confidence, grades, recall
+from aladin_jax.evaluation.eccv import EccvCaption
 from aladin_jax.evaluation.ndcg import Ndcg
 from aladin_jax.evaluation.retrieval import Retrieval
 from aladin_jax.evaluation.rouge import rouge_l
@@ -46,16 +47,10 @@ def make_metrics(names: Sequence[MetricName], *, pmrp_dir: str, relevance: str, 
     """
     makers: dict[MetricName, Callable[[], Metric]] = {
         "recall": lambda: recalls,
-        "eccv": lambda: _eccv(pmrp_dir),
+        "eccv": lambda: EccvCaption(pmrp_dir),
         "ndcg": lambda: _ndcg(relevance, cache),
     }
     return {name: makers[name]() for name in names}
-
-
-def _eccv(pmrp_dir: str) -> Metric:
-    from aladin_jax.evaluation.eccv import EccvCaption
-
-    return EccvCaption(pmrp_dir)
 
 
 def _ndcg(relevance: str, cache: Path) -> Metric:

@@ -28,7 +28,8 @@ from aladin_jax.evaluation.recall import CUTOFFS
 from aladin_jax.evaluation.table import Reports
 from aladin_jax.files import make_folder, read_json, write_json
 from aladin_jax.lineage import untrained_heads
-from aladin_jax.weights import Weights, is_trained
+from aladin_jax.pretrained import PretrainedModel
+from aladin_jax.weights import is_trained
 
 FOLDER = "reports"
 _VERSIONS = ("aladin-jax", "jax", "flax", "numpy")
@@ -88,34 +89,32 @@ class Protocol:
 
 
 def evaluated_protocol(
-    config: Config,
-    split: Split,
-    images: np.ndarray | None,
-    weights: Weights,
-    settings: Settings,
-    trained_with: dict[str, Any],
+    config: Config, split: Split, images: np.ndarray, model: PretrainedModel, trained_with: dict[str, Any]
 ) -> Protocol:
     """Describes an evaluation; arguments as `report.evaluate` has them."""
-    images = np.arange(split.num_images) if images is None else images
-    counts = split.caption_counts[images]
-    listed = json.dumps([[split.ids[row] for row in images], counts.tolist()])
     return Protocol(
         split=split.name,
         image_keys=config.eval.image_keys,
         images=len(images),
-        captions=int(counts.sum()),
-        images_sha256=hashlib.sha256(listed.encode()).hexdigest(),
+        captions=int(split.caption_counts[images].sum()),
+        images_sha256=images_sha256(split, images),
         relevance=config.eval.relevance,
         data=str(split.directory),
-        weights=weights.described,
-        step=weights.step,
-        untrained_heads=untrained_heads(weights.lineage),
-        settings=settings,
+        weights=model.described,
+        step=model.step,
+        untrained_heads=untrained_heads(model.lineage),
+        settings=model.settings,
         trained_with=trained_with,
         device=jax.default_backend(),
         versions={"python": platform.python_version()} | {name: _version(name) for name in _VERSIONS},
         evaluated=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
     )
+
+
+def images_sha256(split: Split, images: np.ndarray) -> str:
+    """Of some images' ids and numbers of captions, in order."""
+    listed = json.dumps([[split.ids[row] for row in images], split.caption_counts[images].tolist()])
+    return hashlib.sha256(listed.encode()).hexdigest()
 
 
 def settings_for(config: Config, source: str | Path, given: Iterable[str]) -> tuple[Settings, dict[str, Any]]:
@@ -191,23 +190,17 @@ def warn_of_few_images(split: str, num_images: int, use: str) -> None:
         )  # fmt: skip
 
 
-def file_of(workdir: Path, protocol: Protocol) -> Path:
-    """The file of a protocol's report, without its ending; other images under the same name get one of their own."""
-    stem = re.sub(r"[^\w.=-]+", "-", protocol.name)
-    path = workdir / FOLDER / stem
-    file = path.with_name(f"{stem}.json")
-    if file.is_file() and _images_of(read_json(file)) != protocol.images_sha256:
-        return path.with_name(f"{stem}-{protocol.images_sha256[:8]}")
-    return path
-
-
 def write_report_of(workdir: Path, protocol: Protocol, reports: Reports) -> Path:
-    """Writes a protocol's report in its file; returns the file without its ending."""
+    """Writes a protocol's report; other images under the same name get a file of their own. Returns the file."""
     make_folder(workdir / FOLDER)
-    path = file_of(workdir, protocol)
-    about = {"name": protocol.name, **dataclasses.asdict(protocol)}
-    write_json(path.with_name(f"{path.name}.json"), {"report": reports, "of": about})
-    return path
+    stem = re.sub(r"[^\w.=-]+", "-", protocol.name)
+    file = workdir / FOLDER / f"{stem}.json"
+    if file.is_file():
+        of = read_json(file).get("of")
+        if not isinstance(of, dict) or of.get("images_sha256") != protocol.images_sha256:
+            file = file.with_name(f"{stem}-{protocol.images_sha256[:8]}.json")
+    write_json(file, {"report": reports, "of": {"name": protocol.name, **dataclasses.asdict(protocol)}})
+    return file
 
 
 def read_reports(workdir: Path) -> list[tuple[dict[str, Any], Reports]]:
@@ -227,8 +220,3 @@ def _version(package: str) -> str:
         return version(package)
     except PackageNotFoundError:  # used from its folder
         return "not installed"
-
-
-def _images_of(kept: dict[str, Any]) -> Any:
-    of = kept.get("of")
-    return of.get("images_sha256") if isinstance(of, dict) else None

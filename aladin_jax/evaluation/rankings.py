@@ -6,8 +6,9 @@ One row a query: `head`, `direction`, `query` (an id), `items` (ids, best first)
 
 from __future__ import annotations
 
+import importlib.util
 import json
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, BinaryIO, get_args
 
@@ -28,8 +29,9 @@ def check_rankings_path(path: str | Path) -> None:
     """
     if not Path(path).parent.is_dir():
         raise DataError("no such folder, so no rankings can be written", "make it first", path=Path(path).parent)
-    if _is_parquet(path):
-        _pyarrow(path)
+    if _is_parquet(path) and importlib.util.find_spec("pyarrow") is None:
+        remedy = "pip install 'aladin-jax[search]', or name a .jsonl file"
+        raise DataError("Parquet needs PyArrow, which is not installed", remedy, path=path)
 
 
 def write_rankings(retrievals: Mapping[str, Retrieval], path: str | Path, count: int) -> None:
@@ -37,16 +39,10 @@ def write_rankings(retrievals: Mapping[str, Retrieval], path: str | Path, count:
 
     Args:
         retrievals: by head.
-        path: the file; an earlier one is replaced.
+        path: the file, of which `check_rankings_path` knows; an earlier one is replaced.
         count: items of a query, at most.
-
-    Raises:
-        DataError: it is to be Parquet and PyArrow is not installed.
     """
-    write: Callable[[Iterator[Rows], BinaryIO], None] = _write_json_lines
-    if _is_parquet(path):
-        _pyarrow(path)
-        write = _write_parquet
+    write = _write_parquet if _is_parquet(path) else _write_json_lines
     with whole_file(path) as file:
         write(_tables(retrievals, count), file)
 
@@ -86,11 +82,3 @@ def _write_parquet(tables: Iterator[Rows], file: BinaryIO) -> None:
 
 def _is_parquet(path: str | Path) -> bool:
     return Path(path).suffix.lower() == ".parquet"
-
-
-def _pyarrow(path: str | Path) -> None:
-    try:
-        import pyarrow.parquet  # noqa: F401
-    except ImportError as error:
-        remedy = "pip install 'aladin-jax[search]', or name a .jsonl file"
-        raise DataError("Parquet needs PyArrow, which is not installed", remedy, path=path) from error

@@ -72,6 +72,17 @@ def _best_own_captions(own_scores: Float[np.ndarray, " c"], image_of_caption: In
     return order[np.cumsum(np.bincount(image_of_caption)) - 1]
 
 
+def best(scores: Float[np.ndarray, " n"], count: int) -> Int[np.ndarray, " k"]:
+    """The places of the `count` largest scores, largest first, the later one first among equals."""
+    if count <= 0:
+        return np.zeros(0, np.int64)
+    if count >= len(scores):
+        return np.argsort(scores, kind="stable")[::-1]
+    least = np.partition(scores, len(scores) - count)[len(scores) - count]
+    places = np.flatnonzero(scores >= least)
+    return places[np.argsort(scores[places], kind="stable")[::-1]][:count]
+
+
 def retrieval_report(scores: Float[np.ndarray, "i c"], image_of_caption: Int[np.ndarray, " c"]) -> dict[str, float]:
     """Recalls and ranks of one head, both directions (golden: `unit/retrieval.npz`, `e2e/expected.json`).
 

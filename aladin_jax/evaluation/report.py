@@ -7,13 +7,13 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 import jax
+import numpy as np
 from absl import logging
 
-from aladin_jax import sharding
-from aladin_jax.config import Config, Measure, Pooling
+from aladin_jax.config import Config
 from aladin_jax.data.dataset import open_dataset
 from aladin_jax.data.records import Split, read_image_keys
-from aladin_jax.encoding import Encoder
+from aladin_jax.encoding import Encoder, Scores, score_pairs
 from aladin_jax.evaluation import recall, table
 from aladin_jax.evaluation.caption_ids import match_caption_ids
 from aladin_jax.evaluation.metrics import make_metrics, measure_all
@@ -29,13 +29,11 @@ from aladin_jax.evaluation.protocol import (
 from aladin_jax.evaluation.query_ranks import write_query_ranks
 from aladin_jax.evaluation.rankings import check_rankings_path, write_rankings
 from aladin_jax.evaluation.retrieval import Retrieval, read_collection
-from aladin_jax.evaluation.scores import score_split
-from aladin_jax.files import make_folder
+from aladin_jax.files import make_folder, write_json
 from aladin_jax.lineage import explain_untrained
-from aladin_jax.models import aladin
 from aladin_jax.models.aladin import Params
-from aladin_jax.pretrained import DTYPES, cache_folder, enable_compilation_cache, kernels_for, make_tokenizer
-from aladin_jax.weights import read_weights
+from aladin_jax.pretrained import DTYPES, PretrainedModel, cache_folder, enable_compilation_cache
+from aladin_jax.scores.similarity import Measure, Pooling
 
 
 def evaluate(config: Config, workdir: Path, given: Iterable[str] = ()) -> dict[str, dict[str, dict[str, float]]]:
@@ -55,27 +53,17 @@ def evaluate(config: Config, workdir: Path, given: Iterable[str] = ()) -> dict[s
     enable_compilation_cache(config.compilation_cache)
     source = weights_folder(config, workdir)
     settings, trained_with = settings_for(config, source, given)
-    weights = read_weights(source)
-    logging.info("Weights: %s", weights.described)
+    model = PretrainedModel(source, settings, kernels=config.model.kernels, fsdp=config.fsdp)
+    logging.info("Weights: %s", model.described)
     make_folder(workdir)
-    for line in explain_untrained(weights.lineage):
+    for line in explain_untrained(model.lineage):
         logging.warning("%s", line[0].upper() + line[1:])
-    dtype, mesh = DTYPES[settings.dtype], sharding.make_mesh(config.fsdp)
-    kernels = kernels_for(config.model.kernels, settings.dtype)
-    encoder = Encoder(
-        aladin.bind(*weights.config, dtype=dtype, kernels=kernels, mesh=mesh),
-        make_tokenizer(weights.config, weights.vocabulary, source, settings),
-        max_regions=settings.max_regions,
-        batch_size=config.eval.batch_size,
-        mesh=mesh,
-        dtype=dtype,
-    )
-    split = Split(open_dataset(config.data.dir), config.eval.split, weights.config.backbone.img_feature_dim)
+    encoder = model.make_encoder(settings, dtype=DTYPES[settings.dtype], batch_size=config.eval.batch_size)
+    split = Split(open_dataset(config.data.dir), config.eval.split, model.feature_dim)
     keys = config.eval.image_keys
-    images = split.select(read_image_keys(keys)) if keys else None
+    images = split.select(read_image_keys(keys)) if keys else np.arange(split.num_images)
     split.require_captions(images)
-    warn_of_few_images(split.name, split.num_images if images is None else len(images), "evaluated on")
-    params = jax.device_put(weights.params, sharding.state_sharding(weights.params, mesh))
+    warn_of_few_images(split.name, len(images), "evaluated on")
 
     metrics = make_metrics(
         config.eval.metrics,
@@ -87,7 +75,7 @@ def evaluate(config: Config, workdir: Path, given: Iterable[str] = ()) -> dict[s
         check_rankings_path(config.eval.rankings)
 
     scores, image_of_caption = score_split(
-        encoder, params, split, images, pooling=settings.pooling, measure=settings.measure
+        encoder, model.device_params, split, images, pooling=settings.pooling, measure=settings.measure
     )
     heads = scores._asdict()
     collection = read_collection(split, images, image_of_caption)
@@ -105,7 +93,7 @@ def evaluate(config: Config, workdir: Path, given: Iterable[str] = ()) -> dict[s
     if config.eval.rankings:
         write_rankings(retrievals, config.eval.rankings, config.eval.ranking_length)
         logging.info("Rankings: %s", config.eval.rankings)
-    _publish(workdir, evaluated_protocol(config, split, images, weights, settings, trained_with), reports, retrievals)
+    _publish(workdir, evaluated_protocol(config, split, images, model, trained_with), reports, retrievals)
     return reports
 
 
@@ -114,21 +102,51 @@ def _publish(workdir: Path, protocol: Protocol, reports: table.Reports, retrieva
     from aladin_jax.evaluation import figure  # Matplotlib
 
     untrained = protocol.untrained_heads
-    path = write_report_of(workdir, protocol, reports)
-    write_query_ranks(retrievals, path.with_name(f"{path.name}.json"))
-    figure.save_recall_figure(reports, path.with_name(f"{path.name}.png"), title=protocol.title, untrained=untrained)
+    file = write_report_of(workdir, protocol, reports)
+    write_query_ranks(retrievals, file)
+    figure.save_recall_figure(reports, file.with_suffix(".png"), title=protocol.title, untrained=untrained)
     if not protocol.trained_with:
-        table.write_report(reports, workdir / "report.json")
+        write_json(workdir / "report.json", reports)
         write_query_ranks(retrievals, workdir / "report.json")
-        shutil.copyfile(path.with_name(f"{path.name}.png"), workdir / "report.png")
+        shutil.copyfile(file.with_suffix(".png"), workdir / "report.png")
     table.print_reports(reports, untrained=untrained)
     kept = read_reports(workdir)
     if len(kept) > 1:
         table.print_all_reports(kept)
-    print(f"{protocol.title}\nwritten to {path}.json")
+    print(f"{protocol.title}\nwritten to {file}")
 
 
 def report_split(encoder: Encoder, split: Split, pooling: Pooling, measure: Measure, params: Params) -> table.Reports:
     """Both heads' recalls on a whole split, under its name."""
-    scores, image_of_caption = score_split(encoder, params, split, pooling=pooling, measure=measure)
+    scores, image_of_caption = score_split(
+        encoder, params, split, np.arange(split.num_images), pooling=pooling, measure=measure
+    )
     return {split.name: {head: recall.retrieval_report(s, image_of_caption) for head, s in scores._asdict().items()}}
+
+
+def score_split(
+    encoder: Encoder,
+    params: Params,
+    split: Split,
+    images: np.ndarray,
+    *,
+    pooling: Pooling = "MrSw",
+    measure: Measure = "dot",
+) -> tuple[Scores, np.ndarray]:
+    """Encodes a split's images and captions, each once, and scores all pairs with both heads.
+
+    Args:
+        encoder: of the model; regions and words are compared in its number format.
+        params: on the devices.
+        split: where the images are.
+        images: records to take, in order.
+        pooling: of alignment scores.
+        measure: of matching scores.
+
+    Returns:
+        The scores [i, c], and the image (position in `images`) of every caption.
+    """
+    encoded = encoder.encode_images(params, split, images)
+    captions, image_of_caption = encoder.encode_captions(params, split, images)
+    scores = score_pairs(encoded, captions, pooling=pooling, measure=measure, dtype=encoder.dtype)
+    return scores, image_of_caption

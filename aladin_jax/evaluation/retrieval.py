@@ -10,7 +10,7 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from aladin_jax.data.records import Split
-from aladin_jax.evaluation.recall import ROWS, retrieval_ranks
+from aladin_jax.evaluation.recall import ROWS, best, retrieval_ranks
 
 Direction = Literal["i2t", "t2i"]
 
@@ -59,7 +59,7 @@ class Retrieval:
         items = np.zeros((len(scores), count), np.int64)
         for start in range(0, len(scores), ROWS):
             rows = np.ascontiguousarray(scores[start : start + ROWS])  # a column of the matrix alone is slow to read
-            items[start : start + ROWS] = [_best_of(row, count) for row in rows]
+            items[start : start + ROWS] = [best(row, count) for row in rows]
         return items, np.take_along_axis(scores, items, axis=1)
 
     def ids(self, direction: Direction) -> tuple[list[str], list[str]]:
@@ -68,15 +68,15 @@ class Retrieval:
         return (images, captions) if direction == "i2t" else (captions, images)
 
 
-def read_collection(split: Split, images: np.ndarray | None, image_of_caption: np.ndarray) -> Collection:
-    """Reads what `scores.score_split` scored.
+def read_collection(split: Split, images: np.ndarray, image_of_caption: np.ndarray) -> Collection:
+    """Reads what `report.score_split` scored.
 
     Args:
         split: where the images are.
-        images: their records; None for all.
+        images: their records.
         image_of_caption: of the scores.
     """
-    records = [split.read(image) for image in (range(split.num_images) if images is None else images.tolist())]
+    records = [split.read(image) for image in images.tolist()]
     return Collection(
         image_ids=[record.id for record in records],
         image_of_caption=image_of_caption,
@@ -87,12 +87,3 @@ def read_collection(split: Split, images: np.ndarray | None, image_of_caption: n
         ],
         captions=[caption for record in records for caption in record.captions],
     )
-
-
-def _best_of(scores: np.ndarray, count: int) -> np.ndarray:
-    """The places of the `count` largest scores, in order; no others are sorted, however many are equal."""
-    least = np.partition(scores, len(scores) - count)[len(scores) - count]
-    above = np.flatnonzero(scores > least)
-    at_least = np.flatnonzero(scores == least)[len(above) - count :]
-    above = above[np.argsort(scores[above], kind="stable")[::-1]]
-    return np.concatenate([above, at_least[::-1]])

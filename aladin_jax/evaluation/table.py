@@ -4,8 +4,6 @@ A report is `{name: {head: {metric: value}}}`: name a split, a keys file or the 
 and the metrics those of `aladin_jax.evaluation.metrics`.
 """
 
-import json
-import os
 from collections.abc import Collection, Iterable, Mapping
 from typing import Any
 
@@ -15,7 +13,6 @@ from rich.table import Table
 from rich.text import Text
 
 from aladin_jax.evaluation.confidence import HIGH, LEVEL, LOW
-from aladin_jax.files import write_whole
 
 Reports = Mapping[str, Mapping[str, Mapping[str, float]]]
 
@@ -43,7 +40,7 @@ def print_reports(reports: Reports, console: Console | None = None, untrained: C
 
 def _recall_table(title: Text, heads: Mapping[str, Mapping[str, float]], untrained: Collection[str]) -> Table:
     """A row for each direction, and one below it for the recalls' intervals where the report has them."""
-    table = _empty_table(title, "head", "direction", (*COLUMNS, "rsum"))
+    table = empty_table(title, ("head", "direction"), (*COLUMNS, "rsum"))
     for head, metrics in heads.items():
         for row, (direction, label) in enumerate(DIRECTIONS.items()):
             names = [f"{direction}/{column}" for column in COLUMNS] + ["rsum"]
@@ -58,7 +55,7 @@ def _recall_table(title: Text, heads: Mapping[str, Mapping[str, float]], untrain
 
 
 def _table_of_others(title: Text, heads: Mapping[str, Mapping[str, float]]) -> Table:
-    table = _empty_table(title, "head", "metric", tuple(DIRECTIONS.values()))
+    table = empty_table(title, ("head", "metric"), DIRECTIONS.values())
     for head, metrics in heads.items():
         names = _other_metrics(metrics)
         for row, name in enumerate(names):
@@ -84,11 +81,12 @@ def _interval(metrics: Mapping[str, float], name: str) -> str:
     return f"{metrics[name + LOW]:.0f}-{metrics[name + HIGH]:.0f}" if name + LOW in metrics else ""
 
 
-def _empty_table(title: Text, first: str, second: str, values: tuple[str, ...]) -> Table:
+def empty_table(title: str | Text, texts: Iterable[str], numbers: Iterable[str]) -> Table:
+    """A table with a title and two kinds of columns, and no row yet."""
     table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD)
-    for column in (first, second):
+    for column in texts:
         table.add_column(column, no_wrap=True)
-    for column in values:
+    for column in numbers:
         table.add_column(column, justify="right", no_wrap=True)
     return table
 
@@ -101,13 +99,10 @@ def print_all_reports(kept: Iterable[tuple[Mapping[str, Any], Reports]], console
         console: where to; standard output when left out.
     """
     console = console or Console()
-    table = Table(title=Text("all reports of this workdir", "bold"), title_justify="left", box=box.SIMPLE_HEAD)
-    for column in ("report", "head"):
-        table.add_column(column, overflow="fold")
-    for direction in ("i2t", "t2i"):
-        for column in COLUMNS[:3]:
-            table.add_column(f"{direction}\n{column}", justify="right", no_wrap=True)
-    table.add_column("rsum", justify="right", no_wrap=True)
+    numbers = [*(f"{direction}\n{column}" for direction in DIRECTIONS for column in COLUMNS[:3]), "rsum"]
+    table = empty_table(Text("all reports of this workdir", "bold"), ("report", "head"), numbers)
+    for column in table.columns[:2]:
+        column.no_wrap, column.overflow = False, "fold"
     for of, reports in kept:
         step = "" if of["step"] is None else f", step {of['step']}"
         for name, heads in reports.items():
@@ -119,20 +114,6 @@ def print_all_reports(kept: Iterable[tuple[Mapping[str, Any], Reports]], console
                 table.add_row(*map(Text, [next(about, ""), f"{head}{mark}", *values, f"{metrics['rsum']:.1f}"]))
             table.add_section()
     console.print(table)
-
-
-def write_report(reports: Reports, path: str | os.PathLike[str]) -> None:
-    """Writes the reports as JSON, whole or not at all.
-
-    Args:
-        reports: what to write.
-        path: the file, `report.json` in the workdir; an earlier one is replaced.
-
-    Raises:
-        ValueError: a value is NaN or infinite.
-    """
-    content = json.dumps({name: dict(heads) for name, heads in reports.items()}, indent=2, allow_nan=False)
-    write_whole(path, content.encode() + b"\n")
 
 
 def report_scalars(reports: Reports) -> dict[str, float]:

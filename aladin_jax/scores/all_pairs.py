@@ -20,7 +20,7 @@ from jaxtyping import Array, Float, Int
 from aladin_jax.lookahead import look_ahead
 from aladin_jax.scores import similarity
 from aladin_jax.scores.maxsim import best_region
-from aladin_jax.scores.ragged import Packed, check_comparable, offsets_of
+from aladin_jax.scores.ragged import Ragged, check_comparable, offsets_of
 from aladin_jax.scores.similarity import Pooling
 
 
@@ -51,9 +51,9 @@ OTHER_TILE = TileSize(words=256, regions=528, images=256, padding=3, resident_wo
 
 
 def all_alignment_scores(
-    images: Packed, captions: Packed, *, pooling: Pooling = "MrSw", dtype: DTypeLike = jnp.float32
+    images: Ragged, captions: Ragged, *, pooling: Pooling = "MrSw", dtype: DTypeLike = jnp.float32
 ) -> Float[np.ndarray, "i c"]:
-    """Scores every image with every caption: `similarity.alignment_scores(..., floor="always")` on packed vectors.
+    """Scores every image with every caption: `similarity.alignment_scores(..., floor="always")` on ragged vectors.
 
     Memory on the host beside the inputs: 4 bytes a pair for the result, and less than 500 MB; on an accelerator, 3 GB.
 
@@ -62,8 +62,8 @@ def all_alignment_scores(
     words are summed in order, not in the order of a matrix product.)
 
     Args:
-        images: from `pack_regions`.
-        captions: from `pack_words`.
+        images: from `ragged_regions`.
+        captions: from `ragged_words`.
         pooling: as in `similarity.alignment_scores`.
         dtype: of the vectors in the matrix product; sums are float32 either way.
 
@@ -89,7 +89,7 @@ def tile_size(pooling: Pooling) -> TileSize:
 
 
 def _computing(
-    images: Packed, captions: Packed, size: TileSize, pooling: Pooling, dtype: DTypeLike
+    images: Ragged, captions: Ragged, size: TileSize, pooling: Pooling, dtype: DTypeLike
 ) -> Iterator[tuple[np.ndarray, slice, Array]]:
     """Yields which images, which captions, and their scores (with rows to spare), as they are dispatched."""
     levels, tiling = _image_levels(images.lengths, size), _caption_tiling(captions.lengths, size)
@@ -202,7 +202,7 @@ def _round_up(n: int, multiple: int) -> int:
     return -(-n // multiple) * multiple
 
 
-def _image_tile(images: Packed, rows: np.ndarray, level: _ImageLevel, dtype: DTypeLike) -> tuple[Array, Array]:
+def _image_tile(images: Ragged, rows: np.ndarray, level: _ImageLevel, dtype: DTypeLike) -> tuple[Array, Array]:
     """Zero-padded regions [d, r, i] and their counts [i]."""
     taken = images.take(rows)
     vectors = np.zeros((level.regions * level.tile_images + 1, images.vectors.shape[1]), images.vectors.dtype)
@@ -219,7 +219,7 @@ def _features_first(vectors: Float[Array, "n d"], place: Int[Array, "r i"], dtyp
     return jnp.moveaxis(vectors.astype(dtype)[place], -1, 0)
 
 
-def _caption_tile(captions: Packed, run: slice, tiling: _CaptionTiling, dtype: DTypeLike) -> tuple[Array, Array]:
+def _caption_tile(captions: Ragged, run: slice, tiling: _CaptionTiling, dtype: DTypeLike) -> tuple[Array, Array]:
     """Words end to end [w, d], and where each caption's words stand [c, longest] (at a zero vector past its end)."""
     offsets = captions.offsets[run.start : run.stop + 1]
     words = np.zeros((tiling.words, captions.vectors.shape[1]), captions.vectors.dtype)

@@ -4,13 +4,16 @@
 of it, and so is `maxsim`, which the training losses differentiate.
 
 In `maxsim`, only real words enter the matrix products: they are brought together first, and a loop over chunks of them
-stops after the last. For the backward pass the index of the best region is kept, not the similarities, so that memory
-grows with images x words, not with images x words x regions; nothing is scattered, so gradients do not depend on the
-order of threads.
+stops after the last. Where only the device knows how many there are, its host waits to be told whether the loop goes
+on: on GPUs the caller, who has counted them, says how many to make room for.
+
+For the backward pass the index of the best region is kept, not the similarities, so that memory grows with images x
+words, not with images x words x regions; nothing is scattered, so gradients do not depend on the order of threads.
 """
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -64,13 +67,14 @@ def _product(x: Array, y: Array, axes: tuple[tuple[int, ...], tuple[int, ...]]) 
     return jnp.tensordot(x, y, axes=axes, precision=precision.of(x.dtype), preferred_element_type=jnp.float32)
 
 
-@jax.custom_vjp
+@functools.partial(jax.custom_vjp, nondiff_argnums=(5,))
 def maxsim(
     regions: Float[Array, "i r d"],
     is_region: Bool[Array, "i r"],
     floored: Bool[Array, " i"],
     words: Float[Array, "c w d"],
     is_word: Bool[Array, "c w"],
+    room: int | None = None,
 ) -> Float[Array, "i c"]:
     """Sums over words the largest dot product with a region.
 
@@ -80,11 +84,12 @@ def maxsim(
         floored: images whose maximum is at least 0; that of an image without any region is 0 either way.
         words: of each caption, in the same number format as the regions: products are computed in it.
         is_word: False at padding.
+        room: real words that there are at most, if the caller knows; all scores are NaN if there are more.
 
     Returns:
         float32 scores. Where two regions are equally good, the first gets the gradient.
     """
-    return _forward(regions, is_region, floored, words, is_word)[0]
+    return _forward(regions, is_region, floored, words, is_word, room)[0]
 
 
 class _Words(NamedTuple):
@@ -95,12 +100,14 @@ class _Words(NamedTuple):
         place: [c, w] the other way round; arbitrary at padding.
         count: how many there are.
         chunk: how many are taken at a time.
+        chunks: how often.
     """
 
     slots: Int[Array, " n"]
     place: Int[Array, "c w"]
     count: Int[Array, ""]
     chunk: int
+    chunks: Int[Array, ""] | int
 
 
 class _Residuals(NamedTuple):
@@ -118,8 +125,9 @@ def _forward(
     floored: Bool[Array, " i"],
     words: Float[Array, "c w d"],
     is_word: Bool[Array, "c w"],
+    room: int | None,
 ) -> tuple[Float[Array, "i c"], _Residuals]:
-    (i, r, _), real, flat_words = regions.shape, _bring_together(is_word), words.reshape(-1, words.shape[-1])
+    (i, r, _), real, flat_words = regions.shape, _bring_together(is_word, room), words.reshape(-1, words.shape[-1])
     floored = floored | ~is_region.any(axis=1)
 
     def chunk(k: Array, carry: tuple[Array, Array]) -> tuple[Array, Array]:
@@ -131,12 +139,16 @@ def _forward(
     shape = (real.slots.size, i)
     values, best = _over_chunks(real, chunk, (jnp.zeros(shape), jnp.zeros(shape, jnp.int16)))
     scores = jnp.where(is_word[..., None], values[real.place], 0).sum(axis=1).T
+    if room is not None:  # losing words must not pass unnoticed
+        scores = jnp.where(real.count > room, jnp.nan, scores)
     return scores, _Residuals(regions, words, is_word, best)
 
 
-def _backward(residuals: _Residuals, grad: Float[Array, "i c"]) -> tuple[Array, None, None, Array, None]:
+def _backward(
+    room: int | None, residuals: _Residuals, grad: Float[Array, "i c"]
+) -> tuple[Array, None, None, Array, None]:
     regions, words, is_word, best = residuals
-    real, flat_words = _bring_together(is_word), words.reshape(-1, words.shape[-1])
+    real, flat_words = _bring_together(is_word, room), words.reshape(-1, words.shape[-1])
     place = jnp.arange(regions.shape[1], dtype=jnp.int16)
 
     def chunk(k: Array, carry: tuple[Array, Array]) -> tuple[Array, Array]:
@@ -158,22 +170,24 @@ def _backward(residuals: _Residuals, grad: Float[Array, "i c"]) -> tuple[Array, 
 maxsim.defvjp(_forward, _backward)
 
 
-def _bring_together(is_word: Bool[Array, "c w"]) -> _Words:
+def _bring_together(is_word: Bool[Array, "c w"], room: int | None) -> _Words:
     flat = is_word.reshape(-1)
+    size = flat.size if room is None else min(room, flat.size)
     if jax.default_backend() == "cpu":
         chunk = LARGE_CHUNK if flat.size >= LARGE_FROM else SMALL_CHUNK
     else:
         chunk = ACCELERATOR_CHUNK
-    chunk = min(chunk, flat.size)
-    slots = jnp.argsort(~flat, stable=True)
+    chunk = min(chunk, size)
+    slots = jnp.pad(jnp.argsort(~flat, stable=True)[:size], (0, -size % chunk))
     place = jnp.maximum(jnp.cumsum(flat) - 1, 0)
-    return _Words(jnp.pad(slots, (0, -flat.size % chunk)), place.reshape(is_word.shape), flat.sum(), chunk)
+    chunks = (flat.sum() + chunk - 1) // chunk if room is None else slots.size // chunk
+    return _Words(slots, place.reshape(is_word.shape), flat.sum(), chunk, chunks)
 
 
 def _over_chunks(real: _Words, body: Callable[[Array, Any], Any], carry: Any) -> Any:
     if real.slots.size == real.chunk:
         return body(jnp.zeros((), jnp.int32), carry)
-    return jax.lax.fori_loop(0, (real.count + real.chunk - 1) // real.chunk, body, carry)
+    return jax.lax.fori_loop(0, real.chunks, body, carry)
 
 
 def _slice(array: Array, real: _Words, k: Array) -> Array:

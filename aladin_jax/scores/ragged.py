@@ -24,7 +24,7 @@ SMALL_PRODUCT = 10**6
 POOLED_CANDIDATES = 2048
 
 
-class Packed(NamedTuple):
+class Ragged(NamedTuple):
     """Unit vectors of many examples end to end, without padding.
 
     Attributes:
@@ -40,39 +40,39 @@ class Packed(NamedTuple):
         """Vectors of each example."""
         return np.diff(self.offsets)
 
-    def take(self, examples: Int[np.ndarray, " k"]) -> Packed:
+    def take(self, examples: Int[np.ndarray, " k"]) -> Ragged:
         """Selects examples, in the order given."""
         lengths = self.offsets[examples + 1] - self.offsets[examples]
         offsets = offsets_of(lengths)
         rows = np.repeat(self.offsets[examples] - offsets[:-1], lengths) + np.arange(offsets[-1])
-        return Packed(self.vectors[rows], offsets)
+        return Ragged(self.vectors[rows], offsets)
 
 
-def pack_regions(regions: Any, region_len: Any) -> Packed:
-    """Normalises and packs the regions that take part in alignment (`similarity.region_side`: all but position 0).
+def ragged_regions(regions: Any, region_len: Any) -> Ragged:
+    """Normalises the regions that take part in alignment (`similarity.region_side`: all but position 0).
 
     Args:
         regions: [i, r, d] backbone outputs at regions.
         region_len: [i] real regions of each image.
     """
-    return pack(*jax.tree.map(np.asarray, unit_regions(regions, region_len)))
+    return drop_padding(*jax.tree.map(np.asarray, unit_regions(regions, region_len)))
 
 
-def pack_words(tokens: Any, caption_len: Any) -> Packed:
-    """Normalises and packs the words that take part (`similarity.word_side`: no `[CLS]`, `[SEP]`, last word piece).
+def ragged_words(tokens: Any, caption_len: Any) -> Ragged:
+    """Normalises the words that take part (`similarity.word_side`: no `[CLS]`, `[SEP]`, last word piece).
 
     Args:
         tokens: [c, w, d] backbone outputs of captions.
         caption_len: [c] real tokens of each caption.
     """
-    return pack(*jax.tree.map(np.asarray, unit_words(tokens, caption_len)))
+    return drop_padding(*jax.tree.map(np.asarray, unit_words(tokens, caption_len)))
 
 
 @functools.partial(jax.jit, static_argnames="dtype")
 def unit_regions(
     regions: Float[Array, "i r d"], region_len: Int[Array, " i"], dtype: DTypeLike = jnp.float32
 ) -> tuple[Float[Array, "i s d"], Bool[Array, "i s"]]:
-    """What `pack` takes of images: unit vectors, computed in float32 and rounded to `dtype`, and which are real."""
+    """Of images, for `drop_padding`: unit vectors, computed in float32 and rounded to `dtype`, and which are real."""
     side = similarity.region_side(regions.astype(jnp.float32), region_len, "always")
     return side.x.astype(dtype), side.real
 
@@ -81,25 +81,25 @@ def unit_regions(
 def unit_words(
     tokens: Float[Array, "c w d"], caption_len: Int[Array, " c"], dtype: DTypeLike = jnp.float32
 ) -> tuple[Float[Array, "c s d"], Bool[Array, "c s"]]:
-    """What `pack` takes of captions; see `unit_regions`."""
+    """Of captions; see `unit_regions`."""
     side = similarity.word_side(tokens.astype(jnp.float32), caption_len, "always")
     return side.x.astype(dtype), side.real
 
 
-def pack(x: Float[np.ndarray, "n k d"], real: Bool[np.ndarray, "n k"]) -> Packed:
+def drop_padding(x: Float[np.ndarray, "n k d"], real: Bool[np.ndarray, "n k"]) -> Ragged:
     """Leaves out padding."""
-    return Packed(x[real], offsets_of(real.sum(axis=1)))
+    return Ragged(x[real], offsets_of(real.sum(axis=1)))
 
 
-def concatenate(parts: Sequence[Packed]) -> Packed:
-    """Joins examples that were packed batch by batch."""
+def concatenate(parts: Sequence[Ragged]) -> Ragged:
+    """Joins examples that came batch by batch."""
     lengths = np.concatenate([part.lengths for part in parts])
-    return Packed(np.concatenate([part.vectors for part in parts]), offsets_of(lengths))
+    return Ragged(np.concatenate([part.vectors for part in parts]), offsets_of(lengths))
 
 
-def pack_one(vectors: Float[np.ndarray, "n d"]) -> Packed:
+def single(vectors: Float[np.ndarray, "n d"]) -> Ragged:
     """A single example."""
-    return Packed(vectors, offsets_of(np.asarray([len(vectors)])))
+    return Ragged(vectors, offsets_of(np.asarray([len(vectors)])))
 
 
 def offsets_of(lengths: Int[np.ndarray, " e"]) -> Int[np.ndarray, " e1"]:
@@ -108,12 +108,12 @@ def offsets_of(lengths: Int[np.ndarray, " e"]) -> Int[np.ndarray, " e1"]:
 
 
 def scores_of_caption(
-    words: Float[np.ndarray, "w d"], images: Packed, chosen: Int[np.ndarray, " k"], *, pooling: Pooling = "MrSw"
+    words: Float[np.ndarray, "w d"], images: Ragged, chosen: Int[np.ndarray, " k"], *, pooling: Pooling = "MrSw"
 ) -> Float[np.ndarray, " k"]:
     """Scores one caption with chosen images, for re-ranking; new lengths compile nothing (`MrSw`) or little.
 
     Args:
-        words: unit vectors of the caption's words, as `pack_words` gives them.
+        words: unit vectors of the caption's words, as `ragged_words` gives them.
         images: all images, perhaps mapped from a file: only what is chosen is read.
         chosen: which of them, in the order wanted.
         pooling: as in `similarity.alignment_scores`.
@@ -121,7 +121,7 @@ def scores_of_caption(
     Raises:
         ValueError: unknown pooling, or vectors of different sizes.
     """
-    caption = pack_one(words)
+    caption = single(words)
     check_comparable(images, caption, pooling)
     if pooling != "MrSw":
         return _pooled_scores(lambda some: (images.take(some), caption), chosen, pooling)
@@ -133,10 +133,10 @@ def scores_of_caption(
 
 
 def scores_of_image(
-    regions: Float[np.ndarray, "r d"], captions: Packed, chosen: Int[np.ndarray, " k"], *, pooling: Pooling = "MrSw"
+    regions: Float[np.ndarray, "r d"], captions: Ragged, chosen: Int[np.ndarray, " k"], *, pooling: Pooling = "MrSw"
 ) -> Float[np.ndarray, " k"]:
     """Scores one image with chosen captions: `scores_of_caption` the other way round."""
-    image = pack_one(regions)
+    image = single(regions)
     check_comparable(image, captions, pooling)
     if pooling != "MrSw":
         return _pooled_scores(lambda some: (image, captions.take(some)), chosen, pooling)
@@ -159,7 +159,7 @@ def best_region(
 def _in_blocks(
     score: Callable[[np.ndarray, np.ndarray], np.ndarray],
     query: Float[np.ndarray, "q d"],
-    side: Packed,
+    side: Ragged,
     chosen: Int[np.ndarray, " k"],
 ) -> Float[np.ndarray, " k"]:
     """Scores examples by blocks that stay in a processor's cache, and blocks on all processors at once.
@@ -210,7 +210,7 @@ def _similarities(block: Float[np.ndarray, "n d"], query: Float[np.ndarray, "q d
 
 
 def _pooled_scores(
-    sides: Callable[[np.ndarray], tuple[Packed, Packed]], chosen: Int[np.ndarray, " k"], pooling: Pooling
+    sides: Callable[[np.ndarray], tuple[Ragged, Ragged]], chosen: Int[np.ndarray, " k"], pooling: Pooling
 ) -> Float[np.ndarray, " k"]:
     """Scores by another pooling: padded, with few candidates at a time."""
     scores = np.zeros(len(chosen), np.float32)
@@ -226,8 +226,8 @@ def _pooled_scores(
     return scores
 
 
-def _pad(side: Packed, slots: int) -> tuple[Float[np.ndarray, "n k d"], Bool[np.ndarray, "n k"]]:
-    """The other way round from `pack`, with examples up to a power of two: few shapes are ever compiled."""
+def _pad(side: Ragged, slots: int) -> tuple[Float[np.ndarray, "n k d"], Bool[np.ndarray, "n k"]]:
+    """The other way round from `drop_padding`, with examples up to a power of two: few shapes are ever compiled."""
     spare = _power_of_two(len(side.lengths), 1) - len(side.lengths)
     real = np.arange(slots) < np.pad(side.lengths, (0, spare))[:, None]
     x = np.zeros((*real.shape, side.vectors.shape[1]), np.float32)
@@ -255,7 +255,7 @@ def _pooled(
     )
 
 
-def check_comparable(images: Packed, captions: Packed, pooling: Pooling) -> None:
+def check_comparable(images: Ragged, captions: Ragged, pooling: Pooling) -> None:
     """Checks that images and captions can be compared.
 
     Raises:

@@ -25,6 +25,7 @@ MEASURES: tuple[Measure, ...] = ("dot", "cosine", "order")
 
 # The original pads both sides to 71 positions in evaluation; only the `mean` pooling divides by that.
 EVALUATION_REGIONS, EVALUATION_WORDS = 70, 68
+LEFT_OUT = 3  # tokens of a caption
 
 
 class Padded(NamedTuple):
@@ -50,7 +51,7 @@ def region_side(regions: Float[Array, "i r d"], region_len: Int[Array, " i"], fl
 
 def word_side(tokens: Float[Array, "c w d"], caption_len: Int[Array, " c"], floor: Floor) -> Padded:
     """Words that take part: without `[CLS]`, `[SEP]` and, a quirk of the original, the last word piece."""
-    return _padded(tokens[:, 1:-2], caption_len - 3, floor, EVALUATION_WORDS)
+    return _padded(tokens[:, 1:-2], caption_len - LEFT_OUT, floor, EVALUATION_WORDS)
 
 
 def _padded(x: Array, length: Array, floor: Floor, evaluation_slots: int) -> Padded:
@@ -78,6 +79,7 @@ def alignment_scores(
     *,
     pooling: Pooling = "MrSw",
     floor: Floor = "batch",
+    room: int | None = None,
 ) -> Float[Array, "i c"]:
     """Fine-grained scores of all pairs (ALADIN, section 3; values pinned by `alignment/*` of the golden data).
 
@@ -92,12 +94,13 @@ def alignment_scores(
         floor: similarities at padding count as 0, so a maximum over an example with padding behind it cannot fall
             below 0. "batch": examples shorter than the batch's longest (training); "always": every example, as in
             the original's evaluation, where all are padded to 71.
+        room: words that take part at most, all captions together, if the caller knows: see `maxsim`.
 
     Raises:
         ValueError: unknown pooling or floor.
     """
     sides = region_side(regions, region_len, floor), word_side(tokens, caption_len, floor)
-    return pooled_scores(*sides, pooling=pooling)
+    return pooled_scores(*sides, pooling=pooling, room=room)
 
 
 def sum_of_best(images: Padded, captions: Padded) -> Float[Array, "i c"]:
@@ -118,17 +121,19 @@ def region_word_similarities(images: Padded, captions: Padded) -> Float[Array, "
     return jnp.where(images.real[:, None, :, None] & captions.real[:, None, :], a, 0)
 
 
-def pooled_scores(images: Padded, captions: Padded, *, pooling: Pooling = "MrSw") -> Float[Array, "i c"]:
+def pooled_scores(
+    images: Padded, captions: Padded, *, pooling: Pooling = "MrSw", room: int | None = None
+) -> Float[Array, "i c"]:
     """Scores of all pairs: the same function as `alignment_scores`, from its two sides."""
     match pooling:
         case "MrSw":
-            return _maxsim(images, captions)
+            return _maxsim(images, captions, room)
         case "MrAVGw":
-            return _maxsim(images, captions) / jnp.maximum(captions.real.sum(-1), 1)
+            return _maxsim(images, captions, room) / jnp.maximum(captions.real.sum(-1), 1)
         case "MwSr":
             return _maxsim(captions, images).T
         case "symm":
-            return _maxsim(images, captions) + _maxsim(captions, images).T
+            return _maxsim(images, captions, room) + _maxsim(captions, images).T
         case "sum":
             return region_word_similarities(images, captions).sum((2, 3))
         case "mean":
@@ -138,8 +143,8 @@ def pooled_scores(images: Padded, captions: Padded, *, pooling: Pooling = "MrSw"
     raise ValueError(f"pooling is {pooling!r}; choose one of {', '.join(POOLINGS)}")
 
 
-def _maxsim(searched: Padded, queries: Padded) -> Float[Array, "s q"]:
-    return maxsim(searched.x, searched.real, _floored(searched), queries.x, queries.real)
+def _maxsim(searched: Padded, queries: Padded, room: int | None = None) -> Float[Array, "s q"]:
+    return maxsim(searched.x, searched.real, _floored(searched), queries.x, queries.real, room)
 
 
 def _floored(searched: Padded) -> Bool[Array, " n"]:

@@ -12,24 +12,12 @@ import os
 import sys
 
 from aladin_jax.files import check_local_options
-from aladin_jax.search.flags import FLAGS, check
+from aladin_jax.search.flags import COMMANDS, check
 from aladin_jax.signals import exit_on_interrupt
 
 # Before NumPy is imported: waiting threads of its OpenBLAS spin, so that XLA's get no core: re-ranking took ten times
 # as long, and encoding twice.
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
-
-COMMANDS = {
-    "index": "make an index of a data set's split; run again after a kill, it goes on",
-    "query": "pictures for words, or captions for a picture",
-    "add": "append a split to an index",
-    "delete": "take images out of all results",
-    "merge": "join segments, and drop what is deleted",
-    "verify": "check sums, counts and vectors",
-    "info": "say what an index holds",
-    "tradeoff": "recall and latency against re-ranking depth",
-    "serve": "answer on a web page and a JSON API",
-}
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -38,14 +26,14 @@ def main(arguments: list[str] | None = None) -> int:
         prog="python -m aladin_jax.search", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     chosen = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    for name, about in COMMANDS.items():
-        FLAGS[name](chosen.add_parser(name, help=about, description=about.capitalize() + "."))
+    for name, (about, add_flags, _) in COMMANDS.items():
+        add_flags(chosen.add_parser(name, help=about, description=about.capitalize() + "."))
     options = parser.parse_args(arguments)
     try:
         check_local_options(options)
         check(options)
-        module = "query_commands" if options.command in ("query", "tradeoff", "serve") else "commands"
-        return importlib.import_module(f"aladin_jax.search.{module}").RUN[options.command](options)
+        *_, module = COMMANDS[options.command]
+        return getattr(importlib.import_module(f"aladin_jax.search.{module}"), f"run_{options.command}")(options)
     except (ValueError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1

@@ -18,9 +18,9 @@ from tqdm import tqdm
 from aladin_jax.files import sha256, whole_file, write_whole
 from aladin_jax.scores.similarity import Measure
 from aladin_jax.search.index import Index
+from aladin_jax.search.index_files import writer_lock
 from aladin_jax.search.inputs import Kind
 from aladin_jax.search.ranking import Candidates, ExactFinder
-from aladin_jax.search.storage import writer_lock
 
 # Nodes that a search of the graph keeps in sight; lists that it reads.
 EFFORT: dict[Kind, int] = {"hnsw": 128, "ivf": 32}
@@ -55,11 +55,10 @@ class AnnFinder:
         self._side = index.images
         self._measure: Measure = measure
         _build_missing(index, kind)
+        pieces = zip(_paths(index, kind), index.by_segment(), strict=True)
         self._segments = [
-            _Searched(
-                index.path / entry.name / f"images.{kind}", kind, effort or EFFORT[kind], rows.images.vectors, alive
-            )
-            for entry, rows, alive in index.by_segment()
+            _Searched(path, kind, effort or EFFORT[kind], segment.images.vectors, alive)
+            for path, (_, segment, alive) in pieces
         ]
         self._starts = np.cumsum([0, *(len(rows) for rows in index.images.vectors)])
 
@@ -140,17 +139,16 @@ def _paths(index: Index, kind: Kind) -> list[Path]:
 
 
 def _build_missing(index: Index, kind: Kind) -> None:
-    paths = _paths(index, kind)
-    if all(_sum_of(path).is_file() for path in paths):
-        return
+    paths = zip(_paths(index, kind), index.images.vectors, strict=True)
+    missing = [(path, vectors) for path, vectors in paths if not _sum_of(path).is_file()]
+    if missing:
+        with writer_lock(index.path):
+            for path, vectors in missing:
+                _build(path, kind, vectors)
+
+
+def _build(path: Path, kind: Kind, vectors: Float[np.ndarray, "n d"]) -> None:
     faiss = import_faiss()
-    with writer_lock(index.path):
-        for path, vectors in zip(paths, index.images.vectors, strict=True):
-            if not _sum_of(path).is_file():
-                _build(faiss, path, kind, vectors)
-
-
-def _build(faiss: Any, path: Path, kind: Kind, vectors: Float[np.ndarray, "n d"]) -> None:
     count, width = vectors.shape
     if kind == "hnsw":
         made = faiss.IndexHNSWFlat(width, _LINKS, faiss.METRIC_INNER_PRODUCT)

@@ -9,18 +9,18 @@ from pathlib import Path
 
 import numpy as np
 
-from aladin_jax.config import Settings
+from aladin_jax.checked import checked
+from aladin_jax.config import LENGTHS, Settings
 from aladin_jax.errors import LISTED, first_few
 from aladin_jax.files import write_whole
 from aladin_jax.image_names import find_files, is_picture
 from aladin_jax.lineage import Lineage, explain_untrained
 from aladin_jax.pictures import describe_others
 from aladin_jax.pretrained import enable_compilation_cache, load
-from aladin_jax.search import changes, verification
-from aladin_jax.search.changes import Contents
-from aladin_jax.search.flags import LENGTHS
+from aladin_jax.search import indexing, verification
 from aladin_jax.search.index import Index
-from aladin_jax.search.storage import read_manifest, read_segment
+from aladin_jax.search.index_files import read_manifest, read_segment
+from aladin_jax.search.indexing import Contents
 from aladin_jax.untrusted import read_lines
 
 WITHOUT_PICTURE = "without_picture.tsv"  # ids, and the file that cannot be read
@@ -30,11 +30,11 @@ def run_index(options: argparse.Namespace) -> int:
     """Makes an index."""
     names = (*LENGTHS, "pooling", "measure")
     chosen = {name: getattr(options, name) for name in names if getattr(options, name) is not None}
-    settings = Settings.from_dict({**vars(Settings.of_model(options.checkpoint)), **chosen}, "the command line")
+    settings = checked(Settings, {**vars(Settings.of_model(options.checkpoint)), **chosen}, "the command line")
     enable_compilation_cache()
     model = load(options.checkpoint, settings)
     contents = Contents(options.data, options.split, options.images, options.shard)
-    if options.backend != "local" and changes.is_of(options.output, model, contents, options.collection or ""):
+    if options.backend != "local" and indexing.is_of(options.output, model, contents, options.collection or ""):
         return _upload(options, options.output)  # of an earlier run, whose upload was cut off
     if options.caption_ending is not None:
         model.caption_ending = options.caption_ending
@@ -45,7 +45,7 @@ def run_index(options: argparse.Namespace) -> int:
             file=sys.stderr,
         )
     warn_of_untrained_heads(model.lineage)
-    manifest = changes.create_index(
+    manifest = indexing.create_index(
         options.output, model, contents, parts_dtype=options.dtype, collection=options.collection or ""
     )
     print(f"{options.output}: {manifest.images:,} images, {manifest.captions:,} captions; model {model.described}")
@@ -61,7 +61,7 @@ def run_add(options: argparse.Namespace) -> int:
     else:
         model = Index(options.index).model()
     contents = Contents(options.data, options.split, options.images)
-    manifest = changes.add_to_index(options.index, model, contents)
+    manifest = indexing.add_to_index(options.index, model, contents)
     added = manifest.segments[-1]
     print(
         f"{options.index}: {added.images:,} images and {added.captions:,} captions added; now {manifest.images:,} "
@@ -78,7 +78,7 @@ def run_delete(options: argparse.Namespace) -> int:
         ids += [line.strip() for line in read_lines(options.ids_file) if line.strip()]
     if not ids:
         raise ValueError(f"{options.ids_file}: no id in it; write one a line")
-    manifest = changes.delete_images(options.index, ids)
+    manifest = indexing.delete_images(options.index, ids)
     print(f"{options.index}: {len(ids):,} images deleted, {manifest.images:,} left; `merge` gives their room back")
     return _upload(options, options.index)
 
@@ -86,7 +86,7 @@ def run_delete(options: argparse.Namespace) -> int:
 def run_merge(options: argparse.Namespace) -> int:
     """Compacts an index."""
     before = verification.describe(options.index)
-    changes.merge(options.index)
+    indexing.merge(options.index)
     after = verification.describe(options.index)
     print(
         f"{options.index}: {before['segments']} segments, {before['bytes']:,} bytes -> {after['segments']} segment, "
@@ -164,13 +164,3 @@ def _tell_of_pictures(options: argparse.Namespace, index: Path, segment: str) ->
         lines = "".join(f"{image['id']}\t{image['file'] or 'not found'}\n" for image in table)
         write_whole(index / WITHOUT_PICTURE, lines.encode())
         print(f"note: all of them are listed in {index / WITHOUT_PICTURE}", file=sys.stderr)
-
-
-RUN = {
-    "index": run_index,
-    "add": run_add,
-    "delete": run_delete,
-    "merge": run_merge,
-    "verify": run_verify,
-    "info": run_info,
-}

@@ -7,13 +7,10 @@ import os
 import textwrap
 
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from PIL import Image
 
-from aladin_jax.evaluation.figure import COLOURS, GREY, INK
-from aladin_jax.files import write_whole
+from aladin_jax.evaluation.figure import COLOURS, GREY, INK, new_figure, save_figure
 from aladin_jax.search.index import Index
 from aladin_jax.search.results import Hit, Results
 
@@ -46,18 +43,14 @@ def save_captions(results: Results, picture: bytes, title: str, path: str | os.P
 
 def _save(drawn: list[tuple[Hit, bytes, str]], title: str, path: str | os.PathLike[str]) -> None:
     rows = -(-len(drawn) // _COLUMNS)
-    figure = Figure(figsize=(3.4 * _COLUMNS, 0.6 + 4.1 * rows), facecolor="white")
-    figure.set_layout_engine("constrained")
-    FigureCanvasAgg(figure)
+    figure = new_figure(3.4 * _COLUMNS, 0.6 + 4.1 * rows)
     figure.suptitle(_plain(title), x=0.01, ha="left", fontsize=13, weight="bold", color=INK)
     panels = figure.subplots(rows, _COLUMNS, squeeze=False).reshape(-1)
     for panel in panels:
         panel.set_axis_off()
     for panel, (hit, picture, text) in zip(panels, drawn, strict=False):
         _draw_hit(panel, hit, picture, text)
-    image = io.BytesIO()
-    figure.savefig(image, format="png", dpi=130)
-    write_whole(path, image.getvalue())
+    save_figure(figure, path, dpi=130)
 
 
 def _draw_hit(panel: Axes, hit: Hit, picture: bytes, text: str) -> None:

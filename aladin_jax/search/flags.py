@@ -1,4 +1,4 @@
-"""The flags of each command, and what can be said against them before anything is loaded."""
+"""The commands and their flags, and what can be said against them before anything is loaded."""
 
 from __future__ import annotations
 
@@ -8,23 +8,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import get_args
 
-from aladin_jax.config import Measure, Pooling
-from aladin_jax.search.inputs import (
-    KINDS,
-    PARTS_DTYPES,
-    QUANTIZATIONS,
-    check_collection,
-    check_depth,
-    check_shard,
-)
-
-LENGTHS = ("max_caption_len", "max_labels_len", "max_regions")
+from aladin_jax.config import LENGTHS, Measure, Pooling
+from aladin_jax.search.inputs import KINDS, PARTS_DTYPES, QUANTIZATIONS, check_collection, check_depth, check_shard
 
 Parser = argparse.ArgumentParser
 
 
-def index_flags(parser: Parser) -> None:
-    """Flags of `index`."""
+def _index_flags(parser: Parser) -> None:
     _source_flags(parser)
     parser.add_argument(
         "--shard", type=_checked(check_shard), default="1/1", metavar="i/n", help="index the i-th of n parts of it"
@@ -44,35 +34,30 @@ def index_flags(parser: Parser) -> None:
     parser.add_argument("--measure", choices=get_args(Measure), help="of matching scores")
 
 
-def add_flags(parser: Parser) -> None:
-    """Flags of `add`."""
-    index_flag(parser)
+def _add_flags(parser: Parser) -> None:
+    _index_flag(parser)
     _source_flags(parser)
     parser.add_argument("--checkpoint", metavar="W", help="refuse unless it is the index's model (default: use that)")
 
 
-def delete_flags(parser: Parser) -> None:
-    """Flags of `delete`."""
-    index_flag(parser)
+def _delete_flags(parser: Parser) -> None:
+    _index_flag(parser)
     _backend_flags(parser)
     parser.add_argument("ids", nargs="*", metavar="ID", help="images to delete")
     parser.add_argument("--ids_file", type=Path, metavar="FILE", help="one id a line")
 
 
-def merge_flags(parser: Parser) -> None:
-    """Flags of `merge`."""
-    index_flag(parser)
+def _merge_flags(parser: Parser) -> None:
+    _index_flag(parser)
     _backend_flags(parser)
 
 
-def info_flags(parser: Parser) -> None:
-    """Flags of `info`."""
-    index_flag(parser)
+def _info_flags(parser: Parser) -> None:
+    _index_flag(parser)
     parser.add_argument("--json", action="store_true", help="as JSON")
 
 
-def query_flags(parser: Parser) -> None:
-    """Flags of `query`."""
+def _query_flags(parser: Parser) -> None:
     parser.add_argument("--index", type=Path, metavar="INDEX", help="folder of the index; or ask a collection alone:")
     _collection_flag(parser)
     parser.add_argument("--checkpoint", metavar="W", help="the model that --collection was made with")
@@ -93,18 +78,16 @@ def query_flags(parser: Parser) -> None:
     parser.add_argument("--plot", type=Path, metavar="FILE.png", help="draw the results")
 
 
-def tradeoff_flags(parser: Parser) -> None:
-    """Flags of `tradeoff`."""
-    index_flag(parser)
+def _tradeoff_flags(parser: Parser) -> None:
+    _index_flag(parser)
     _ann_flags(parser)
     parser.add_argument("--queries", type=int, metavar="N", help="captions to ask with, spread evenly (default: all)")
     parser.add_argument("--json", action="store_true", help="as JSON")
     parser.add_argument("--plot", type=Path, metavar="FILE.png", help="draw efficiency against effectiveness")
 
 
-def serve_flags(parser: Parser) -> None:
-    """Flags of `serve`."""
-    index_flag(parser)
+def _serve_flags(parser: Parser) -> None:
+    _index_flag(parser)
     _ann_flags(parser)
     parser.add_argument("--host", default="127.0.0.1", help="address to listen on (default: this machine only)")
     parser.add_argument("--port", type=int, default=8000)
@@ -113,8 +96,7 @@ def serve_flags(parser: Parser) -> None:
     _extractor_flag(parser)
 
 
-def index_flag(parser: Parser) -> None:
-    """The flag that names an index."""
+def _index_flag(parser: Parser) -> None:
     parser.add_argument("--index", type=Path, required=True, metavar="INDEX", help="folder of the index")
 
 
@@ -241,14 +223,15 @@ def _check_query(options: argparse.Namespace) -> None:
         raise ValueError("--image and --plot need --index, which has the captions and the pictures")
 
 
-FLAGS: dict[str, Callable[[Parser], None]] = {
-    "index": index_flags,
-    "query": query_flags,
-    "add": add_flags,
-    "delete": delete_flags,
-    "merge": merge_flags,
-    "verify": index_flag,
-    "info": info_flags,
-    "tradeoff": tradeoff_flags,
-    "serve": serve_flags,
+# What its help says, its flags, and the module that runs it, which is imported once they are checked.
+COMMANDS: dict[str, tuple[str, Callable[[Parser], None], str]] = {
+    "index": ("make an index of a data set's split; run again after a kill, it goes on", _index_flags, "commands"),
+    "query": ("pictures for words, or captions for a picture", _query_flags, "query_commands"),
+    "add": ("append a split to an index", _add_flags, "commands"),
+    "delete": ("take images out of all results", _delete_flags, "commands"),
+    "merge": ("join segments, and drop what is deleted", _merge_flags, "commands"),
+    "verify": ("check sums, counts and vectors", _index_flag, "commands"),
+    "info": ("say what an index holds", _info_flags, "commands"),
+    "tradeoff": ("recall and latency against re-ranking depth", _tradeoff_flags, "query_commands"),
+    "serve": ("answer on a web page and a JSON API", _serve_flags, "query_commands"),
 }

@@ -13,15 +13,8 @@ from jaxtyping import Bool, Float, Int
 
 from aladin_jax.encoding import Encoded
 from aladin_jax.pretrained import PretrainedModel
-from aladin_jax.scores.ragged import Packed, concatenate
-from aladin_jax.search.storage import (
-    MODEL,
-    Manifest,
-    Segment,
-    SegmentEntry,
-    read_manifest,
-    read_segment,
-)
+from aladin_jax.scores.ragged import Ragged, concatenate
+from aladin_jax.search.index_files import MODEL, Manifest, Segment, SegmentEntry, read_manifest, read_segment
 
 
 class Side:
@@ -57,22 +50,22 @@ class Side:
 
     def parts(self, row: int) -> Float[np.ndarray, "n d"]:
         """One row's unit vectors, in float32."""
-        return np.asarray(self.packed(np.array([row])).vectors, np.float32)
+        return np.asarray(self.take(np.array([row])).vectors, np.float32)
 
-    def by_segment(self, rows: Int[np.ndarray, " k"]) -> Iterator[tuple[np.ndarray, Packed, np.ndarray]]:
+    def by_segment(self, rows: Int[np.ndarray, " k"]) -> Iterator[tuple[np.ndarray, Ragged, np.ndarray]]:
         """Yields, for each segment with some of the rows: which of `rows`, all its parts, and their places there."""
         segment_of_row = np.searchsorted(self._starts, rows, side="right") - 1
         for number in np.unique(segment_of_row):
             chosen = np.flatnonzero(segment_of_row == number)
             yield chosen, self._pieces[number].parts, rows[chosen] - self._starts[number]
 
-    def packed(self, rows: Int[np.ndarray, " k"]) -> Packed:
+    def take(self, rows: Int[np.ndarray, " k"]) -> Ragged:
         """Unit vectors of some rows, in the order given."""
         found = [(chosen, parts.take(places)) for chosen, parts, places in self.by_segment(rows)]
         if len(found) == 1:
             return found[0][1]
         if not found:
-            return Packed(self._pieces[0].parts.vectors[:0], np.zeros(1, np.int64))
+            return Ragged(self._pieces[0].parts.vectors[:0], np.zeros(1, np.int64))
         return concatenate([taken for _, taken in found]).take(np.argsort(np.concatenate([c for c, _ in found])))
 
 
@@ -113,9 +106,7 @@ class Index:
         starts = np.cumsum([0, *(segment.image_table.num_rows for segment in self.segments)])
         self._image_starts = starts[:-1]
         self._image_table = pa.concat_tables([segment.image_table for segment in self.segments])
-        self._caption_texts = pa.chunked_array(
-            [chunk for segment in self.segments for chunk in segment.caption_table["text"].chunks], pa.string()
-        )
+        self._caption_table = pa.concat_tables([segment.caption_table for segment in self.segments])
         self.images = Side([segment.images for segment in self.segments], alive)
         self.caption_image = np.concatenate(
             [segment.caption_images + first for segment, first in zip(self.segments, starts[:-1], strict=True)]
@@ -158,7 +149,7 @@ class Index:
 
     def caption(self, row: int) -> str:
         """The text of a caption."""
-        return self._caption_texts[row].as_py()
+        return self._caption_table["text"][row].as_py()
 
     def tags(self, row: int) -> list[str]:
         """The detected class names of an image."""

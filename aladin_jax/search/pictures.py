@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import zipfile
 from pathlib import Path
-from typing import Any, NamedTuple, cast
+from typing import Any, NamedTuple
 
 import numpy as np
 from absl import logging
@@ -13,8 +13,7 @@ from jaxtyping import Float
 from PIL import Image
 
 from aladin_jax.data.box_encoding import BOX_DIM, HEIGHT_WIDTH, explains
-from aladin_jax.data.dataset import Dataset, open_version
-from aladin_jax.data.records import Record
+from aladin_jax.data.records import Record, Split
 from aladin_jax.errors import DataError
 from aladin_jax.image_names import NameIndex, find_files, is_picture
 from aladin_jax.pictures import UnreadableError, read_picture
@@ -28,27 +27,26 @@ class Picture(NamedTuple):
     """A picture as an index keeps it.
 
     Attributes:
-        jpeg: a file of at most `MAX_SIDE` pixels a side; empty where the picture cannot be read.
+        jpeg: a file of at most `MAX_SIDE` pixels a side; empty where there is no picture, or it cannot be read.
         width: before that.
         height: before that.
-        file: its path in the folder of pictures; empty where it is out of the records.
+        file: its path in the folder of pictures; empty where there is none, or it is out of the records.
     """
 
-    jpeg: bytes
-    width: int
-    height: int
-    file: str
+    jpeg: bytes = b""
+    width: int = 0
+    height: int = 0
+    file: str = ""
 
 
 class Pictures:
-    """Looks up what a record holds beside what the model takes."""
+    """Looks up what a data set holds beside what the model takes."""
 
-    def __init__(self, dataset: Dataset, split: str, folder: Path | None):
-        """Opens the split a second time, for the features `image` and `boxes` alone.
+    def __init__(self, split: Split, folder: Path | None):
+        """Lists the pictures of a folder.
 
         Args:
-            dataset: from `open_dataset`.
-            split: the split's name.
+            split: of a data set.
             folder: picture files of any name, which `NameIndex` finds by their image's id, also in folders in it; None
                 takes the records' own, where there are any.
 
@@ -57,22 +55,10 @@ class Pictures:
         """
         if folder is not None and not folder.is_dir():
             raise DataError("no such folder", "--images names a folder with pictures", path=folder)
-        import tensorflow_datasets as tfds  # a query has no data set
+        self._split, self._folder = split, folder
+        self._names = NameIndex(filter(is_picture, find_files(folder)) if folder is not None else ())
 
-        self._folder = folder
-        self._names = None
-        if folder is not None:
-            self._names = NameIndex(filter(is_picture, find_files(folder)))
-        builder = open_version(dataset.folder)
-        described = cast(Any, builder.info.features)
-        names = [name for name in ("image", "boxes") if name in described]
-        self._features = tfds.features.FeaturesDict({name: described[name] for name in names}) if names else None
-        raw = tfds.decode.DeserializeMethod.RAW_BYTES
-        self._source = cast(Any, builder).as_data_source(split, deserialize_method=raw)
-
-    def read(
-        self, index: int, image_id: str, regions: Float[np.ndarray, "r f"]
-    ) -> tuple[Picture | None, Float[np.ndarray, "r 4"] | None]:
+    def read(self, row: int, record: Record) -> tuple[Picture, Float[np.ndarray, "r 4"] | None]:
         """The picture of a record, and its regions' boxes as shares of the picture's width and height.
 
         Boxes are the record's `boxes` (pixels), or else the last six numbers of VinVL's regions, if those are boxes.
@@ -80,24 +66,18 @@ class Pictures:
         A picture that cannot be read is logged, and counts as empty.
 
         Raises:
-            DataError: several pictures could be meant, or the record is damaged.
+            DataError: several pictures could be meant.
         """
-        fields: Any = {}
-        if self._features is not None:
-            import tensorflow_datasets as tfds
-
-            skip = {"image": cast(Any, tfds.decode.SkipDecoding())} if "image" in self._features else None
-            fields = self._features.deserialize_example_np(self._source[index], decoders=skip)
-        picture = None
+        own, boxes = self._split.picture(row)
+        picture = Picture()
         if self._folder is not None:
-            found = self._find(image_id)
-            picture = None if found is None else _open(self._folder / found, found)
-        elif "image" in fields:
-            picture = _open(bytes(fields["image"]), image=image_id)
-        if "boxes" in fields and picture is not None and picture.jpeg:
-            boxes = np.asarray(fields["boxes"], np.float32)
-            return picture, _scaled(boxes, picture.width, picture.height) if len(boxes) == len(regions) else None
-        return picture, boxes_of_regions(regions)
+            if found := self._find(record.id):
+                picture = _open(self._folder / found, found)
+        elif own is not None:
+            picture = _open(own, image=record.id)
+        if boxes is not None and picture.jpeg:
+            return picture, _scaled(boxes, picture.width, picture.height) if len(boxes) == len(record.regions) else None
+        return picture, boxes_of_regions(record.regions)
 
     def require_any(self, image_ids: list[str]) -> None:
         """Checks that a folder of pictures has any of some images.
@@ -110,8 +90,6 @@ class Pictures:
             raise DataError(problem, "name the folder that has them, or leave --images out", path=self._folder)
 
     def _find(self, image_id: str) -> str | None:
-        assert self._folder is not None
-        assert self._names is not None
         found = self._names.find(image_id, path=self._folder, image=image_id)
         return None if found is None else found.name
 
@@ -121,7 +99,7 @@ def _open(source: Path | bytes, file: str = "", **where: Any) -> Picture:
         return shrink(read_picture(source, **where), file)
     except UnreadableError as error:
         logging.warning("%s", error)
-        return Picture(b"", 0, 0, file)
+        return Picture(file=file)
 
 
 def shrink(image: Image.Image, name: str = "") -> Picture:

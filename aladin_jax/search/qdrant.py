@@ -14,6 +14,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import fcntl
+import functools
 import hashlib
 import os
 import uuid
@@ -27,17 +28,20 @@ from qdrant_client import QdrantClient, models
 from qdrant_client.http.exceptions import ApiException
 from tqdm import tqdm
 
+from aladin_jax.checked import checked
 from aladin_jax.config import Settings
 from aladin_jax.errors import first_line
 from aladin_jax.files import make_folder
 from aladin_jax.model_folder import read_caption_ending
 from aladin_jax.search.index import Index, describe_regions
-from aladin_jax.search.ranking import Found
-from aladin_jax.search.storage import MODEL, Manifest
+from aladin_jax.search.index_files import MODEL, Manifest
+from aladin_jax.search.inputs import check_shard
+from aladin_jax.search.results import Found, Hit
 
 VECTOR, REGIONS = "matching", "regions"
 _BATCH = 32  # of BERT-base, some 8 MB a request; the server takes 32
 _SCROLLED = 1000
+_OWN = ["id", "index", "content"]  # of the payload, what tells whether a point is as it should be
 
 
 @dataclasses.dataclass(frozen=True)
@@ -103,8 +107,8 @@ def upload(client: QdrantClient, index: Index, layout: Layout | None = None, *, 
             client.upsert(name, changed, wait=True)
             written += len(changed)
     removed = _remove_deleted(client, name, index)
-    _, number, _ = _shard(manifest)
-    client.update_collection(name, metadata={number: {"index": manifest.identity, "images": len(rows)}})
+    number, _ = check_shard(manifest.shard)
+    client.update_collection(name, metadata={f"shard-{number}": {"index": manifest.identity, "images": len(rows)}})
     return Sent(written, removed)
 
 
@@ -121,7 +125,7 @@ class QdrantEngine:
         about = _metadata(client, collection)
         self.fingerprint: str = about["fingerprint"]
         self.caption_ending: str | None = about.get("caption_ending")
-        self.settings = Settings.from_dict(about["settings"], f"collection {collection}")
+        self.settings = checked(Settings, about["settings"], f"collection {collection}")
         shards = [about.get(f"shard-{i}") for i in range(1, about["shards"] + 1)]
         missing = [str(i) for i, shard in enumerate(shards, 1) if shard is None or shard["images"] is None]
         self.note = ""
@@ -131,29 +135,18 @@ class QdrantEngine:
 
     def find(self, vector: Float[np.ndarray, " d"], words: Float[np.ndarray, "w d"], depth: int, k: int) -> list[Found]:
         """The first k images: `depth` candidates of the matching head in the alignment head's order, then the rest."""
-        k, aligned = min(k, self.images), []
+        k, found = min(k, self.images), []
+        ask = functools.partial(self._client.query_points, self.collection, with_payload=True, with_vectors=True)
+        nearest: dict[str, Any] = {"query": vector.tolist(), "using": VECTOR}
         if depth and len(words):
-            aligned = self._client.query_points(
-                self.collection,
-                prefetch=models.Prefetch(query=vector.tolist(), using=VECTOR, limit=depth),
-                query=words.tolist(),
-                using=REGIONS,
-                limit=min(k, depth),
-                with_payload=True,
-                with_vectors=True,
-            ).points
-        found = [_found(point, vector, point.score) for point in aligned]
+            candidates = models.Prefetch(**nearest, limit=depth)
+            aligned = ask(query=words.tolist(), using=REGIONS, prefetch=candidates, limit=min(k, depth)).points
+            found = [_found(point, vector, point.score) for point in aligned]
         if len(found) < k:
-            known = {some.id for some in found}
-            rest = [some for some in self._nearest(vector, max(k, depth)) if some.id not in known]
-            found += rest[: k - len(found)]
+            known = {hit.id for hit, *_ in found}
+            matched = [_found(point, vector, None) for point in ask(**nearest, limit=max(k, depth)).points]
+            found += [some for some in matched if some[0].id not in known][: k - len(found)]
         return found
-
-    def _nearest(self, vector: Float[np.ndarray, " d"], count: int) -> list[Found]:
-        points = self._client.query_points(
-            self.collection, query=vector.tolist(), using=VECTOR, limit=count, with_payload=True, with_vectors=True
-        ).points
-        return [_found(point, vector, float("nan")) for point in points]
 
 
 @contextlib.contextmanager
@@ -166,49 +159,22 @@ def connect(url: str) -> Iterator[QdrantClient]:
     Raises:
         ValueError: the server does not answer, or refuses; or the folder stays in use.
     """
-    with contextlib.ExitStack() as turn:
+    with contextlib.ExitStack() as last:
         if url.startswith(("/", "./", "../")):
-            turn.enter_context(_turn(Path(url)))
-            client = _embedded(url)
+            make_folder(Path(url))
+            # Taken in turns: an embedded Qdrant reads what it holds before it looks whether another process has it.
+            fcntl.flock(last.enter_context((Path(url) / ".turn").open("w")), fcntl.LOCK_EX)
+            try:
+                client = QdrantClient(path=url)
+            except RuntimeError as error:  # a process that takes no turns has it
+                raise ValueError(f"{url}: in use by another program; wait until it has finished") from error
         else:
             client = QdrantClient(url=url, api_key=os.environ.get("QDRANT_API_KEY"), timeout=60)
-        with _closing(client, url):
+        last.callback(client.close)
+        try:
             yield client
-
-
-@contextlib.contextmanager
-def _closing(client: QdrantClient, url: str) -> Iterator[None]:
-    try:
-        yield
-    except ApiException as error:
-        raise ValueError(f"{url}: {first_line(error)}; the same command goes on where it was") from error
-    finally:
-        client.close()
-
-
-@contextlib.contextmanager
-def _turn(folder: Path) -> Iterator[None]:
-    """Waits for a folder: an embedded Qdrant reads what it holds before it looks whether another process has it."""
-    make_folder(folder)
-    with (folder / ".turn").open("w") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        yield
-
-
-def _embedded(folder: str) -> QdrantClient:
-    try:
-        return QdrantClient(path=folder)
-    except RuntimeError as error:  # a process that takes no turns has it
-        raise ValueError(f"{folder}: in use by another program; wait until it has finished") from error
-
-
-_OWN = ["id", "index", "content"]
-
-
-def _shard(manifest: Manifest) -> tuple[int, str, int]:
-    """The shard that an index fills: its number, the metadata's name of it, and how many there are."""
-    number, count = (int(part) for part in manifest.shard.split("/"))
-    return number, f"shard-{number}", count
+        except ApiException as error:
+            raise ValueError(f"{url}: {first_line(error)}; the same command goes on where it was") from error
 
 
 def _metadata(client: QdrantClient, name: str) -> dict[str, Any]:
@@ -227,7 +193,8 @@ def _claim(client: QdrantClient, name: str, index: Index, layout: Layout) -> Non
         raise ValueError(
             f"the index scores with {settings.measure} and {settings.pooling}; Qdrant has dot and MrSw only"
         )
-    number, key, count = _shard(manifest)
+    number, count = check_shard(manifest.shard)
+    key = f"shard-{number}"
     claim = {"index": manifest.identity, "images": None}
     if not client.collection_exists(name):
         described = {
@@ -262,22 +229,13 @@ def _create(client: QdrantClient, name: str, width: int, layout: Layout, metadat
     if layout.quantization == "int8":
         scalar = models.ScalarQuantizationConfig(type=models.ScalarType.INT8, quantile=0.99, always_ram=True)
         quantization = models.ScalarQuantization(scalar=scalar)
+    vector = functools.partial(models.VectorParams, size=width, distance=models.Distance.DOT)
+    max_sim = models.MultiVectorConfig(comparator=models.MultiVectorComparator.MAX_SIM)
     client.create_collection(
         name,
         vectors_config={
-            VECTOR: models.VectorParams(
-                size=width,
-                distance=models.Distance.DOT,
-                on_disk=quantization is not None,
-                quantization_config=quantization,
-            ),
-            REGIONS: models.VectorParams(
-                size=width,
-                distance=models.Distance.DOT,
-                on_disk=True,
-                hnsw_config=models.HnswConfigDiff(m=0),
-                multivector_config=models.MultiVectorConfig(comparator=models.MultiVectorComparator.MAX_SIM),
-            ),
+            VECTOR: vector(on_disk=quantization is not None, quantization_config=quantization),
+            REGIONS: vector(on_disk=True, hnsw_config=models.HnswConfigDiff(m=0), multivector_config=max_sim),
         },
         shard_number=layout.shards,
         replication_factor=layout.replicas,
@@ -291,32 +249,25 @@ def _point(index: Index, row: int) -> tuple[models.PointStruct, str]:
     """An image's point, and the hash of its content."""
     regions, vector = index.images.parts(row), index.images.vector(row)
     boxes = index.boxes(row).reshape(-1).tolist()
-    image_id, tags, file = index.ids[row], index.tags(row), index.file(row)
-    described = repr((image_id, tags, boxes, file)).encode()
-    content = hashlib.sha256(described + vector.tobytes() + regions.tobytes()).hexdigest()
+    described = {"id": index.ids[row], "tags": index.tags(row), "boxes": boxes, "file": index.file(row)}
+    hashed = repr(tuple(described.values())).encode() + vector.tobytes() + regions.tobytes()
+    content = hashlib.sha256(hashed).hexdigest()
     floor = np.zeros((1, len(vector)), np.float32)
     point = models.PointStruct(
-        id=str(uuid.uuid5(uuid.NAMESPACE_URL, f"aladin:{image_id}")),
+        id=str(uuid.uuid5(uuid.NAMESPACE_URL, f"aladin:{index.ids[row]}")),
         vector={VECTOR: vector.tolist(), REGIONS: np.concatenate([regions, floor]).tolist()},
-        payload={
-            "id": image_id,
-            "tags": tags,
-            "boxes": boxes,
-            "file": file,
-            "index": index.manifest.identity,
-            "content": content,
-        },
+        payload={**described, "index": index.manifest.identity, "content": content},
     )
     return point, content
 
 
-def _found(point: Any, vector: Float[np.ndarray, " d"], alignment: float) -> Found:
+def _found(point: Any, vector: Float[np.ndarray, " d"], alignment: float | None) -> Found:
     payload = point.payload
     parts = np.asarray(point.vector[REGIONS], np.float32)[:-1]  # without the floor
     boxes = np.asarray(payload["boxes"], np.float32).reshape(-1, 4)
     matching = float(np.dot(np.asarray(point.vector[VECTOR], np.float32), vector))
-    regions = describe_regions(len(parts), boxes, payload["tags"])
-    return Found(payload["id"], matching, alignment, payload["tags"], payload["file"], regions, parts)
+    hit = Hit(payload["id"], matching, alignment, None, payload["tags"], [], -1, payload["file"])
+    return hit, describe_regions(len(parts), boxes, payload["tags"]), parts
 
 
 def _remove_deleted(client: QdrantClient, name: str, index: Index) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 import threading
 import time
@@ -12,14 +13,14 @@ import numpy as np
 
 from aladin_jax.data.records import Record
 from aladin_jax.pretrained import PretrainedModel
-from aladin_jax.search import ranking, why
-from aladin_jax.search.index import Index, Region, describe_regions
+from aladin_jax.search import ranking
+from aladin_jax.search.index import Index, Side, describe_regions
 from aladin_jax.search.inputs import ALL, MAX_K, Depth, check_depth
 from aladin_jax.search.pictures import boxes_of_regions
 from aladin_jax.search.query_encoder import QueryEncoder
 from aladin_jax.search.query_text import ReadText
-from aladin_jax.search.ranking import Engine, ExactFinder, Finder, Found, Ranked
-from aladin_jax.search.results import Hit, Results
+from aladin_jax.search.ranking import Align, Engine, ExactFinder, Finder, Ranked
+from aladin_jax.search.results import Hit, Results, explain_words
 
 
 class Subject(NamedTuple):
@@ -88,24 +89,26 @@ class Searcher:
         clock = _Clock()
         subject = self.encode_text(text)
         clock.lap("encode")
-        note = _note(subject, rerank, "word of the text")
         # Where all scores are equal, the order is that of the index's rows, which only the index knows.
-        engine = None if rerank == ALL and not len(subject.parts) and self._index is not None else self._engine
+        wordless_all = rerank == ALL and not len(subject.parts)
+        engine = None if wordless_all and self._index is not None else self._engine
         if engine is None:
+            note = _note(subject, rerank, "word of the text")
             ranked, depth = self.rank_images(subject, k=k, rerank=rerank, clock=clock)
-            all_found = (self._found(int(row), *scores) for row, *scores in zip(*ranked, strict=True))
+            rows = ranked.rows.tolist()
+            matched = map(self._hit, *(array.tolist() for array in ranked))
+            all_found = zip(matched, map(self.index.regions, rows), map(self.index.images.parts, rows), strict=True)
         else:
-            note = _note(subject, 1 if rerank == ALL else rerank, "word of the text")
-            depth, _ = _sizes(subject, k, rerank if len(subject.parts) else 0, engine.images, "images")
+            rerank = 1 if wordless_all else rerank  # as any depth: the matching head's order is kept
+            note = "; ".join(filter(None, (_note(subject, rerank, "word of the text"), engine.note)))
+            depth, _ = _sizes(subject, k, rerank, engine.images, "images")
             all_found = engine.find(subject.vector, subject.parts, depth, k)
             clock.lap("rerank")  # both stages, in one request
-            note = "; ".join(filter(None, (note, engine.note)))
         hits = []
-        for found in all_found:
-            answers = why.explain(subject.names, subject.parts, found.regions, found.parts) if explain else []
-            row = -1 if self._index is None else self._index.row_of_id.get(found.id, -1)
-            scores = _scores(found.matching, found.alignment)
-            hits.append(Hit(found.id, *scores, None, found.tags, answers, row, found.file))
+        for hit, regions, parts in all_found:
+            answers = explain_words(subject.names, subject.parts, regions, parts) if explain else []
+            row = -1 if self._index is None else self._index.row_of_id.get(hit.id, -1)
+            hits.append(dataclasses.replace(hit, why=answers, row=row))
         clock.lap("explain")
         return Results(hits, depth, clock.milliseconds, note, subject.read.left_out if subject.read else ())
 
@@ -120,10 +123,9 @@ class Searcher:
             raise ValueError("only words can be asked of a collection alone; give --index for the rest")
         return self._index
 
-    def _found(self, row: int, matching: Any, alignment: Any) -> Found:
+    def _hit(self, row: int, matching: float, alignment: float) -> Hit:
         index = self.index
-        about = index.tags(row), index.file(row), index.regions(row)
-        return Found(index.ids[row], matching, alignment, *about, index.images.parts(row))
+        return Hit(index.ids[row], matching, _known(alignment), None, index.tags(row), [], row, index.file(row))
 
     def find_captions(self, subject: Subject, *, k: int = 10, rerank: Depth = 100, explain: bool = True) -> Results:
         """Captions for a picture.
@@ -139,24 +141,20 @@ class Searcher:
         """
         index, captions = self.index, self.index.captions
         clock = _Clock()
-        depth, count = _sizes(subject, k, rerank, len(captions.live_rows), "captions")
         with self._lock:
             if self._captions is None:
                 self._captions = ExactFinder(captions, self._settings.measure, captions=True)
-        candidates = self._captions.find(subject.vector, count)
-        clock.lap("match")
         align = ranking.align_captions(subject.parts, captions, self._settings.pooling)
-        ranked = _first(ranking.rank(candidates, depth, align), k)
-        clock.lap("rerank")
+        ranked, depth = _two_stages(subject, captions, self._captions, align, "captions", k, rerank, clock)
         hits = []
-        for row, matching, alignment in zip(*ranked, strict=True):
-            text = index.caption(int(row))
+        for row, matching, alignment in zip(*(array.tolist() for array in ranked), strict=True):
+            text = index.caption(row)
             answers = []
             if explain:
                 words = self.queries.words(text)
-                answers = why.explain(words, captions.parts(int(row)), subject.names, subject.parts)
-            image_id = index.ids[int(index.caption_image[row])]
-            hits.append(Hit(image_id, *_scores(matching, alignment), text, [], answers, int(row)))
+                answers = explain_words(words, captions.parts(row), subject.names, subject.parts)
+            image_id = index.ids[index.caption_image[row]]
+            hits.append(Hit(image_id, matching, _known(alignment), text, [], answers, row))
         clock.lap("explain")
         return Results(hits, depth, clock.milliseconds, _note(subject, rerank, "region of the picture"))
 
@@ -174,28 +172,19 @@ class Searcher:
         clock = _Clock()
         more = min(k + 1, MAX_K) if leave_out is not None and k <= MAX_K else k
         ranked, _ = self.rank_images(subject, k=more, rerank=0, clock=clock)
-        hits = [
-            Hit(self.index.ids[row], float(score), None, None, self.index.tags(row), [], row, self.index.file(row))
-            for row, score in zip(map(int, ranked.rows), ranked.matching, strict=True)
-            if row != leave_out
-        ]
+        matched = map(self._hit, *(array.tolist() for array in ranked))
+        hits = [hit for hit in matched if hit.row != leave_out]
         return Results(hits[:k], 0, clock.milliseconds, "")
 
     def rank_images(
         self, subject: Subject, *, k: int, rerank: Depth, clock: _Clock | None = None
     ) -> tuple[Ranked, int]:
         """The two stages alone, here: rows and scores of the first k images, and how many were re-ranked."""
-        clock = _Clock() if clock is None else clock
         images = self.index.images
-        depth, count = _sizes(subject, k, rerank, len(images.live_rows), "images")
         if self._images is None:
             self._images = ExactFinder(images, self._settings.measure)
-        candidates = self._images.find(subject.vector, count)
-        clock.lap("match")
         align = ranking.align_images(subject.parts, images, self._settings.pooling)
-        ranked = _first(ranking.rank(candidates, depth, align), k)
-        clock.lap("rerank")
-        return ranked, depth
+        return _two_stages(subject, images, self._images, align, "images", k, rerank, clock or _Clock())
 
     def encode_text(self, text: str) -> Subject:
         """Encodes words as the model's training captions have them: see `QueryReader.read`.
@@ -204,8 +193,7 @@ class Searcher:
             ValueError: an empty or overlong text, or one of which the model knows nothing.
         """
         read = self.queries.reader.read(text)
-        encoded = self.queries.caption(read.text)
-        return Subject(encoded.vectors[0], encoded.parts.vectors, self.queries.words(read.text), read)
+        return Subject(*self.queries.caption(read.text), self.queries.words(read.text), read)
 
     def subject_of_image(self, row: int) -> Subject:
         """A picture of the index, as a query."""
@@ -218,12 +206,10 @@ class Searcher:
         Raises:
             ValueError: its regions are not of the width that the model takes.
         """
-        encoded = self.queries.image(record)
+        vector, parts = self.queries.image(record)
         boxes = boxes_of_regions(record.regions)
-        regions: list[Region] = describe_regions(
-            len(encoded.parts.vectors), np.zeros((0, 4)) if boxes is None else boxes, record.tags
-        )
-        return Subject(encoded.vectors[0], encoded.parts.vectors, regions)
+        regions = describe_regions(len(parts), np.zeros((0, 4)) if boxes is None else boxes, record.tags)
+        return Subject(vector, parts, regions)
 
 
 def open_index(path: str | Path) -> Searcher:
@@ -254,6 +240,18 @@ class _Clock:
         self._last = now
 
 
+def _two_stages(
+    subject: Subject, side: Side, finder: Finder, align: Align, what: str, k: int, rerank: Depth, clock: _Clock
+) -> tuple[Ranked, int]:
+    """The first k rows of a side, and how many candidates were re-ranked; `what` the rows are, for messages."""
+    depth, count = _sizes(subject, k, rerank, len(side.live_rows), what)
+    candidates = finder.find(subject.vector, count)
+    clock.lap("match")
+    ranked = ranking.rank(candidates, depth, align)
+    clock.lap("rerank")
+    return Ranked(*(array[:k] for array in ranked)), depth
+
+
 def _sizes(subject: Subject, k: int, rerank: Depth, total: int, what: str) -> tuple[int, int]:
     """How many to re-rank, and how many candidates that takes."""
     if not 1 <= k <= MAX_K:
@@ -274,9 +272,5 @@ def _note(subject: Subject, rerank: Depth, what: str) -> str:
     return "; ".join(notes)
 
 
-def _first(ranked: Ranked, k: int) -> Ranked:
-    return Ranked(*(array[:k] for array in ranked))
-
-
-def _scores(matching: Any, alignment: Any) -> tuple[float, float | None]:
-    return float(matching), None if math.isnan(alignment) else float(alignment)
+def _known(alignment: float) -> float | None:
+    return None if math.isnan(alignment) else alignment

@@ -16,11 +16,11 @@ from aladin_jax.search.ann import AnnFinder
 from aladin_jax.search.asked_picture import read_asked
 from aladin_jax.search.commands import warn_of_untrained_heads
 from aladin_jax.search.index import Index
+from aladin_jax.search.index_files import MODEL
 from aladin_jax.search.inputs import Limits
 from aladin_jax.search.pictures import shrink
 from aladin_jax.search.query import Searcher, Subject
 from aladin_jax.search.results import Results
-from aladin_jax.search.storage import MODEL
 
 
 def run_query(options: argparse.Namespace) -> int:
@@ -114,7 +114,7 @@ def run_tradeoff(options: argparse.Namespace) -> int:
     finder = _finder(options, index)
     rows = tradeoff.measure(Searcher(index, images=finder), queries=options.queries, finder=finder)
     if options.plot:
-        tradeoff.save_figure(rows, options.plot)
+        tradeoff.draw(rows, options.plot)
     print(json.dumps({"rows": rows}, indent=2) if options.json else tradeoff.table(rows))
     return 0
 
@@ -133,6 +133,3 @@ def run_serve(options: argparse.Namespace) -> int:
     print(f"http://{options.host}:{options.port}  {searcher.index.manifest.images:,} images; stop with Ctrl-C")
     serve.serve(searcher, host=options.host, port=options.port, limits=limits, uploads=uploads)
     return 0
-
-
-RUN = {"query": run_query, "tradeoff": run_tradeoff, "serve": run_serve}

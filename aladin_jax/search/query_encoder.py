@@ -13,10 +13,9 @@ import numpy as np
 from aladin_jax.data.pipeline import image_arrays
 from aladin_jax.data.records import Record
 from aladin_jax.data.tokenization import read_vocabulary
-from aladin_jax.encoding import Encoded
 from aladin_jax.models.aladin import ImageEmbeddings
 from aladin_jax.pretrained import PretrainedModel
-from aladin_jax.scores.ragged import pack_one, pack_regions
+from aladin_jax.scores.ragged import ragged_regions
 from aladin_jax.search.query_text import QueryReader
 from aladin_jax.search.text_encoder import TextEncoder, unit
 
@@ -32,24 +31,24 @@ class QueryEncoder:
         self._encode_text = TextEncoder(model.params, model.config)
         self._lock = threading.Lock()  # tracing a model, in `bind`, is for one thread at a time
 
-    def caption(self, text: str) -> Encoded:
-        """One text, as an `Encoded` of one."""
+    def caption(self, text: str) -> tuple[np.ndarray, np.ndarray]:
+        """One text: the matching head's vector [d], and unit vectors [n, d] of its words."""
         ids, words = self._ids(text)
         vector, tokens = self._encode_text(ids)
-        return Encoded(vector[None], pack_one(unit(tokens[words])))
+        return vector, unit(tokens[words])
 
     def words(self, text: str) -> list[str]:
         """The word pieces of a text that take part in alignment."""
         ids, words = self._ids(text)
         return [self._tokens[token] for token in ids[words]]
 
-    def image(self, record: Record) -> Encoded:
-        """One picture, as an `Encoded` of one."""
+    def image(self, record: Record) -> tuple[np.ndarray, np.ndarray]:
+        """One picture: the matching head's vector [d], and unit vectors [n, d] of its regions."""
         max_regions = self._model.settings.max_regions
         arrays = image_arrays([record], record.regions.shape[1], self._tokenizer, max_regions)
         with self._lock:
             out = self._encode_image(arrays)
-        return Encoded(np.asarray(out.vector), pack_regions(out.regions, out.region_len))
+        return np.asarray(out.vector[0]), ragged_regions(out.regions, out.region_len).vectors
 
     @functools.cached_property
     def _encode_image(self) -> Callable[[Mapping[str, Any]], ImageEmbeddings]:

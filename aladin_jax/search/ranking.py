@@ -14,10 +14,12 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float, Int
 
+from aladin_jax.evaluation.recall import best
 from aladin_jax.processors import on_all
 from aladin_jax.scores.ragged import scores_of_caption, scores_of_image
 from aladin_jax.scores.similarity import Measure, Pooling, matching_scores
-from aladin_jax.search.index import Region, Side
+from aladin_jax.search.index import Side
+from aladin_jax.search.results import Found
 
 # Rows that a processor compares at a time: of BERT-base's width 25 MB.
 PIECE_ROWS = 8192
@@ -53,28 +55,6 @@ class Finder(Protocol):
     def find(self, vector: Float[np.ndarray, " d"], count: int) -> Candidates:
         """The best `count` rows that are not deleted (all, if there are fewer), or nearly the best."""
         ...
-
-
-class Found(NamedTuple):
-    """An image that was found, and what an answer says of it.
-
-    Attributes:
-        id: of the image.
-        matching: the matching head's score.
-        alignment: the alignment head's, NaN if it was not re-ranked.
-        tags: detected class names.
-        file: name of its picture file, "" where that is not known.
-        regions: those that take part in alignment.
-        parts: [r, d] their unit vectors.
-    """
-
-    id: str
-    matching: float
-    alignment: float
-    tags: list[str]
-    file: str
-    regions: list[Region]
-    parts: Float[np.ndarray, "r d"]
 
 
 @runtime_checkable
@@ -140,17 +120,6 @@ def _scores_of_images(rows: jax.Array, vector: jax.Array, *, measure: Measure) -
 @functools.partial(jax.jit, static_argnames="measure")
 def _scores_of_captions(rows: jax.Array, vector: jax.Array, *, measure: Measure) -> jax.Array:
     return matching_scores(vector[None], rows, measure=measure)[0]
-
-
-def best(scores: Float[np.ndarray, " n"], count: int) -> Int[np.ndarray, " k"]:
-    """The rows of the `count` largest scores, largest first, the later row first among equals."""
-    if count <= 0:
-        return np.zeros(0, np.int64)
-    if count >= len(scores):
-        return np.argsort(scores, kind="stable")[::-1]
-    least = np.partition(scores, len(scores) - count)[len(scores) - count]
-    rows = np.flatnonzero(scores >= least)
-    return rows[np.argsort(scores[rows], kind="stable")[::-1]][:count]
 
 
 def rank(candidates: Candidates, depth: int, align: Align) -> Ranked:

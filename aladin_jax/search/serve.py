@@ -89,7 +89,7 @@ class SearchServer:
             Route("/api/openapi.json", _description),
             Route("/metrics", self.metrics),
         ]
-        middleware = [Middleware(SafeHeaders)]
+        middleware = [Middleware(safe_headers)]
         if hosts is not None:
             middleware.append(Middleware(TrustedHostMiddleware, allowed_hosts=hosts))
 
@@ -198,21 +198,18 @@ class SearchServer:
         return k, rerank
 
 
-class SafeHeaders:
+def safe_headers(app: ASGIApp) -> ASGIApp:
     """Adds the headers that keep a browser from doing what the page does not."""
 
-    def __init__(self, app: ASGIApp):
-        self._app = app
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answers one request."""
-
+    async def answer(scope: Scope, receive: Receive, send: Send) -> None:
         async def send_safe(message: Message) -> None:
             if message["type"] == "http.response.start":
                 message["headers"] = [*message["headers"], *HEADERS]
             await send(message)
 
-        await self._app(scope, receive, send_safe)
+        await app(scope, receive, send_safe)
+
+    return answer
 
 
 def serve(searcher: Searcher, *, host: str, port: int, limits: Limits, uploads: Uploads | None = None) -> None:

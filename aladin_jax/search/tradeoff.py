@@ -6,7 +6,6 @@ the alignment head's. Latencies are of single queries, one after the other, from
 
 from __future__ import annotations
 
-import io
 import itertools
 import os
 import time
@@ -15,22 +14,19 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float, Int
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter
 from tqdm import tqdm
 
-from aladin_jax.evaluation.figure import COLOURS, FAINT, GREY, INK
-from aladin_jax.files import write_whole
+from aladin_jax.evaluation.figure import COLOURS, FAINT, GREY, INK, new_figure, save_figure
+from aladin_jax.evaluation.recall import CUTOFFS, best
 from aladin_jax.scores.all_pairs import all_alignment_scores
 from aladin_jax.scores.similarity import matching_scores
 from aladin_jax.search.index import Index
 from aladin_jax.search.inputs import ALL, Depth
 from aladin_jax.search.query import Searcher
-from aladin_jax.search.ranking import Finder, best
+from aladin_jax.search.ranking import Finder
 
 DEPTHS: tuple[Depth, ...] = (0, 10, 30, 100, 300, ALL)
-CUTOFFS = (1, 5, 10)
 _BLOCK_SCORES = 1 << 26  # a block of either head's scores takes 256 MB
 _BLOCK_IMAGES = 8192  # their regions, of BERT-base in float32, take 830 MB
 _TIMED, _LEAST_TIMED, _SECONDS = 100, 5, 30.0
@@ -82,10 +78,10 @@ def ranks_by_depth(
         rows = captions[start : start + block]
         asked = np.stack([index.captions.vector(int(row)) for row in rows])
         matching = np.asarray(matching_scores(vectors, jnp.asarray(asked), measure=settings.measure))
-        words = index.captions.packed(rows)
+        words = index.captions.take(rows)
         alignment = np.concatenate(
             [
-                all_alignment_scores(index.images.packed(some), words, pooling=settings.pooling)
+                all_alignment_scores(index.images.take(some), words, pooling=settings.pooling)
                 for some in np.split(images, range(_BLOCK_IMAGES, len(images), _BLOCK_IMAGES))
             ]
         )
@@ -154,11 +150,9 @@ def table(rows: list[dict[str, Any]]) -> str:
     return "\n".join(lines)
 
 
-def save_figure(rows: list[dict[str, Any]], path: str | os.PathLike[str]) -> None:
+def draw(rows: list[dict[str, Any]], path: str | os.PathLike[str]) -> None:
     """Draws recall against median latency, a point a depth, as a PNG."""
-    figure = Figure(figsize=(7.2, 4.4), facecolor="white")
-    figure.set_layout_engine("constrained")
-    FigureCanvasAgg(figure)
+    figure = new_figure(7.2, 4.4)
     panel = figure.subplots()
     names = ["matching head" if row["rerank"] == 0 else str(row["rerank"]) for row in rows]
     times = [row["p50_ms"] for row in rows]
@@ -197,6 +191,4 @@ def save_figure(rows: list[dict[str, Any]], path: str | os.PathLike[str]) -> Non
     panel.margins(x=0.12, y=0.1)
     for axis_format in (panel.xaxis.set_major_formatter, panel.xaxis.set_minor_formatter):
         axis_format(FuncFormatter(lambda value, _: f"{value:g}"))
-    image = io.BytesIO()
-    figure.savefig(image, format="png", dpi=150)
-    write_whole(path, image.getvalue())
+    save_figure(figure, path, dpi=150)

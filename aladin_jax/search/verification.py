@@ -11,7 +11,7 @@ import numpy as np
 from aladin_jax import model_folder
 from aladin_jax.search import ann
 from aladin_jax.search.index import Index
-from aladin_jax.search.storage import MODEL, UNFINISHED, Segment, about_file, read_manifest
+from aladin_jax.search.index_files import MODEL, UNFINISHED, Segment, about_file, read_manifest
 
 _UNIT_TOLERANCE = 2e-3  # float16 keeps three digits
 _CHECKED_ROWS = 65536

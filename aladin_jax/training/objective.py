@@ -99,6 +99,7 @@ class Objective:
         *,
         step: Int[Array, ""] | int = 0,
         numbers: Int[Array, " b"] | None = None,
+        words: int | None = None,
     ) -> tuple[Float[Array, ""], dict[str, Float[Array, ""]]]:
         """Computes the total loss of a batch and its parts.
 
@@ -109,6 +110,7 @@ class Objective:
             active: names of the losses to compute.
             step: that this is, from 0, for `hardest_after`.
             numbers: which image each pair is of: those of one image are masked. None masks nothing.
+            words: that take part in alignment at most, if the caller knows: see `maxsim.maxsim`.
 
         Returns:
             The weighted sum, and the unweighted losses by name.
@@ -117,7 +119,7 @@ class Objective:
         masked = None if numbers is None else losses.same_image(numbers)
         parts: dict[str, Array] = {}
         teacher = similarity.alignment_scores(
-            images.regions, images.region_len, captions.tokens, captions.caption_len, pooling=self.pooling
+            images.regions, images.region_len, captions.tokens, captions.caption_len, pooling=self.pooling, room=words
         )
         student = similarity.matching_scores(images.vector, captions.vector, measure=self.measure)
         if "alignment" in active:

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import jax
-import numpy as np
 from absl import logging
 from jax.sharding import Mesh
 
@@ -18,7 +17,7 @@ from aladin_jax import sharding
 from aladin_jax.config import Config
 from aladin_jax.data import pipeline
 from aladin_jax.data.caption_ending import ending_of_split
-from aladin_jax.data.dataset import open_dataset
+from aladin_jax.data.dataset import Dataset, open_dataset
 from aladin_jax.data.records import Split
 from aladin_jax.data.tokenization import CaptionTokenizer
 from aladin_jax.encoding import Encoder
@@ -29,13 +28,19 @@ from aladin_jax.lineage import Lineage, write_lineage
 from aladin_jax.model_folder import read_description, write_description
 from aladin_jax.models import aladin
 from aladin_jax.models.aladin import Params
-from aladin_jax.models.packing import tokens_per_shard
 from aladin_jax.pretrained import DTYPES, kernels_for, make_tokenizer
 from aladin_jax.training import checkpoint, optim
 from aladin_jax.training.advice import warn_of_start
 from aladin_jax.training.initial import initial_weights, resumed
 from aladin_jax.training.objective import Objective
-from aladin_jax.training.step import StepVariant, TrainState, init_state, jit_train_step, make_train_step
+from aladin_jax.training.step import (
+    StepVariant,
+    TrainState,
+    choose_variant,
+    init_state,
+    jit_train_step,
+    make_train_step,
+)
 from aladin_jax.training.writers import log_parameters
 from aladin_jax.weights import Weights
 
@@ -70,8 +75,7 @@ class Run:
         """What to compile for: a batch while the losses `active` act."""
         if not self.packed_shards:
             return StepVariant(active, batch.num_pairs)
-        tokens = np.asarray(tokens_per_shard(batch.tokens, slots=self.slots, shards=self.packed_shards))
-        return StepVariant(active, batch.num_pairs, int(sharding.largest_of_processes(tokens)))
+        return choose_variant(active, batch.num_pairs, batch.lengths, slots=self.slots, shards=self.packed_shards)
 
 
 def prepare(
@@ -96,26 +100,11 @@ def prepare(
     tokenizer = make_tokenizer(model_config, vocabulary, workdir, config.settings)
     split = Split(dataset, "train", model_config.backbone.img_feature_dim)
     kernels = kernels_for(config.model.kernels, config.model.dtype)
-    dtype = DTYPES[config.model.dtype]
-    model = aladin.bind(*model_config, dtype=dtype, remat=config.remat, kernels=kernels, mesh=mesh)
+    model = aladin.bind(*model_config, dtype=DTYPES[config.model.dtype], remat=config.remat, kernels=kernels, mesh=mesh)
     batches = _train_batches(config, split, tokenizer, mesh)
     steps_per_epoch = pipeline.steps_per_epoch(split.num_pairs, config.batch_size)
     num_steps = config.num_steps or config.num_epochs * steps_per_epoch
-
-    validate = None
-    if config.eval_every:
-        encoder = Encoder(
-            model,
-            tokenizer,
-            max_regions=config.data.max_regions,
-            batch_size=config.eval.batch_size,
-            mesh=mesh,
-            dtype=dtype,
-        )
-        validation = Split(dataset, config.eval.validation_split, split.feature_dim)
-        validation.require_captions(use="validated on; set eval_every to 0")
-        warn_of_few_images(validation.name, validation.num_images, "validated on")
-        validate = partial(report_split, encoder, validation, config.pooling, config.measure)
+    validate = _validation(config, dataset, model, tokenizer, split.feature_dim, mesh) if config.eval_every else None
 
     def fresh(params: Params) -> TrainState:
         return init_state(params, objective, optimizer, config.frozen, config.seed)
@@ -144,16 +133,7 @@ def prepare(
         model,
         objective,
         optimizer,
-        optim.learning_rate_schedule(
-            config.learning_rate,
-            steps_per_epoch=steps_per_epoch,
-            lr_step_epochs=config.lr_step_epochs,
-            lr_gamma=config.lr_gamma,
-            warmup_steps=config.warmup_steps,
-            lr_cooldown=config.lr_cooldown,
-            num_steps=num_steps,
-            start=schedule_start,
-        ),
+        _schedule(config, steps_per_epoch, num_steps, schedule_start),
         frozen=config.frozen,
         grad_clip=config.grad_clip,
         shards=mesh.size,
@@ -170,6 +150,42 @@ def prepare(
         packed_shards=mesh.size // jax.process_count() * config.micro_batches if config.pack_tokens else 0,
         slots=config.data.max_caption_len + config.data.max_labels_len + config.data.max_regions,
     )
+
+
+def _schedule(config: Config, steps_per_epoch: int, num_steps: int, start: int) -> optim.Schedule:
+    return optim.learning_rate_schedule(
+        config.learning_rate,
+        steps_per_epoch=steps_per_epoch,
+        lr_step_epochs=config.lr_step_epochs,
+        lr_gamma=config.lr_gamma,
+        warmup_steps=config.warmup_steps,
+        lr_cooldown=config.lr_cooldown,
+        num_steps=num_steps,
+        start=start,
+    )
+
+
+def _validation(
+    config: Config,
+    dataset: Dataset,
+    model: Callable[[Params], aladin.Aladin],
+    tokenizer: CaptionTokenizer,
+    feature_dim: int,
+    mesh: Mesh,
+) -> Callable[[Params], Reports]:
+    """Reports the recalls of parameters on the validation split."""
+    split = Split(dataset, config.eval.validation_split, feature_dim)
+    split.require_captions(use="validated on; set eval_every to 0")
+    warn_of_few_images(split.name, split.num_images, "validated on")
+    encoder = Encoder(
+        model,
+        tokenizer,
+        max_regions=config.data.max_regions,
+        batch_size=config.eval.batch_size,
+        mesh=mesh,
+        dtype=DTYPES[config.model.dtype],
+    )
+    return partial(report_split, encoder, split, config.pooling, config.measure)
 
 
 def _first_start(config: Config, objective: Objective, workdir: Path, split: Split) -> Weights:
@@ -254,7 +270,8 @@ class CompiledSteps:
     def compile(self, state: TrainState, arrays: pipeline.Arrays, variant: StepVariant) -> None:
         """Compiles for a variant; the log says which, and how long it took."""
         packed = "" if variant.tokens_per_shard is None else f", room for {variant.tokens_per_shard:,} tokens a device"
-        what = f"{variant.num_pairs} pairs{packed}, losses {', '.join(variant.active)}"
+        words = "" if variant.words is None else f" and {variant.words:,} words of all"
+        what = f"{variant.num_pairs} pairs{packed}{words}, losses {', '.join(variant.active)}"
         logging.info("Compiling step variant %d: %s", len(self._executables) + 1, what)
         started = time.perf_counter()
         self._executables[variant] = self._jitted.lower(state, arrays, variant).compile()

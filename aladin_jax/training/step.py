@@ -3,21 +3,26 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from jax.sharding import Mesh
 from jaxtyping import Array, Int, UInt32
 
 from aladin_jax import sharding
 from aladin_jax.models.aladin import Aladin, Batch, CaptionEmbeddings, ImageEmbeddings, Params
+from aladin_jax.models.packing import tokens_per_shard
+from aladin_jax.scores import similarity
 from aladin_jax.training import grad_cache, optim
 from aladin_jax.training.objective import Objective
 
 Metrics = dict[str, Array]
+
+WORDS = 1024  # room for words comes in multiples of so many: one or two serve a run
 
 
 class TrainState(NamedTuple):
@@ -44,11 +49,35 @@ class StepVariant:
         active: names of the losses that act (they change with the epoch).
         num_pairs: real pairs in the batch; rows beyond it only fill up the devices.
         tokens_per_shard: length of each device's flat token array, in a micro-batch; None to compute on padding.
+        words: the alignment loss has room for so many, over all devices; None to let the devices count.
     """
 
     active: tuple[str, ...]
     num_pairs: int
     tokens_per_shard: int | None = None
+    words: int | None = None
+
+
+def choose_variant(
+    active: tuple[str, ...], num_pairs: int, lengths: Mapping[str, np.ndarray], *, slots: int, shards: int
+) -> StepVariant:
+    """What to compile for a batch; all processes agree on it.
+
+    Args:
+        active: names of the losses that act.
+        num_pairs: real pairs, over all processes.
+        lengths: caption_len, label_len, region_len [b] of this process's rows.
+        slots: padded tokens, tags and regions of a pair.
+        shards: of this process, within which tokens are packed.
+    """
+    tokens = lengths["caption_len"] + lengths["label_len"] + lengths["region_len"]
+    words = np.maximum(lengths["caption_len"] - similarity.LEFT_OUT, 0).sum()
+    mine = np.array([tokens_per_shard(tokens, slots=slots, shards=shards), words])
+    most_tokens, most_words = sharding.largest_of_processes(mine).tolist()
+    # A CPU's loop ends where the words do; any other device's host would wait to be told.
+    blocks = max(-(-most_words * jax.process_count() // WORDS), 1)
+    room = None if jax.default_backend() == "cpu" else blocks * WORDS
+    return StepVariant(active, num_pairs, most_tokens, room)
 
 
 def init_state(
@@ -109,8 +138,9 @@ def make_train_step(
             captions = CaptionEmbeddings(caption_vector, tokens, batch["caption_len"])
             images, captions = jax.tree.map(lambda x: x[: variant.num_pairs], (images, captions))
             numbers = batch["image"][: variant.num_pairs] if objective.mask_same_image else None
+            params = {**fixed, **trained_params}
             return objective(
-                images, captions, {**fixed, **trained_params}, variant.active, step=state.step, numbers=numbers
+                images, captions, params, variant.active, step=state.step, numbers=numbers, words=variant.words
             )
 
         params = {group: state.params[group] for group in trained}

@@ -22,7 +22,7 @@ import tensorflow_datasets as tfds
 from absl import logging
 from tensorflow_datasets.core.dataset_builder import FileReaderBuilder
 
-from aladin_jax.data.dataset import open_version
+from aladin_jax.data.dataset import Dataset
 from aladin_jax.errors import DataError
 from convert.dataset import made_from
 from convert.dataset.record_writer import (
@@ -89,12 +89,10 @@ class RecordBuilder(FileReaderBuilder, skip_registration=True):
             self._check_stored()
 
     def _check_stored(self) -> None:
-        stored: Any = open_version(Path(self.data_path)).info.features
-        regions = stored["regions"]
-        asked = (self._feature_dim, self._dtype)
-        if (regions.shape[-1], regions.np_dtype) != asked:
+        stored, asked = Dataset(Path(self.data_path)), (self._feature_dim, self._dtype)
+        if (stored.feature_dim, stored.dtype) != asked:
             raise DataError(
-                f"there already, with {regions.shape[-1]} features a region as {regions.np_dtype}, "
+                f"there already, with {stored.feature_dim} features a region as {stored.dtype}, "
                 f"not {asked[0]} as {asked[1]}",
                 "pass --overwrite to replace it, or write to another folder",
                 path=self.data_path,
@@ -294,7 +292,7 @@ def _remove(folder: Path) -> None:
 
 
 def _describe(folder: Path, was_there: bool, same: bool) -> Prepared:
-    metadata: Any = open_version(folder).info.metadata
+    metadata = Dataset(folder).metadata
     splits = {
         split: (len(about["ids"]), sum(about["caption_counts"]), about["skipped"])
         for split, about in metadata["splits"].items()

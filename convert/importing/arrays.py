@@ -13,10 +13,10 @@ from typing import Any
 
 import numpy as np
 
-from aladin_jax.data.box_encoding import pixels_of_shares
 from aladin_jax.errors import DataError, first_line
 from aladin_jax.files import read_json
 from aladin_jax.untrusted import COPY_AGAIN, check_name
+from convert.boxes import pixels_of_shares
 from convert.importing.number_pickles import RefusedError, read_numbers
 from convert.importing.regions import PixelRegions, name_classes, to_detections
 from convert.raw.detections import MAX_FEATURE_DIM, MAX_REGIONS, Detections

@@ -15,9 +15,10 @@ from typing import Any, NamedTuple
 import numpy as np
 from jaxtyping import Float
 
-from aladin_jax.data.box_encoding import HEIGHT_WIDTH, LayoutTally, explains, to_height_width
+from aladin_jax.data.box_encoding import HEIGHT_WIDTH, explains
 from aladin_jax.errors import DataError, shown
 from aladin_jax.untrusted import COPY_AGAIN, check_name, check_text, decode, parse_json
+from convert.boxes import LayoutTally, to_height_width
 from convert.raw.detections import (
     MAX_DETECTIONS_BYTES,
     MAX_REGIONS,

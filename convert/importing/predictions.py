@@ -6,8 +6,8 @@ from typing import Any
 
 import numpy as np
 
-from aladin_jax.data.box_encoding import clip_boxes
 from aladin_jax.errors import DataError, shown
+from convert.boxes import clip_boxes
 from convert.importing.regions import PixelRegions, TsvReader, to_detections
 from convert.raw.detections import MAX_REGIONS, Detections, decode_base64, parse_detections
 

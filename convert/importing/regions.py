@@ -8,9 +8,10 @@ from typing import Any, NamedTuple, Protocol, runtime_checkable
 import numpy as np
 from jaxtyping import Float, Num
 
-from aladin_jax.data.box_encoding import BOX_DIM, encode_boxes
+from aladin_jax.data.box_encoding import BOX_DIM
 from aladin_jax.errors import DataError, shown
 from aladin_jax.untrusted import check_text, read_lines
+from convert.boxes import encode_boxes
 from convert.raw.detections import MAX_FEATURE_DIM, MAX_REGIONS, MAX_ROW_BYTES, Detections, require_finite
 from convert.raw.image_rows import ImageRows
 

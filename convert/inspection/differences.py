@@ -11,11 +11,12 @@ import numpy as np
 from jaxtyping import Float, Int64
 from tqdm import tqdm
 
-from aladin_jax.data.box_encoding import LayoutTally, num_columns
+from aladin_jax.data.box_encoding import num_columns
 from aladin_jax.data.dataset import open_dataset
 from aladin_jax.data.records import Split
 from aladin_jax.errors import DataError
 from aladin_jax.image_names import NameIndex
+from convert.boxes import LayoutTally
 from convert.importing.captions import CaptionedImage
 from convert.importing.source import FeatureFiles
 from convert.inspection.kinds import DATA_SET, Thing

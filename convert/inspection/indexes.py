@@ -7,7 +7,7 @@ from typing import Any
 
 from aladin_jax.lineage import lineage_of_model_folder
 from aladin_jax.search import verification
-from aladin_jax.search.storage import MODEL
+from aladin_jax.search.index_files import MODEL
 from convert.inspection.checkpoints import describe_lineage
 from convert.inspection.tallies import Problems
 

@@ -6,7 +6,8 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float
 
-from aladin_jax.data.box_encoding import LAYOUTS, LayoutTally
+from aladin_jax.data.box_encoding import LAYOUTS
+from convert.boxes import LayoutTally
 
 EXAMPLES = 5  # how many of a kind of fault are named
 

@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 import torch
 
-from aladin_jax.data.box_encoding import encode_boxes
 from aladin_jax.errors import DataError
 from aladin_jax.image_names import image_id
+from convert.boxes import encode_boxes
 from convert.importing.arrays import NpyFiles, NpzFiles
 from convert.importing.bottom_up import BottomUpTsv
 from convert.importing.caption_files import Uncaptioned

@@ -103,7 +103,8 @@ def test_images_and_captions_of_a_keys_file_are_the_originals_examples(golden_da
     assert ids == golden["image_id"].tolist()
     assert len(captions["caption_ids"]) == len(image_of_caption) == 5 * len(images)
 
-    first = pipeline.load_images(split, images[: shown // 5], golden_tokenizer(lengths), lengths[2])
+    records = [split.read(image) for image in images[: shown // 5].tolist()]
+    first = pipeline.image_arrays(records, split.feature_dim, golden_tokenizer(lengths), lengths[2])
     np.testing.assert_array_equal(first["label_ids"], golden["label_ids"][::5])
     assert_golden_regions(first, {name: value[::5] for name, value in golden.items()})
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from aladin_jax.data.dataset import open_dataset, open_version
+from aladin_jax.data.dataset import open_dataset
 from aladin_jax.data.records import Split
 from aladin_jax.data.tokenization import CaptionTokenizer
 from demo import builder, quality
@@ -241,15 +241,15 @@ def test_prepared_records_hold_what_was_drawn_in_the_order_of_the_metadata(prepa
         split = Split(dataset, name, feature_dim=REGION_DIM)
         assert split.caption_counts.tolist() == [CAPTIONS] * size
         assert dataset.metadata["splits"][name]["skipped"] == 0
-        source = open_version(dataset.folder).as_data_source(name)
         for index in range(size):
             expected = builder.scene_record(name, index)
             assert split.read(index)[0] == split.ids[index] == expected["id"]
             assert split.read(index).tags == expected["tags"]
             assert split.read(index).captions == expected["captions"]
             np.testing.assert_array_equal(split.read(index).regions, expected["regions"])
-            np.testing.assert_array_equal(source[index]["boxes"], expected["boxes"])
-            np.testing.assert_array_equal(source[index]["image"], draw(sample_scene(name, index)))
+            picture, boxes = split.picture(index)
+            np.testing.assert_array_equal(boxes, expected["boxes"])
+            np.testing.assert_array_equal(Image.open(io.BytesIO(picture)), draw(sample_scene(name, index)))
 
 
 def test_preparing_again_draws_nothing_and_another_size_is_refused(prepared, capsys):

@@ -11,7 +11,8 @@ from rich.console import Console
 
 from aladin_jax.evaluation.figure import save_recall_figure
 from aladin_jax.evaluation.recall import retrieval_report
-from aladin_jax.evaluation.table import print_reports, report_scalars, write_report
+from aladin_jax.evaluation.table import print_reports, report_scalars
+from aladin_jax.files import write_json
 
 
 @pytest.fixture(scope="module")
@@ -44,14 +45,14 @@ def test_the_table_shows_every_number_of_both_heads_within_80_columns(reports):
 
 
 def test_the_report_file_holds_the_reports(tmp_path, reports):
-    write_report(reports, tmp_path / "report.json")
+    write_json(tmp_path / "report.json", reports)
     assert json.loads((tmp_path / "report.json").read_text()) == reports
 
 
 def test_a_report_that_cannot_be_written_leaves_the_earlier_file_alone(tmp_path, reports):
-    write_report(reports, tmp_path / "report.json")
+    write_json(tmp_path / "report.json", reports)
     with pytest.raises(ValueError, match="Out of range float values"):
-        write_report({"test": {"matching": {"rsum": math.nan}}}, tmp_path / "report.json")
+        write_json(tmp_path / "report.json", {"test": {"matching": {"rsum": math.nan}}})
     assert json.loads((tmp_path / "report.json").read_text()) == reports
     assert [path.name for path in tmp_path.iterdir()] == ["report.json"]
 
@@ -59,7 +60,7 @@ def test_a_report_that_cannot_be_written_leaves_the_earlier_file_alone(tmp_path,
 def test_a_file_that_cannot_take_its_place_leaves_nothing_half_written(tmp_path, reports):
     (tmp_path / "report.json" / "kept").mkdir(parents=True)
     with pytest.raises(OSError, match="directory"):
-        write_report(reports, tmp_path / "report.json")
+        write_json(tmp_path / "report.json", reports)
     assert [path.name for path in tmp_path.iterdir()] == ["report.json"]
 
 

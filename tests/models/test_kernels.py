@@ -17,6 +17,9 @@ from aladin_jax.models.kernels.bias_gelu import bias_gelu
 from aladin_jax.models.kernels.counter_dropout import kept, mix, row_seeds
 from aladin_jax.models.kernels.head_tiles import AttentionForm
 from aladin_jax.models.kernels.layer import unstack
+from aladin_jax.training import optim
+from aladin_jax.training.objective import Objective
+from aladin_jax.training.step import choose_variant, init_state, make_train_step
 from tests.golden_data import arrays, converted, unit_batch
 from tests.models.test_forward import check_golden
 
@@ -174,18 +177,19 @@ def test_tokens_that_do_not_fit_are_not_lost_in_silence():
     assert np.isnan(images.vector).all()
 
 
-def test_the_step_lowers_for_a_gpu_with_a_kernel_for_every_part(monkeypatch):
+def test_the_step_lowers_for_a_gpu_with_a_kernel_for_every_part_and_nothing_that_its_host_waits_for(monkeypatch):
     """On a machine without one: Triton's part of the lowering runs here, what follows does not."""
     monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
     params, config = converted("unit")
     backbone = dataclasses.replace(config.backbone, hidden_dropout_prob=0.1, attention_probs_dropout_prob=0.1)
     model, batch = bind(backbone, config.matching_head, dtype=jnp.bfloat16, kernels="pallas"), unit_batch("eval")
-    batch = jax.tree.map(jnp.asarray, batch)
-
-    def loss(params):
-        images, captions = model(params)(batch, key=jax.random.key(0), tokens_per_shard=320)
-        return images.vector.sum() + captions.tokens.sum()
-
-    lowered = jax.jit(jax.grad(loss)).trace(params).lower(lowering_platforms=("cuda",))
+    objective, optimizer = Objective(alignment=1.0, distillation=1.0), optim.adam()
+    variant = choose_variant(objective.losses, len(batch["caption_len"]), batch, slots=71, shards=1)
+    step = make_train_step(
+        model, objective, optimizer, lambda step: jnp.float32(1e-4), frozen=(), grad_clip=2.0, shards=1
+    )
+    state = init_state(params, objective, optimizer, (), seed=0)
+    lowered = jax.jit(step, static_argnums=2).trace(state, batch, variant).lower(lowering_platforms=("cuda",))
     # Each way: attention, two norms and a GELU of three layers; attention of two layers of the head, and two norms.
     assert lowered.as_text().count("custom_call @__gpu$xla.gpu.triton") == 2 * (3 * 4 + 2 + 2)
+    assert "stablehlo.while" not in lowered.as_text()

@@ -1,4 +1,4 @@
-"""All-pairs and re-ranking scores on packed vectors, against the golden scores and against `similarity`."""
+"""All-pairs and re-ranking scores on ragged vectors, against the golden scores and against `similarity`."""
 
 import os
 import subprocess
@@ -11,7 +11,7 @@ import pytest
 
 from aladin_jax.scores import all_pairs, ragged, similarity
 from aladin_jax.scores.maxsim import best_region
-from aladin_jax.scores.ragged import Packed
+from aladin_jax.scores.ragged import Ragged
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "unit" / "retrieval.npz"
 
@@ -23,20 +23,20 @@ def golden():
 
 
 @pytest.fixture(scope="module")
-def packed(golden):
+def sides(golden):
     return (
-        ragged.pack_regions(golden["region_embeddings"], golden["region_len"]),
-        ragged.pack_words(golden["token_embeddings"], golden["caption_len"]),
+        ragged.ragged_regions(golden["region_embeddings"], golden["region_len"]),
+        ragged.ragged_words(golden["token_embeddings"], golden["caption_len"]),
     )
 
 
-def random_packed(lengths, d, seed=0) -> Packed:
+def random_ragged(lengths, d, seed=0) -> Ragged:
     vectors = np.random.default_rng(seed).standard_normal((sum(lengths), d), np.float32)
     vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
-    return Packed(vectors, np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64))
+    return Ragged(vectors, np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64))
 
 
-def plain_scores(images: Packed, captions: Packed) -> np.ndarray:
+def plain_scores(images: Ragged, captions: Ragged) -> np.ndarray:
     """MrSw with the evaluation's floor, pair by pair, in float64."""
     scores = np.zeros((len(images.lengths), len(captions.lengths)))
     for i in range(len(images.lengths)):
@@ -47,14 +47,14 @@ def plain_scores(images: Packed, captions: Packed) -> np.ndarray:
     return scores
 
 
-def test_all_pairs_equal_the_originals_evaluation(golden, packed):
-    scores = all_pairs.all_alignment_scores(*packed)
+def test_all_pairs_equal_the_originals_evaluation(golden, sides):
+    scores = all_pairs.all_alignment_scores(*sides)
     assert scores.dtype == np.float32
     np.testing.assert_allclose(scores, golden["alignment_scores"], atol=1e-5)
 
 
 @pytest.mark.parametrize("pooling", similarity.POOLINGS)
-def test_every_pooling_equals_the_padded_scores(golden, packed, pooling):
+def test_every_pooling_equals_the_padded_scores(golden, sides, pooling):
     images, captions = np.arange(12), np.arange(50)
     padded = similarity.alignment_scores(
         jnp.asarray(golden["region_embeddings"][images]),
@@ -64,7 +64,7 @@ def test_every_pooling_equals_the_padded_scores(golden, packed, pooling):
         pooling=pooling,
         floor="always",
     )
-    scores = all_pairs.all_alignment_scores(packed[0].take(images), packed[1].take(captions), pooling=pooling)
+    scores = all_pairs.all_alignment_scores(sides[0].take(images), sides[1].take(captions), pooling=pooling)
     np.testing.assert_allclose(scores, padded, atol=2e-5)
 
 
@@ -74,24 +74,24 @@ def test_packing_drops_what_does_not_take_part_and_normalises():
     def unit(rows):
         return rows / np.linalg.norm(rows, axis=-1, keepdims=True)
 
-    regions = ragged.pack_regions(x, np.array([4, 1]))
+    regions = ragged.ragged_regions(x, np.array([4, 1]))
     np.testing.assert_array_equal(regions.offsets, [0, 3, 3])
     np.testing.assert_allclose(regions.vectors, unit(x[0, 1:4]), rtol=1e-6)
-    words = ragged.pack_words(x, np.array([3, 6]))  # [CLS] piece [SEP]: the last word piece goes, none is left
+    words = ragged.ragged_words(x, np.array([3, 6]))  # [CLS] piece [SEP]: the last word piece goes, none is left
     np.testing.assert_array_equal(words.offsets, [0, 0, 3])
     np.testing.assert_allclose(words.vectors, unit(x[1, 1:4]), rtol=1e-6)
 
 
-def test_batches_packed_apart_and_joined_equal_one_packing(golden, packed):
+def test_batches_joined_equal_all_at_once(golden, sides):
     tokens, lengths = golden["token_embeddings"], golden["caption_len"]
-    parts = [ragged.pack_words(tokens[k : k + 100], lengths[k : k + 100]) for k in (0, 100, 200)]
+    parts = [ragged.ragged_words(tokens[k : k + 100], lengths[k : k + 100]) for k in (0, 100, 200)]
     joined = ragged.concatenate(parts)
-    np.testing.assert_array_equal(joined.offsets, packed[1].offsets)
-    np.testing.assert_array_equal(joined.vectors, packed[1].vectors)
+    np.testing.assert_array_equal(joined.offsets, sides[1].offsets)
+    np.testing.assert_array_equal(joined.vectors, sides[1].vectors)
 
 
 def test_captions_without_words_and_images_without_regions_score_zero():
-    images, captions = random_packed([5, 0, 3], 16), random_packed([0, 4, 0], 16, seed=1)
+    images, captions = random_ragged([5, 0, 3], 16), random_ragged([0, 4, 0], 16, seed=1)
     for pooling in similarity.POOLINGS:
         scores = all_pairs.all_alignment_scores(images, captions, pooling=pooling)
         assert np.all(scores[1] == 0)
@@ -104,17 +104,17 @@ def test_captions_without_words_and_images_without_regions_score_zero():
 def test_a_word_unlike_all_regions_counts_as_zero_even_for_the_longest_image():
     regions = np.tile([[1.0, 0.0]], (3, 1)).astype(np.float32)
     words = np.array([[-1.0, 0.0], [0.6, 0.8]], np.float32)
-    scores = all_pairs.all_alignment_scores(Packed(regions, np.array([0, 3])), Packed(words, np.array([0, 2])))
+    scores = all_pairs.all_alignment_scores(Ragged(regions, np.array([0, 3])), Ragged(words, np.array([0, 2])))
     np.testing.assert_allclose(scores, [[0.6]], rtol=1e-6)
 
 
 COPIES = """
 import numpy as np
 from aladin_jax.scores import all_pairs
-from tests.scores.test_all_pairs import random_packed
+from tests.scores.test_all_pairs import random_ragged
 
 rng = np.random.default_rng(3)
-images, captions = random_packed(rng.integers(0, 35, 45), 768), random_packed(rng.integers(0, 24, 120), 768, seed=1)
+images, captions = random_ragged(rng.integers(0, 35, 45), 768), random_ragged(rng.integers(0, 24, 120), 768, seed=1)
 image_copies, caption_copies = rng.permutation(np.arange(3 * 45) % 45), rng.permutation(np.arange(3 * 120) % 120)
 for dtype in ("float32", "bfloat16"):
     scores = all_pairs.all_alignment_scores(images.take(image_copies), captions.take(caption_copies), dtype=dtype)
@@ -142,29 +142,29 @@ def test_large_collections_are_scored_in_parts(monkeypatch):
     # More words than the device holds at a time, more images than a tile holds, and more than one caption tile.
     size = all_pairs.CPU_TILE._replace(words=256, images=64, resident_words=1024)
     monkeypatch.setattr(all_pairs, "CPU_TILE", size)
-    images, captions = random_packed([1, 2, 9] * 60, 8), random_packed([33, 0, 47] * 40, 8, seed=1)
+    images, captions = random_ragged([1, 2, 9] * 60, 8), random_ragged([33, 0, 47] * 40, 8, seed=1)
     scores = all_pairs.all_alignment_scores(images, captions)
     np.testing.assert_allclose(scores, plain_scores(images, captions), atol=1e-5)
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
-def test_tiles_of_an_accelerators_size_give_the_same_scores(packed, monkeypatch, dtype):
-    expected = all_pairs.all_alignment_scores(*packed, dtype=dtype)
+def test_tiles_of_an_accelerators_size_give_the_same_scores(sides, monkeypatch, dtype):
+    expected = all_pairs.all_alignment_scores(*sides, dtype=dtype)
     monkeypatch.setattr(all_pairs, "CPU_TILE", all_pairs.ACCELERATOR_TILE)
-    np.testing.assert_allclose(all_pairs.all_alignment_scores(*packed, dtype=dtype), expected, atol=1e-5)
+    np.testing.assert_allclose(all_pairs.all_alignment_scores(*sides, dtype=dtype), expected, atol=1e-5)
 
 
-def test_bfloat16_and_float16_vectors_move_scores_little(packed):
-    exact = all_pairs.all_alignment_scores(*packed)
-    rough = all_pairs.all_alignment_scores(*packed, dtype="bfloat16")
+def test_bfloat16_and_float16_vectors_move_scores_little(sides):
+    exact = all_pairs.all_alignment_scores(*sides)
+    rough = all_pairs.all_alignment_scores(*sides, dtype="bfloat16")
     assert 0 < np.abs(rough - exact).max() < 0.05
-    halves = [side._replace(vectors=side.vectors.astype(np.float16)) for side in packed]
+    halves = [side._replace(vectors=side.vectors.astype(np.float16)) for side in sides]
     assert 0 < np.abs(all_pairs.all_alignment_scores(*halves) - exact).max() < 5e-3
 
 
 @pytest.mark.parametrize("pooling", ["MrSw", "symm"])
-def test_candidates_of_one_query_score_as_among_all_pairs_in_the_order_chosen(golden, packed, pooling):
-    images, captions = packed
+def test_candidates_of_one_query_score_as_among_all_pairs_in_the_order_chosen(golden, sides, pooling):
+    images, captions = sides
     everything = all_pairs.all_alignment_scores(images, captions, pooling=pooling)
     chosen_images, chosen_captions = np.array([59, 3, 3, 17]), np.array([299, 0, 41])
     words = captions.take(np.array([7])).vectors
@@ -182,7 +182,7 @@ def test_candidates_of_one_query_score_as_among_all_pairs_in_the_order_chosen(go
 
 
 def test_candidates_without_words_or_regions_score_zero():
-    images, captions = random_packed([0, 5, 0, 0, 3, 0], 16), random_packed([0, 2, 0, 4], 16, seed=1)
+    images, captions = random_ragged([0, 5, 0, 0, 3, 0], 16), random_ragged([0, 2, 0, 4], 16, seed=1)
     expected = plain_scores(images, captions)
     for caption in range(4):
         words = captions.take(np.array([caption])).vectors
@@ -195,7 +195,7 @@ def test_candidates_without_words_or_regions_score_zero():
 
 @pytest.mark.parametrize("dtype", ["float32", "float16"])
 def test_many_candidates_are_scored_in_blocks_as_among_all_pairs(tmp_path, dtype):
-    images, captions = random_packed([20 + k % 14 for k in range(300)], 24), random_packed([7, 0, 9] * 100, 24, seed=1)
+    images, captions = random_ragged([20 + k % 14 for k in range(300)], 24), random_ragged([7, 0, 9] * 100, 24, seed=1)
     mapped = []
     for side in (images, captions):
         np.save(tmp_path / f"{len(mapped)}.npy", side.vectors.astype(dtype))
@@ -215,10 +215,10 @@ def test_many_candidates_are_scored_in_blocks_as_among_all_pairs(tmp_path, dtype
 @pytest.mark.parametrize("words", [1, 5, 10, 17, 47])
 def test_equal_candidates_tie_to_the_last_bit_wherever_they_stand(words, dtype):
     rng = np.random.default_rng(4)
-    images = random_packed(rng.integers(1, 35, 40), 768)
+    images = random_ragged(rng.integers(1, 35, 40), 768)
     images = images._replace(vectors=images.vectors.astype(dtype))
     copies = rng.permutation(np.arange(5 * 40) % 40)
-    scores = ragged.scores_of_caption(random_packed([words], 768, seed=1).vectors, images.take(copies), np.arange(200))
+    scores = ragged.scores_of_caption(random_ragged([words], 768, seed=1).vectors, images.take(copies), np.arange(200))
     by_image = scores[np.argsort(copies, kind="stable")].reshape(40, 5)
     np.testing.assert_array_equal(by_image, by_image[:, :1].repeat(5, axis=1))
 
@@ -231,7 +231,7 @@ def test_every_number_of_float16_counts_as_what_it_is():
 
 
 def test_the_explanations_best_region_is_the_kernels():
-    words, regions = random_packed([9], 16).vectors, random_packed([33], 16, seed=1).vectors
+    words, regions = random_ragged([9], 16).vectors, random_ragged([33], 16, seed=1).vectors
     regions[20] = regions[4]
     value, region = best_region(jnp.asarray(words), jnp.asarray(regions)[None], region_axis=1)
     value_on_host, region_on_host = ragged.best_region(words, regions)
@@ -241,19 +241,19 @@ def test_the_explanations_best_region_is_the_kernels():
 
 @pytest.mark.parametrize(("pooling", "programs"), [("MrSw", 0), ("symm", 2)])
 def test_re_ranking_compiles_little_for_ever_new_lengths_and_numbers_of_candidates(pooling, programs):
-    images = random_packed([20 + k % 4 for k in range(300)], 24)
+    images = random_ragged([20 + k % 4 for k in range(300)], 24)
     before = ragged._pooled._cache_size()
     for words in range(1, 17, 5):
-        query = random_packed([words], 24).vectors
+        query = random_ragged([words], 24).vectors
         ragged.scores_of_caption(query, images, np.arange(100 + 2 * words), pooling=pooling)
     assert ragged._pooled._cache_size() <= before + programs
 
 
-def test_unknown_pooling_and_vectors_of_two_models_are_refused(packed, unchecked):
-    images, captions = packed
+def test_unknown_pooling_and_vectors_of_two_models_are_refused(sides, unchecked):
+    images, captions = sides
     with pytest.raises(ValueError, match="pooling is 'max'; choose one of MrSw"):
         all_pairs.all_alignment_scores(images, captions, pooling="max")
     with pytest.raises(ValueError, match="image vectors have 32 features, caption vectors 8"):
-        all_pairs.all_alignment_scores(images, random_packed([3], 8))
+        all_pairs.all_alignment_scores(images, random_ragged([3], 8))
     with pytest.raises(ValueError, match="image vectors have 32 features, caption vectors 8"):
-        ragged.scores_of_caption(random_packed([3], 8).vectors, images, np.arange(3))
+        ragged.scores_of_caption(random_ragged([3], 8).vectors, images, np.arange(3))

@@ -1,5 +1,7 @@
 """The best region of every word and the sum over words, and its gradient, against the plain formula."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -39,20 +41,40 @@ def gradients_and_scores(function, regions, is_region, floored, words, is_word):
     return jax.jit(jax.grad(of, argnums=(0, 1), has_aux=True))(regions, words)
 
 
-# Less than one chunk of words; several; and as many words as make the chunks large. On accelerators, one chunk and two.
+# Less than one chunk of words; several; and as many words as make the chunks large. On accelerators, one chunk and two;
+# and where the caller knows how many words there are at most: fewer than padded slots, more of them, several chunks.
 @pytest.mark.parametrize(
-    ("sizes", "backend"),
-    [((3, 5, 4, 6), "cpu"), ((5, 7, 60, 9), "cpu"), ((2, 3, 700, 24), "cpu"), ((5, 7, 60, 9), "gpu"),
-     ((2, 3, 700, 24), "gpu")],
+    ("sizes", "backend", "room"),
+    [((3, 5, 4, 6), "cpu", None), ((5, 7, 60, 9), "cpu", None), ((2, 3, 700, 24), "cpu", None),
+     ((5, 7, 60, 9), "gpu", None), ((2, 3, 700, 24), "gpu", None),
+     ((5, 7, 60, 9), "gpu", 400), ((5, 7, 60, 9), "gpu", 1000), ((2, 3, 700, 24), "gpu", 9216)],
 )  # fmt: skip
-def test_scores_and_gradients_equal_the_plain_formula(sizes, backend, monkeypatch):
+def test_scores_and_gradients_equal_the_plain_formula(sizes, backend, room, monkeypatch):
     monkeypatch.setattr(module.jax, "default_backend", lambda: backend)
     given = example(*sizes)
-    gradients, scores = gradients_and_scores(maxsim, *given)
+    gradients, scores = gradients_and_scores(functools.partial(maxsim, room=room), *given)
     expected_gradients, expected = gradients_and_scores(plain, *given)
     np.testing.assert_allclose(scores, expected, rtol=1e-5, atol=1e-5)
     for gradient, expected_gradient in zip(gradients, expected_gradients, strict=True):
         np.testing.assert_allclose(gradient, expected_gradient, rtol=1e-4, atol=2e-4)
+
+
+def test_words_without_room_make_all_scores_nan():
+    given = example(5, 7, 60, 9)
+    words = int(given[-1].sum())
+    assert np.isfinite(maxsim(*given, words)).all()
+    assert np.isnan(maxsim(*given, words - 1)).all()
+
+
+def test_with_room_for_few_words_an_accelerator_need_not_tell_its_host_when_to_stop(monkeypatch):
+    monkeypatch.setattr(module.jax, "default_backend", lambda: "gpu")
+    given = example(2, 3, 700, 24)
+
+    def loops(room):
+        lowered = jax.jit(functools.partial(gradients_and_scores, functools.partial(maxsim, room=room))).lower(*given)
+        return lowered.as_text().count("stablehlo.while")
+
+    assert (loops(None), loops(4096)) == (2, 0)
 
 
 def test_bfloat16_vectors_are_multiplied_as_such_and_summed_in_float32():

@@ -13,7 +13,7 @@ from aladin_jax.models.backbone import BackboneConfig
 from aladin_jax.models.matching_head import MatchingHeadConfig
 from aladin_jax.pretrained import load
 from aladin_jax.search.__main__ import main
-from aladin_jax.search.changes import Contents, create_index
+from aladin_jax.search.indexing import Contents, create_index
 from demo import builder
 
 

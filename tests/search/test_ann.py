@@ -5,11 +5,11 @@ import sys
 import numpy as np
 import pytest
 
-from aladin_jax.search import changes, tradeoff, verification
+from aladin_jax.search import indexing, tradeoff, verification
 from aladin_jax.search.__main__ import main
 from aladin_jax.search.ann import AnnFinder
-from aladin_jax.search.changes import Contents, add_to_index
 from aladin_jax.search.index import Index
+from aladin_jax.search.indexing import Contents, add_to_index
 from aladin_jax.search.inputs import KINDS
 from aladin_jax.search.query import Searcher
 from aladin_jax.search.ranking import ExactFinder
@@ -62,13 +62,13 @@ def test_what_was_deleted_is_not_found_and_what_was_added_is(kind, changing, gol
     structure = changing / "segment-000001" / f"images.{kind}"
     gone = sorted(compare(10))[:20]
     built = structure.stat().st_mtime_ns
-    changes.delete_images(changing, gone)
+    indexing.delete_images(changing, gone)
     assert not compare(8) & set(gone)
     add_to_index(changing, golden_model, Contents(golden_folder / "data", "minival"))
     added = set(Index(changing).ids[56:])
     assert compare(8) & added
     assert structure.stat().st_mtime_ns == built  # the new segment's alone was built
-    changes.merge(changing)
+    indexing.merge(changing)
     assert compare(8) & added
     assert [path.parent.name for path in changing.glob(f"*/images.{kind}")] == ["segment-000004"]
     assert verification.verify(changing) == []

@@ -11,11 +11,11 @@ from aladin_jax.data.dataset import open_dataset
 from aladin_jax.data.records import Split
 from aladin_jax.models.aladin import init_params
 from aladin_jax.pretrained import load
-from aladin_jax.search import changes, verification
-from aladin_jax.search.changes import Contents, add_to_index, create_index
+from aladin_jax.search import indexing, verification
 from aladin_jax.search.index import Index
+from aladin_jax.search.index_files import read_manifest, writer_lock
+from aladin_jax.search.indexing import Contents, add_to_index, create_index
 from aladin_jax.search.query import Searcher
-from aladin_jax.search.storage import read_manifest, writer_lock
 from tests.search.conftest import SCENES_SETTINGS
 
 QUERY = "a man riding a wave on top of a surfboard"
@@ -105,8 +105,8 @@ def test_the_fingerprint_follows_lengths_but_not_the_folder(golden_folder, golde
 
 def test_deleted_images_and_their_captions_are_in_no_result_until_added_again(golden_folder, golden_model, changing):
     first, second = ids_found(changing, golden_model)[:2]
-    changes.delete_images(changing, [first])
-    changes.delete_images(changing, [second])
+    indexing.delete_images(changing, [first])
+    indexing.delete_images(changing, [second])
     found = ids_found(changing, golden_model)
     assert len(found) == 54
     assert not {first, second} & set(found)
@@ -116,17 +116,17 @@ def test_deleted_images_and_their_captions_are_in_no_result_until_added_again(go
     assert read_manifest(changing).captions == len(captions.hits) == 270
     assert verification.verify(changing) == []
     with pytest.raises(ValueError, match="no image"):
-        changes.delete_images(changing, [found[0], first])
+        indexing.delete_images(changing, [found[0], first])
     assert read_manifest(changing).images == 54
 
 
 def test_merging_keeps_results_and_drops_what_is_deleted_while_a_reader_goes_on(golden_folder, golden_model, changing):
     add_to_index(changing, golden_model, Contents(golden_folder / "data", "minival"))
-    changes.delete_images(changing, ids_found(changing, golden_model)[:3])
+    indexing.delete_images(changing, ids_found(changing, golden_model)[:3])
     reader = Searcher(Index(changing), golden_model)
     before = reader.find_images(QUERY, k=100, rerank="all")
     size = verification.describe(changing)["bytes"]
-    changes.merge(changing)
+    indexing.merge(changing)
     assert [path.name for path in changing.glob("segment-*")] == ["segment-000004"]
     assert verification.describe(changing)["bytes"] < size
     assert verification.verify(changing) == []
@@ -139,8 +139,8 @@ def test_merging_keeps_results_and_drops_what_is_deleted_while_a_reader_goes_on(
 def test_a_second_writer_gets_an_error_and_readers_go_on(golden_folder, golden_model, changing):
     with writer_lock(changing):
         for write in (
-            lambda: changes.merge(changing),
-            lambda: changes.delete_images(changing, ["1"]),
+            lambda: indexing.merge(changing),
+            lambda: indexing.delete_images(changing, ["1"]),
             lambda: add_to_index(changing, golden_model, Contents(golden_folder / "data", "minival")),
         ):
             with pytest.raises(ValueError, match="another writer is at work"):
@@ -152,7 +152,7 @@ def test_a_segment_that_no_manifest_lists_is_ignored_and_removed_by_the_next_wri
     (changing / "segment-000002").mkdir()
     (changing / ".segment-000003.unfinished").mkdir()
     assert len(ids_found(changing, golden_model)) == 56
-    changes.merge(changing)
+    indexing.merge(changing)
     assert sorted(path.name for path in changing.glob("*segment*")) == ["segment-000001"]
 
 

@@ -13,8 +13,8 @@ from aladin_jax.config import Settings
 from aladin_jax.pretrained import load
 from aladin_jax.search import qdrant
 from aladin_jax.search.__main__ import main
-from aladin_jax.search.changes import Contents, add_to_index, create_index, delete_images, merge
 from aladin_jax.search.index import Index
+from aladin_jax.search.indexing import Contents, add_to_index, create_index, delete_images, merge
 from aladin_jax.search.qdrant import QdrantEngine, collection_of, upload
 from aladin_jax.search.query import Searcher
 from aladin_jax.search.query_encoder import QueryEncoder

@@ -11,8 +11,8 @@ from aladin_jax.data.records import Split
 from aladin_jax.evaluation.recall import retrieval_ranks
 from aladin_jax.search import ranking
 from aladin_jax.search.__main__ import main
-from aladin_jax.search.changes import Contents, create_index
 from aladin_jax.search.index import Index
+from aladin_jax.search.indexing import Contents, create_index
 from aladin_jax.search.inputs import check_depth, check_query
 from aladin_jax.search.pictures import read_record
 from aladin_jax.search.query import Searcher, Subject

@@ -8,8 +8,8 @@ from aladin_jax.data.tokenization import CaptionTokenizer, read_vocabulary
 from aladin_jax.model_folder import MODEL_JSON, read_caption_ending
 from aladin_jax.pretrained import load
 from aladin_jax.search.__main__ import main
-from aladin_jax.search.changes import Contents, create_index
 from aladin_jax.search.index import Index
+from aladin_jax.search.indexing import Contents, create_index
 from aladin_jax.search.query import Searcher
 from aladin_jax.search.query_text import QueryReader
 from tests.search.conftest import SCENES_SETTINGS

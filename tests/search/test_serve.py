@@ -10,8 +10,8 @@ from starlette.testclient import TestClient
 
 from aladin_jax.pretrained import load
 from aladin_jax.search import openapi
-from aladin_jax.search.changes import Contents, create_index
 from aladin_jax.search.index import Index
+from aladin_jax.search.indexing import Contents, create_index
 from aladin_jax.search.inputs import Limits
 from aladin_jax.search.query import Searcher
 from aladin_jax.search.serve import SearchServer

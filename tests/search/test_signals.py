@@ -10,7 +10,7 @@ import time
 import pytest
 
 from aladin_jax.search import verification
-from aladin_jax.search.storage import read_manifest
+from aladin_jax.search.index_files import read_manifest
 from tests.processes import start, stop_at
 from tests.search import in_parts
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from aladin_jax.search import changes, tradeoff
+from aladin_jax.search import indexing, tradeoff
 from aladin_jax.search.__main__ import main
 from aladin_jax.search.index import Index
 from aladin_jax.search.query import Searcher, Subject
@@ -26,7 +26,7 @@ def test_depth_0_and_all_give_the_recalls_of_evaluation(golden_index, tmp_path, 
 
 
 def test_ranks_at_every_depth_are_those_of_real_queries_with_deleted_images_left_out(changing, golden_model):
-    changes.delete_images(changing, Index(changing).ids[3:9])
+    indexing.delete_images(changing, Index(changing).ids[3:9])
     file = changing / "segment-000001" / "caption_offsets.npy"
     offsets = np.load(file)
     offsets[1] = 0  # the first caption now has no word

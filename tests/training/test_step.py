@@ -11,7 +11,7 @@ import pytest
 from aladin_jax.models.aladin import bind
 from aladin_jax.training import optim
 from aladin_jax.training.objective import Objective
-from aladin_jax.training.step import StepVariant, init_state, make_train_step
+from aladin_jax.training.step import StepVariant, choose_variant, init_state, make_train_step
 from tests.golden_data import converted, unit_batch
 
 PAIRS = 6
@@ -97,6 +97,18 @@ def test_tokens_that_do_not_fit_make_the_loss_nan():
     step, state_of = compiled(objective, ("backbone",), 0.2)
     _, metrics = step(state_of(seed=1), unit_batch("0"), StepVariant(objective.losses, PAIRS, 40))
     assert np.isnan(metrics["loss"])
+
+
+def test_one_variant_serves_batches_of_about_as_many_words_and_only_accelerators_need_to_know_them(monkeypatch):
+    def variant(longest, seed):
+        lengths = np.random.default_rng(seed).integers(3, longest, 256)
+        batch = {"caption_len": lengths, "label_len": lengths, "region_len": lengths}
+        return choose_variant(("alignment",), 256, batch, slots=134, shards=1)
+
+    assert variant(24, seed=0).words is None
+    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+    assert {variant(24, seed).words for seed in range(20)} == {3072}  # about 10 a caption take part
+    assert variant(4, seed=0).words == 1024
 
 
 def test_all_negatives_count_until_the_step_in_which_the_hardest_begin():

@@ -157,14 +157,14 @@ def test_damaged_data_sets_give_the_records_that_were_written_or_are_refused(tmp
         {"pythonClassName": FEATURES_DICT, "jsonFeature": {"json": '{"id": {"type": "trap.Feature", "content": {}}}'}},
     ],
 )
-def test_a_data_set_that_names_a_module_is_refused_before_that_is_imported(
+def test_a_data_set_that_names_a_module_is_refused_and_nothing_of_it_is_imported(
     tmp_path, whole_data_set, monkeypatch, description
 ):
     folder = shutil.copytree(whole_data_set[0], tmp_path / "1.0.0")
     (tmp_path / "trap.py").write_text(f"open({str(tmp_path / 'trace')!r}, 'w')")
     monkeypatch.syspath_prepend(tmp_path)
     (folder / "features.json").write_text(json.dumps(description))
-    with pytest.raises(DataError, match=r"features\.json: .* not of the features that data sets have here"):
+    with pytest.raises(DataError):
         open_dataset(folder)
     assert not (tmp_path / "trace").exists()
     assert "trap" not in sys.modules

@@ -3,8 +3,9 @@ import json
 import numpy as np
 import pytest
 
-from aladin_jax.data.box_encoding import HEIGHT_WIDTH, WIDTH_HEIGHT, WIDTH_HEIGHT_AREA, LayoutTally, encode_boxes
+from aladin_jax.data.box_encoding import HEIGHT_WIDTH, WIDTH_HEIGHT, WIDTH_HEIGHT_AREA
 from aladin_jax.errors import DataError
+from convert.boxes import LayoutTally, encode_boxes
 from convert.raw.vinvl_files import VinvlFiles
 from tests.convert.raw.raw_vinvl import GOLDEN_FEATURES, read_rows
 

@@ -37,7 +37,7 @@ from aladin_jax.checked import Count, Form, Natural, checked
 from aladin_jax.config import Settings
 from aladin_jax.encoding import Encoded
 from aladin_jax.files import read_json, sha256, whole_folder, write_whole
-from aladin_jax.scores.ragged import Packed, offsets_of
+from aladin_jax.scores.ragged import Ragged, offsets_of
 from aladin_jax.search.inputs import COLLECTION_NAME, PARTS_DTYPES, check_shard
 
 SCHEMA = 1
@@ -53,7 +53,6 @@ IMAGE_SCHEMA = pa.schema(
 CAPTION_SCHEMA = pa.schema([("image", pa.int64()), ("text", pa.string())])
 _ARRAYS = tuple(f"{side}_{kind}.npy" for side in ("image", "caption") for kind in ("vectors", "parts", "offsets"))
 FILES = (*_ARRAYS, "images.parquet", "captions.parquet", "pictures.bin", "picture_offsets.npy")
-_COPIED_BYTES = 16 << 20
 
 
 @dataclasses.dataclass(frozen=True)
@@ -144,9 +143,7 @@ def read_manifest(index: Path) -> Manifest:
     if values.get("schema") != SCHEMA:
         raise ValueError(f"{path}: schema {values.get('schema')!r}, this program reads {SCHEMA}; index the data again")
     try:
-        settings = {**dataclasses.asdict(Settings()), **values.get("settings", {})}
-        since = {"identity": "0" * 32, "collection": "", "shard": "1/1", "features": None}  # not in the first indices
-        manifest = checked(Manifest, {**since, **values, "settings": settings})
+        manifest = checked(Manifest, {"identity": "0" * 32, "settings": {}, **values})  # the first indices lack these
         if "identity" not in values:
             manifest = dataclasses.replace(manifest, identity=_identity_of_old(manifest))
         check_shard(manifest.shard)
@@ -232,7 +229,7 @@ class Segment(NamedTuple):
     captions: Encoded
     image_table: pa.Table
     caption_table: pa.Table
-    pictures: Packed
+    pictures: Ragged
 
     @property
     def caption_images(self) -> Int[np.ndarray, " c"]:
@@ -271,11 +268,11 @@ def read_segment(folder: Path) -> Segment:
         if not files[name].schema.equals(schema):
             raise ValueError(f"{folder / name}: its columns are {files[name].schema.names}, not an index's")
     segment = Segment(
-        Encoded(files["image_vectors.npy"], Packed(files["image_parts.npy"], files["image_offsets.npy"])),
-        Encoded(files["caption_vectors.npy"], Packed(files["caption_parts.npy"], files["caption_offsets.npy"])),
+        Encoded(files["image_vectors.npy"], Ragged(files["image_parts.npy"], files["image_offsets.npy"])),
+        Encoded(files["caption_vectors.npy"], Ragged(files["caption_parts.npy"], files["caption_offsets.npy"])),
         files["images.parquet"],
         files["captions.parquet"],
-        Packed(files["pictures.bin"], files["picture_offsets.npy"]),
+        Ragged(files["pictures.bin"], files["picture_offsets.npy"]),
     )
     _check_segment(segment, folder)
     return segment
@@ -314,8 +311,8 @@ def _check_segment(segment: Segment, folder: Path) -> None:
         raise ValueError(f"{folder}: captions.parquet names an image outside the {images} of the segment")
 
 
-def _check_offsets(packed: Packed, examples: int, path: Path) -> None:
-    rows, offsets = packed
+def _check_offsets(array: Ragged, examples: int, path: Path) -> None:
+    rows, offsets = array
     fit = offsets.dtype == np.int64 and offsets.shape == (examples + 1,)
     if not fit or offsets[0] != 0 or offsets[-1] != len(rows) or (np.diff(offsets) < 0).any():
         raise ValueError(f"{path}: does not divide {len(rows)} rows among {examples} examples")
@@ -324,7 +321,7 @@ def _check_offsets(packed: Packed, examples: int, path: Path) -> None:
 def write_segment(
     folder: Path, pieces: Sequence[tuple[Segment, Bool[np.ndarray, " _"]]], parts_dtype: str
 ) -> SegmentEntry:
-    """Writes a segment out of pieces of others, in their order; never holds more than a few thousand rows in memory.
+    """Writes a segment out of pieces of others, in their order; what is mapped from files stays there.
 
     Args:
         folder: whole or not there, whenever the writer is killed; an earlier one is replaced.
@@ -335,18 +332,19 @@ def write_segment(
         What the manifest says of the segment.
     """
     with whole_folder(folder) as unfinished:
-        of_captions = [keep[segment.caption_images] for segment, keep in pieces]
-        images = [(segment.images, keep) for segment, keep in pieces]
-        captions = [(segment.captions, keep) for (segment, _), keep in zip(pieces, of_captions, strict=True)]
-        for side, kept in (("image", images), ("caption", captions)):
+        sides = {
+            "image": [(segment.images, keep) for segment, keep in pieces],
+            "caption": [(segment.captions, keep[segment.caption_images]) for segment, keep in pieces],
+        }
+        for side, kept in sides.items():
             vectors = [(encoded.vectors, _spans(keep)) for encoded, keep in kept]
             _write_rows(unfinished / f"{side}_vectors.npy", vectors, "float32")
             parts = [(encoded.parts, keep) for encoded, keep in kept]
-            _write_packed(unfinished / f"{side}_parts.npy", unfinished / f"{side}_offsets.npy", parts, parts_dtype)
+            _write_ragged(unfinished / f"{side}_parts.npy", unfinished / f"{side}_offsets.npy", parts, parts_dtype)
         pictures = [(segment.pictures, keep) for segment, keep in pieces]
-        _write_packed(unfinished / "pictures.bin", unfinished / "picture_offsets.npy", pictures, "uint8")
+        _write_ragged(unfinished / "pictures.bin", unfinished / "picture_offsets.npy", pictures, "uint8")
         image_tables, caption_tables, first = [], [], 0
-        for (segment, keep), of_caption in zip(pieces, of_captions, strict=True):
+        for (segment, keep), (_, of_caption) in zip(pieces, sides["caption"], strict=True):
             image_tables.append(segment.image_table.filter(pa.array(keep)))
             rows = (first + np.cumsum(keep) - 1)[segment.caption_images[of_caption]]
             table = segment.caption_table.filter(pa.array(of_caption))
@@ -370,10 +368,10 @@ def _spans(keep: Bool[np.ndarray, " n"]) -> Int[np.ndarray, "s 2"]:
     return np.flatnonzero(np.diff(keep.astype(np.int8), prepend=0, append=0)).reshape(-1, 2)
 
 
-def _write_packed(path: Path, offsets: Path, pieces: Sequence[tuple[Packed, np.ndarray]], dtype: str) -> None:
+def _write_ragged(path: Path, offsets: Path, pieces: Sequence[tuple[Ragged, np.ndarray]], dtype: str) -> None:
     """Writes the rows of examples that are kept end to end, and where each example's start."""
-    _write_rows(path, [(packed.vectors, packed.offsets[_spans(keep)]) for packed, keep in pieces], dtype)
-    np.save(offsets, offsets_of(np.concatenate([packed.lengths[keep] for packed, keep in pieces])))
+    _write_rows(path, [(array.vectors, array.offsets[_spans(keep)]) for array, keep in pieces], dtype)
+    np.save(offsets, offsets_of(np.concatenate([array.lengths[keep] for array, keep in pieces])))
 
 
 def _write_rows(path: Path, pieces: Sequence[tuple[np.ndarray, np.ndarray]], dtype: str) -> None:
@@ -384,7 +382,5 @@ def _write_rows(path: Path, pieces: Sequence[tuple[np.ndarray, np.ndarray]], dty
             about = {"descr": np.dtype(dtype).str, "fortran_order": False, "shape": shape}
             np.lib.format.write_array_header_1_0(file, about)
         for rows, spans in pieces:
-            block = max(_COPIED_BYTES // max(rows[:1].nbytes, 1), 1)
             for first, last in spans.tolist():
-                for start in range(first, last, block):
-                    file.write(np.ascontiguousarray(rows[start : min(start + block, last)], dtype).data)
+                file.write(np.ascontiguousarray(rows[first:last], dtype).data)

@@ -28,12 +28,12 @@ from aladin_jax.errors import DataError
 from aladin_jax.files import whole_file
 from aladin_jax.lineage import as_json
 from aladin_jax.pretrained import PretrainedModel
-from aladin_jax.scores.ragged import Packed, offsets_of
-from aladin_jax.search import storage
+from aladin_jax.scores.ragged import Ragged, offsets_of
+from aladin_jax.search import index_files
 from aladin_jax.search.index import Index
+from aladin_jax.search.index_files import MANIFEST, MODEL, UNFINISHED, Manifest, Segment, SegmentEntry, read_manifest
 from aladin_jax.search.inputs import check_shard
 from aladin_jax.search.pictures import Pictures
-from aladin_jax.search.storage import LOCK, MANIFEST, MODEL, UNFINISHED, Manifest, Segment, SegmentEntry, read_manifest
 from aladin_jax.untrusted import check_image_id
 
 PART_IMAGES = 512  # a multiple of the encoding batch
@@ -88,7 +88,7 @@ def create_index(
     if not (path / UNFINISHED).is_dir() and not _is_empty(path):
         raise ValueError(f"{path}: holds something else; choose another folder")
     path.mkdir(parents=True, exist_ok=True)
-    with storage.writer_lock(path):
+    with index_files.writer_lock(path):
         manifest = Manifest(
             generation=0,
             fingerprint=model.fingerprint,
@@ -120,7 +120,7 @@ def create_index(
 
 def _is_empty(path: Path) -> bool:
     """Whether a folder is not there, or holds nothing but hidden files and a lock."""
-    return not path.exists() or (path.is_dir() and {file.name for file in path.glob("[!.]*")} <= {LOCK})
+    return not path.exists() or (path.is_dir() and {file.name for file in path.glob("[!.]*")} <= {index_files.LOCK})
 
 
 def is_of(path: Path, model: PretrainedModel, contents: Contents, collection: str) -> bool:
@@ -205,33 +205,32 @@ def merge(path: Path) -> Manifest:
 def _changing(path: Path) -> Iterator[Index]:
     """An index as the one writer sees it, without what an earlier one left when it was killed."""
     read_manifest(path)
-    with storage.writer_lock(path):
+    with index_files.writer_lock(path):
         index = Index(path)
-        storage.remove_unlisted(path, index.manifest)
+        index_files.remove_unlisted(path, index.manifest)
         yield index
 
 
 def _commit(path: Path, manifest: Manifest, entries: tuple[SegmentEntry, ...]) -> Manifest:
     manifest = dataclasses.replace(manifest, generation=manifest.generation + 1, segments=entries)
-    storage.write_manifest(path, manifest)
+    index_files.write_manifest(path, manifest)
     return manifest
 
 
 def _write_segment(path: Path, manifest: Manifest, pieces: list[tuple[Segment, np.ndarray]]) -> SegmentEntry:
     """Writes the segment of the next generation."""
-    return storage.write_segment(path / f"segment-{manifest.generation + 1:06d}", pieces, manifest.parts_dtype)
+    return index_files.write_segment(path / f"segment-{manifest.generation + 1:06d}", pieces, manifest.parts_dtype)
 
 
 def _build(
     path: Path, model: PretrainedModel, contents: Contents, manifest: Manifest, part_images: int, taken: Collection[str]
 ) -> SegmentEntry:
     """Encodes a split part by part and writes its segment; the caller's manifest makes it count."""
-    dataset = open_dataset(contents.data)
-    split = Split(dataset, contents.split, model.feature_dim)
+    split = Split(open_dataset(contents.data), contents.split, model.feature_dim)
     chosen = contents.rows(split.num_images)
     ids = [split.ids[row] for row in chosen]
     _check_ids(split, ids, taken, path)
-    pictures = Pictures(dataset, contents.split, contents.images)
+    pictures = Pictures(split, contents.images)
     pictures.require_any(split.ids)
     folder = _parts_folder(path, manifest, contents, split, ids, part_images)
     pieces = []
@@ -241,8 +240,8 @@ def _build(
             part, every = folder / f"part-{number:06d}", np.ones(len(rows), bool)
             if not part.exists():
                 encoded = _encode(model, split, rows, pictures)
-                storage.write_segment(part, [(encoded, every)], manifest.parts_dtype)
-            pieces.append((storage.read_segment(part), every))
+                index_files.write_segment(part, [(encoded, every)], manifest.parts_dtype)
+            pieces.append((index_files.read_segment(part), every))
             progress.update(len(rows))
     return _write_segment(path, manifest, pieces)
 
@@ -250,7 +249,7 @@ def _build(
 def _how_made(contents: Contents) -> dict[str, Any] | None:
     """How the features of a data set were made, where it says."""
     features = open_dataset(contents.data).metadata.get("features")
-    return features if storage.says_how_made(features) else None
+    return features if index_files.says_how_made(features) else None
 
 
 def _check_ids(split: Split, ids: list[str], taken: Collection[str], path: Path) -> None:
@@ -293,23 +292,21 @@ def _encode(model: PretrainedModel, split: Split, rows: np.ndarray, pictures: Pi
     """A part: vectors, texts and pictures of some images."""
     images = model.encoder.encode_images(model.device_params, split, rows)
     nothing = images.vectors[:0]
-    captions, image_of_caption = Encoded(nothing, Packed(nothing, offsets_of(np.zeros(0, int)))), np.zeros(0, int)
+    captions, image_of_caption = Encoded(nothing, Ragged(nothing, offsets_of(np.zeros(0, int)))), np.zeros(0, int)
     if split.caption_counts[rows].any():
         captions, image_of_caption = model.encoder.encode_captions(model.device_params, split, rows)
-    ids, tags, boxes, files, texts, jpegs = [], [], [], [], [], []
+    described, texts, jpegs = [], [], []
     for row in rows.tolist():
         record = split.read(row)
-        picture, box = pictures.read(row, record.id, record.regions)
-        ids.append(record.id)
-        tags.append(record.tags)
-        boxes.append([] if box is None else box.reshape(-1))
-        files.append("" if picture is None else picture.file)
+        picture, boxes = pictures.read(row, record)
+        boxes = [] if boxes is None else boxes.reshape(-1).tolist()
+        described.append({"id": record.id, "tags": record.tags, "boxes": boxes, "file": picture.file})
         texts += record.captions
-        jpegs.append(b"" if picture is None else picture.jpeg)
+        jpegs.append(picture.jpeg)
     return Segment(
         images,
         captions,
-        pa.table({"id": ids, "tags": tags, "boxes": boxes, "file": files}, schema=storage.IMAGE_SCHEMA),
-        pa.table({"image": image_of_caption, "text": texts}, schema=storage.CAPTION_SCHEMA),
-        Packed(np.frombuffer(b"".join(jpegs), np.uint8), offsets_of(np.array([*map(len, jpegs)]))),
+        pa.Table.from_pylist(described, index_files.IMAGE_SCHEMA),
+        pa.table({"image": image_of_caption, "text": texts}, schema=index_files.CAPTION_SCHEMA),
+        Ragged(np.frombuffer(b"".join(jpegs), np.uint8), offsets_of(np.array([*map(len, jpegs)]))),
     )
