@@ -80,11 +80,12 @@ def test_the_best_of_validations_in_quick_succession_is_kept(uninterrupted, scal
     assert steps_of(uninterrupted / "best") == [max(sums, key=lambda step: (sums[step], -step))]
 
 
-# The signal, what is about to happen as it comes, and the steps saved afterwards. One follows on the other.
+# The signal, what is about to get its name as it comes, and how often the run saves and validates. One follows on the
+# other: nothing is saved yet; the best one is, and steps go on meanwhile; some of the next one is written.
 MOMENTS = [
-    (signal.SIGKILL, r"checkpoints/3\.[^/]*$", []),  # the best one is whole, the latest written but not yet named so
-    (signal.SIGTERM, r"checkpoints/3\.[^/]*$", [3, "step"]),  # steps go on meanwhile; none of them is lost
-    (signal.SIGKILL, r"checkpoints/\d\.[^/]*/state", [3, "step"]),  # some of the next one is written
+    (signal.SIGKILL, r"checkpoints/8\.[^/]*$", {"checkpoint_every": 100, "eval_every": 0}),
+    (signal.SIGTERM, r"best/3\.[^/]*$", {"checkpoint_every": 100, "eval_every": 3}),
+    (signal.SIGKILL, r"checkpoints/\d\.[^/]*/state", {"checkpoint_every": 3, "eval_every": 3}),
 ]
 
 
@@ -92,14 +93,15 @@ def test_a_run_stopped_again_and_again_amid_saving_goes_on_to_the_bits_of_an_uni
     small, uninterrupted, scalars, tmp_path
 ):
     workdir, log = tmp_path / "run", tmp_path / "log"
-    config = small(num_steps=8, checkpoint_every=3, eval_every=3)
-    for number, pattern, steps in MOMENTS:
+    steps = []
+    for number, pattern, every in MOMENTS:
+        config = small(num_steps=8, **every)
         stop_at("os.rename", pattern, *command(REGIME, workdir, config), number=number, log=log)
         if number == signal.SIGTERM:
-            assert "SIGTERM: saving after this step" in log.read_text()
-            stopped = newest_step(workdir / "checkpoints")
+            [stopped] = steps = steps_of(workdir / "checkpoints")
             assert 3 < stopped < 8
-        assert steps_of(workdir / "checkpoints") == [stopped if step == "step" else step for step in steps]
+            assert f"Saved step {stopped};" in log.read_text()
+        assert steps_of(workdir / "checkpoints") == steps
     assert f"Going on from step {stopped}" in log.read_text()
     train(config, workdir)
     assert saved(workdir)[0] == 8
