@@ -17,7 +17,7 @@ from tqdm import tqdm
 from aladin_jax import sharding
 from aladin_jax.data.pipeline import Arrays, image_arrays, load_captions, pad_rows
 from aladin_jax.data.records import Split
-from aladin_jax.data.tokenization import CaptionTokenizer
+from aladin_jax.data.tokenization import CaptionTokenizer, Ids, Lengths
 from aladin_jax.lookahead import look_ahead
 from aladin_jax.models.aladin import Aladin, Batch, Params
 from aladin_jax.models.packing import tokens_per_shard
@@ -107,8 +107,8 @@ class Encoder:
         def batches() -> Iterator[tuple[Arrays, int, int]]:
             for start in range(0, len(images), self._batch_size):
                 rows = images[start : start + self._batch_size]
-                records = [split.read(image) for image in rows.tolist()]
-                arrays = image_arrays(records, split.feature_dim, self._tokenizer, self._max_regions)
+                records = map(split.read, rows.tolist())
+                arrays = image_arrays(list(records), split.feature_dim, self._tokenizer, self._max_regions)
                 lengths = np.pad(arrays["label_len"] + arrays["region_len"], (0, self._batch_size - len(rows)))
                 slots = arrays["label_ids"].shape[1] + self._max_regions
                 tokens = tokens_per_shard(lengths, slots=slots, shards=self._devices, buckets=32)
@@ -119,12 +119,11 @@ class Encoder:
 
     def encode_captions(self, params: Params, split: Split, images: np.ndarray) -> tuple[Encoded, np.ndarray]:
         """Encodes all captions of images of a split; also returns which of `images` each caption belongs to."""
-        arrays, image_of_caption = load_captions(split, images, self._tokenizer)
-        return self.encode_tokens(params, arrays, f"{split.name} captions"), image_of_caption
+        ids, lengths, image_of_caption = load_captions(split, images, self._tokenizer)
+        return self.encode_tokens(params, ids, lengths, f"{split.name} captions"), image_of_caption
 
-    def encode_tokens(self, params: Params, arrays: Arrays, label: str = "captions") -> Encoded:
-        """Encodes tokenised captions: caption_ids [c, w] and caption_len [c]."""
-        ids, lengths = np.asarray(arrays["caption_ids"]), np.asarray(arrays["caption_len"])
+    def encode_tokens(self, params: Params, ids: Ids, lengths: Lengths, label: str) -> Encoded:
+        """Encodes tokenised captions."""
         planned = caption_batches(lengths, ids.shape[1], batch_size=self._batch_size, devices=self._devices)
 
         def batches() -> Iterator[tuple[Arrays, int, int]]:

@@ -179,9 +179,9 @@ def read_description(folder: str | Path) -> tuple[ModelConfig, Path | None]:
         if not isinstance(values.get(name), dict):
             raise DataError(f"{file}: there is no object {name!r}")
     backbone = BackboneConfig.from_dict(values["backbone"], str(file))
+    head = matching_head_config(values["matching_head"], str(file))
     vocabulary = folder / VOCABULARY
-    model_config = ModelConfig(backbone, matching_head_config(values["matching_head"], str(file)))
-    return model_config, vocabulary if vocabulary.is_file() else None
+    return ModelConfig(backbone, head), vocabulary if vocabulary.is_file() else None
 
 
 def read_caption_ending(folder: str | Path) -> str | None:
@@ -207,10 +207,8 @@ def matching_head_config(values: Mapping[str, Any], source: str) -> MatchingHead
     Raises:
         DataError: a field has the wrong type or an impossible value.
     """
-    config = dataclasses.replace(
-        MatchingHeadConfig(),
-        **{f.name: values[f.name] for f in dataclasses.fields(MatchingHeadConfig) if f.name in values},
-    )
+    names = [field.name for field in dataclasses.fields(MatchingHeadConfig) if field.name in values]
+    config = MatchingHeadConfig(**{name: values[name] for name in names})
     for name in ("num_layers", "num_heads"):
         value = getattr(config, name)
         if type(value) is not int or value < 1:

@@ -177,7 +177,7 @@ class PretrainedModel:
             logging.warning(
                 "%d of %d texts have %d tokens or more; what is beyond is cut", full, len(texts), len(ids[0])
             )
-        return self.encoder.encode_tokens(self.device_params, {"caption_ids": ids, "caption_len": lengths}, "texts")
+        return self.encoder.encode_tokens(self.device_params, ids, lengths, "texts")
 
     def score(self, images: Encoded, texts: Encoded) -> Scores:
         """Scores all pairs with both heads.
@@ -227,10 +227,9 @@ class PretrainedModel:
         Parameters, sizes, vocabulary and the lengths that inputs are cut to; not dropout, which encoding does not use,
         and not how scores are made of vectors.
         """
-        sizes = {name: dataclasses.asdict(part) for name, part in self.config._asdict().items()}
         sizes = {
-            name: {field: value for field, value in part.items() if "dropout" not in field}
-            for name, part in sizes.items()
+            name: {field: value for field, value in dataclasses.asdict(part).items() if "dropout" not in field}
+            for name, part in self.config._asdict().items()
         }
         cut = {k: v for k, v in dataclasses.asdict(self.settings).items() if k not in ("pooling", "measure")}
         digest = hashlib.sha256(json.dumps([sizes, cut], sort_keys=True).encode())

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import unicodedata
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -33,13 +33,8 @@ def find_ending(captions: Iterable[str]) -> str:
 def ending_of_split(split: Split) -> str:
     """`find_ending` of images spread evenly over a split."""
     rows = np.linspace(0, split.num_images - 1, min(split.num_images, _SAMPLED_IMAGES)).astype(int)
-
-    def captions() -> Iterator[str]:
-        for row in rows.tolist():
-            if split.caption_counts[row]:
-                yield from split.read(row).captions
-
-    return find_ending(captions())
+    captions = (c for row in rows.tolist() if split.caption_counts[row] for c in split.read(row).captions)
+    return find_ending(captions)
 
 
 def with_ending(text: str, ending: str | None) -> str:

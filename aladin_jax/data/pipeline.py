@@ -16,7 +16,7 @@ from numpy.typing import DTypeLike
 
 from aladin_jax.data.records import Record, Split
 from aladin_jax.data.token_cache import TokenCache
-from aladin_jax.data.tokenization import CaptionTokenizer
+from aladin_jax.data.tokenization import CaptionTokenizer, Ids, Lengths
 from aladin_jax.errors import DataError
 from aladin_jax.lookahead import look_ahead
 
@@ -211,7 +211,7 @@ def load_pairs(
 
 def load_captions(
     split: Split, images: Int64[np.ndarray, "i"], tokenizer: CaptionTokenizer
-) -> tuple[Arrays, Int64[np.ndarray, "c"]]:
+) -> tuple[Ids, Lengths, Int64[np.ndarray, "c"]]:
     """Reads all captions of images, each once.
 
     Args:
@@ -220,13 +220,12 @@ def load_captions(
         tokenizer: of the model's vocabulary.
 
     Returns:
-        caption_ids [c, w] and caption_len [c], images in the given order and their captions in the record's; and for
-        each caption the position in `images` of its image.
+        Their tokens and numbers of tokens, images in the given order and their captions in the record's; and for each
+        caption the position in `images` of its image.
     """
     captions = [split.read(image).captions for image in images.tolist()]
     image_of_caption = np.repeat(np.arange(len(images)), [len(some) for some in captions])
-    caption_ids, caption_len = tokenizer.tokenize_captions([caption for some in captions for caption in some])
-    return {"caption_ids": caption_ids, "caption_len": caption_len}, image_of_caption
+    return *tokenizer.tokenize_captions([caption for some in captions for caption in some]), image_of_caption
 
 
 def pad_rows(arrays: Arrays, rows: int) -> Arrays:

@@ -175,13 +175,7 @@ def weights_folder(config: Config, workdir: Path) -> str | Path:
 
 
 def warn_of_few_images(split: str, num_images: int, use: str) -> None:
-    """Warns where a recall is 100 whatever the model does.
-
-    Args:
-        split: that the images are of.
-        num_images: how many there are.
-        use: what they are for.
-    """
+    """Warns where a recall is 100 whatever the model does; `use` says what the split's images are for."""
     trivial = [f"R@{cutoff}" for cutoff in CUTOFFS if num_images <= cutoff]
     if trivial:
         logging.warning(

@@ -69,13 +69,7 @@ class Retrieval:
 
 
 def read_collection(split: Split, images: np.ndarray, image_of_caption: np.ndarray) -> Collection:
-    """Reads what `report.score_split` scored.
-
-    Args:
-        split: where the images are.
-        images: their records.
-        image_of_caption: of the scores.
-    """
+    """Reads what `report.score_split` scored: images of a split with their captions."""
     records = [split.read(image) for image in images.tolist()]
     return Collection(
         image_ids=[record.id for record in records],

@@ -117,11 +117,7 @@ def print_all_reports(kept: Iterable[tuple[Mapping[str, Any], Reports]], console
 
 
 def report_scalars(reports: Reports) -> dict[str, float]:
-    """Names for TensorBoard: `<report>/<head>/i2t/R@1`, ..., `<report>/<head>/rsum`.
-
-    Args:
-        reports: what to name.
-    """
+    """Values by TensorBoard's names: `<report>/<head>/i2t/R@1`, ..., `<report>/<head>/rsum`."""
     return {
         f"{name}/{head}/{metric}": value
         for name, heads in reports.items()

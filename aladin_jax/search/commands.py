@@ -134,8 +134,8 @@ def _upload(options: argparse.Namespace, path: Path) -> int:
 
     index = Index(path)
     with qdrant.connect(options.url) as client:
-        layout = qdrant.Layout(options.shards, options.replicas, options.quantization)
-        sent = qdrant.upload(client, index, layout)
+        layout = {name: getattr(options, name) for name in ("shards", "replicas", "quantization")}
+        sent = qdrant.upload(client, index, **layout)
     name = qdrant.collection_of(index.manifest)
     print(f"{options.url}: {sent.written:,} images sent to collection {name}, {sent.removed:,} removed from it")
     return 0

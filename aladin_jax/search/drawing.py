@@ -5,13 +5,13 @@ from __future__ import annotations
 import io
 import os
 import textwrap
+from collections.abc import Iterable
 
 from matplotlib.axes import Axes
 from matplotlib.patches import Rectangle
 from PIL import Image
 
 from aladin_jax.evaluation.figure import COLOURS, GREY, INK, new_figure, save_figure
-from aladin_jax.search.index import Index
 from aladin_jax.search.results import Hit, Results
 
 MAX_DRAWN = 20
@@ -19,41 +19,28 @@ _COLUMNS = 4
 _PLAIN = "#f0f0f0"
 
 
-def save_results(results: Results, index: Index, title: str, path: str | os.PathLike[str]) -> None:
-    """Draws the first pictures of a text query as a PNG, each with the regions that answered its words.
+def save_results(results: Results, pictures: Iterable[bytes], title: str, path: str | os.PathLike[str]) -> None:
+    """Draws the first results as a PNG, each with its caption, if it has one, and the regions that answered the words.
 
     Args:
-        results: of `Searcher.find_images`.
-        index: that was searched; an image without a picture is drawn as a plain square.
+        results: of any query.
+        pictures: a JPEG file for each result, as many as are drawn; for none, a plain square is drawn.
         title: the query.
         path: the PNG file; an earlier one is replaced.
     """
-    pictures = [(hit, index.picture(hit.row)) for hit in results.hits[:MAX_DRAWN]]
-    _save([(hit, picture, _scores_line(rank, hit)) for rank, (hit, picture) in enumerate(pictures, 1)], title, path)
-
-
-def save_captions(results: Results, picture: bytes, title: str, path: str | os.PathLike[str]) -> None:
-    """Draws a picture once for each of the first captions found for it, with the regions that answered the words."""
-    drawn = [
-        (hit, picture, f"{_scores_line(rank, hit)}\n{textwrap.shorten(hit.caption or '', 120)}")
-        for rank, hit in enumerate(results.hits[:MAX_DRAWN], 1)
-    ]
-    _save(drawn, title, path)
-
-
-def _save(drawn: list[tuple[Hit, bytes, str]], title: str, path: str | os.PathLike[str]) -> None:
-    rows = -(-len(drawn) // _COLUMNS)
+    hits = results.hits[:MAX_DRAWN]
+    rows = -(-len(hits) // _COLUMNS)
     figure = new_figure(3.4 * _COLUMNS, 0.6 + 4.1 * rows)
     figure.suptitle(_plain(title), x=0.01, ha="left", fontsize=13, weight="bold", color=INK)
     panels = figure.subplots(rows, _COLUMNS, squeeze=False).reshape(-1)
     for panel in panels:
         panel.set_axis_off()
-    for panel, (hit, picture, text) in zip(panels, drawn, strict=False):
-        _draw_hit(panel, hit, picture, text)
+    for rank, (hit, picture, panel) in enumerate(zip(hits, pictures, panels, strict=False), 1):
+        _draw_hit(panel, hit, picture, rank)
     save_figure(figure, path, dpi=130)
 
 
-def _draw_hit(panel: Axes, hit: Hit, picture: bytes, text: str) -> None:
+def _draw_hit(panel: Axes, hit: Hit, picture: bytes, rank: int) -> None:
     image = Image.open(io.BytesIO(picture)) if picture else Image.new("RGB", (160, 160), _PLAIN)
     width, height = image.size
     panel.imshow(image, interpolation="lanczos")
@@ -76,12 +63,10 @@ def _draw_hit(panel: Axes, hit: Hit, picture: bytes, text: str) -> None:
             bbox={"facecolor": colour, "edgecolor": "none", "pad": 1.2, "alpha": 0.85},
             clip_on=True,
         )
-    panel.set_title(_plain(textwrap.fill(text, 42, replace_whitespace=False)), loc="left", fontsize=8, color=GREY)
-
-
-def _scores_line(rank: int, hit: Hit) -> str:
     alignment = "" if hit.alignment is None else f"  alignment {hit.alignment:.3f}"
-    return f"{rank}. {hit.id}  matching {hit.matching:.3f}{alignment}"
+    caption = "" if hit.caption is None else f"\n{textwrap.shorten(hit.caption, 120)}"
+    text = f"{rank}. {hit.id}  matching {hit.matching:.3f}{alignment}{caption}"
+    panel.set_title(_plain(textwrap.fill(text, 42, replace_whitespace=False)), loc="left", fontsize=8, color=GREY)
 
 
 def _plain(text: str) -> str:

@@ -78,9 +78,9 @@ class SegmentEntry:
     regions: Natural
     words: Natural
     files: Mapping[str, Any]
-    deleted: Annotated[str, Form(r"(deleted-\d{6,}\.npy)?")] = ""
-    deleted_images: Natural = 0
-    deleted_captions: Natural = 0
+    deleted: Annotated[str, Form(r"(deleted-\d{6,}\.npy)?")]
+    deleted_images: Natural
+    deleted_captions: Natural
 
 
 @dataclasses.dataclass(frozen=True)
@@ -144,8 +144,9 @@ def read_manifest(index: Path) -> Manifest:
         raise ValueError(f"{path}: schema {values.get('schema')!r}, this program reads {SCHEMA}; index the data again")
     try:
         manifest = checked(Manifest, {"identity": "0" * 32, "settings": {}, **values})  # the first indices lack these
-        if "identity" not in values:
-            manifest = dataclasses.replace(manifest, identity=_identity_of_old(manifest))
+        if "identity" not in values:  # this one stays: the next change writes it down
+            files = json.dumps([entry.files for entry in manifest.segments], sort_keys=True)
+            manifest = dataclasses.replace(manifest, identity=hashlib.sha256(files.encode()).hexdigest()[:32])
         check_shard(manifest.shard)
         if any(entry.files.keys() != set(FILES) for entry in manifest.segments):
             raise ValueError("a segment has not the files that it should")
@@ -154,12 +155,6 @@ def read_manifest(index: Path) -> Manifest:
     except (TypeError, ValueError) as error:
         raise ValueError(f"{path}: damaged ({error}); restore it, or index the data again") from error
     return manifest
-
-
-def _identity_of_old(manifest: Manifest) -> str:
-    """An identity for an index made before they had one; the next change writes it down."""
-    files = [entry.files for entry in manifest.segments]
-    return hashlib.sha256(json.dumps(files, sort_keys=True).encode()).hexdigest()[:32]
 
 
 def says_how_made(features: Any) -> bool:
@@ -355,7 +350,7 @@ def write_segment(
     segment = read_segment(folder)
     counts = segment.counts(np.ones(len(segment.images.vectors), bool))
     files = {name: about_file(folder / name) for name in FILES}
-    return SegmentEntry(folder.name, files=files, **counts)
+    return SegmentEntry(folder.name, files=files, deleted="", **counts)
 
 
 def about_file(path: Path) -> dict[str, Any]:

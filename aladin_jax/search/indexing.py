@@ -85,7 +85,8 @@ def create_index(
     """
     if (path / MANIFEST).exists():
         raise ValueError(f"{path}: there is an index already; `add` to it, or choose another folder")
-    if not (path / UNFINISHED).is_dir() and not _is_empty(path):
+    others = {file.name for file in path.glob("[!.]*")} - {index_files.LOCK}
+    if path.is_file() or (others and not (path / UNFINISHED).is_dir()):
         raise ValueError(f"{path}: holds something else; choose another folder")
     path.mkdir(parents=True, exist_ok=True)
     with index_files.writer_lock(path):
@@ -116,11 +117,6 @@ def create_index(
         manifest = _commit(path, manifest, (entry,))
         shutil.rmtree(path / UNFINISHED)
     return manifest
-
-
-def _is_empty(path: Path) -> bool:
-    """Whether a folder is not there, or holds nothing but hidden files and a lock."""
-    return not path.exists() or (path.is_dir() and {file.name for file in path.glob("[!.]*")} <= {index_files.LOCK})
 
 
 def is_of(path: Path, model: PretrainedModel, contents: Contents, collection: str) -> bool:

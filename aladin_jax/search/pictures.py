@@ -76,7 +76,8 @@ class Pictures:
         elif own is not None:
             picture = _open(own, image=record.id)
         if boxes is not None and picture.jpeg:
-            return picture, _scaled(boxes, picture.width, picture.height) if len(boxes) == len(record.regions) else None
+            size = np.array([picture.width, picture.height] * 2, np.float32)
+            return picture, np.clip(boxes / size, 0, 1) if len(boxes) == len(record.regions) else None
         return picture, boxes_of_regions(record.regions)
 
     def require_any(self, image_ids: list[str]) -> None:
@@ -117,10 +118,6 @@ def boxes_of_regions(regions: Float[np.ndarray, "r f"]) -> Float[np.ndarray, "r 
     boxes = regions[:, -BOX_DIM : -BOX_DIM + 4].astype(np.float32)
     known = len(regions) > 0 and bool(fits.all() and says.any()) and boxes.max() <= 1.01
     return np.clip(boxes, 0, 1) if known else None
-
-
-def _scaled(boxes: np.ndarray, width: int, height: int) -> np.ndarray:
-    return np.clip(boxes / np.array([width, height, width, height], np.float32), 0, 1)
 
 
 def read_record(path: Path, feature_dim: int) -> Record:

@@ -44,21 +44,6 @@ _SCROLLED = 1000
 _OWN = ["id", "index", "content"]  # of the payload, what tells whether a point is as it should be
 
 
-@dataclasses.dataclass(frozen=True)
-class Layout:
-    """How a new collection is kept.
-
-    Attributes:
-        shards: parts that it is divided into, over the cluster's machines.
-        replicas: copies of each part.
-        quantization: of the dense vector in memory; "int8" takes a quarter, and the best are scored again in float32.
-    """
-
-    shards: int = 1
-    replicas: int = 1
-    quantization: str = "none"
-
-
 class Sent(NamedTuple):
     """What an upload changed: points written, points removed."""
 
@@ -71,7 +56,15 @@ def collection_of(manifest: Manifest) -> str:
     return manifest.collection or f"aladin-{manifest.identity[:16]}"
 
 
-def upload(client: QdrantClient, index: Index, layout: Layout | None = None, *, batch: int = _BATCH) -> Sent:
+def upload(
+    client: QdrantClient,
+    index: Index,
+    *,
+    batch: int = _BATCH,
+    shards: int = 1,
+    replicas: int = 1,
+    quantization: str = "none",
+) -> Sent:
     """Makes the collection hold what the index holds, and nothing else of this index.
 
     An image is sent if its point is missing or holds other content; called again after it was cut off, it goes on.
@@ -80,8 +73,10 @@ def upload(client: QdrantClient, index: Index, layout: Layout | None = None, *, 
     Args:
         client: connected.
         index: whose images are sent.
-        layout: of the collection, if it is not there yet.
         batch: points of a request.
+        shards: parts that a new collection is divided into, over the cluster's machines.
+        replicas: copies of each part.
+        quantization: of its dense vectors in memory; "int8" takes a quarter, and the best are scored again in float32.
 
     Raises:
         ValueError: the collection is another index's, or of another model; or the index's scores are others than
@@ -89,7 +84,7 @@ def upload(client: QdrantClient, index: Index, layout: Layout | None = None, *, 
     """
     manifest = index.manifest
     name = collection_of(manifest)
-    _claim(client, name, index, layout or Layout())
+    _claim(client, name, index, shards=shards, replicas=replicas, quantization=quantization)
     rows = index.images.live_rows.tolist()
     written = 0
     for start in tqdm(range(0, len(rows), batch), desc=f"uploading to {name}", unit="batch", disable=None):
@@ -186,7 +181,7 @@ def _metadata(client: QdrantClient, name: str) -> dict[str, Any]:
     return about
 
 
-def _claim(client: QdrantClient, name: str, index: Index, layout: Layout) -> None:
+def _claim(client: QdrantClient, name: str, index: Index, **layout: Any) -> None:
     """Makes sure that the collection is there and that the index's shard of it is the index's own."""
     manifest, settings = index.manifest, index.manifest.settings
     if (settings.measure, settings.pooling) != ("dot", "MrSw"):
@@ -204,7 +199,7 @@ def _claim(client: QdrantClient, name: str, index: Index, layout: Layout) -> Non
             "shards": count,
         }
         try:
-            _create(client, name, manifest.width, layout, {**described, key: claim})
+            _create(client, name, manifest.width, {**described, key: claim}, **layout)
         except (ApiException, ValueError):
             if not client.collection_exists(name):  # else another machine was faster
                 raise
@@ -224,21 +219,23 @@ def _claim(client: QdrantClient, name: str, index: Index, layout: Layout) -> Non
         raise ValueError(f"collection {name}: {whose} ({about[key]['index']}); name another with --collection")
 
 
-def _create(client: QdrantClient, name: str, width: int, layout: Layout, metadata: dict[str, Any]) -> None:
-    quantization = None
-    if layout.quantization == "int8":
+def _create(
+    client: QdrantClient, name: str, width: int, metadata: dict[str, Any], shards: int, replicas: int, quantization: str
+) -> None:
+    quantized = None
+    if quantization == "int8":
         scalar = models.ScalarQuantizationConfig(type=models.ScalarType.INT8, quantile=0.99, always_ram=True)
-        quantization = models.ScalarQuantization(scalar=scalar)
+        quantized = models.ScalarQuantization(scalar=scalar)
     vector = functools.partial(models.VectorParams, size=width, distance=models.Distance.DOT)
     max_sim = models.MultiVectorConfig(comparator=models.MultiVectorComparator.MAX_SIM)
     client.create_collection(
         name,
         vectors_config={
-            VECTOR: vector(on_disk=quantization is not None, quantization_config=quantization),
+            VECTOR: vector(on_disk=quantized is not None, quantization_config=quantized),
             REGIONS: vector(on_disk=True, hnsw_config=models.HnswConfigDiff(m=0), multivector_config=max_sim),
         },
-        shard_number=layout.shards,
-        replication_factor=layout.replicas,
+        shard_number=shards,
+        replication_factor=replicas,
         metadata=metadata,
     )
     if client.init_options.get("url"):  # an embedded Qdrant has no payload indexes, and warns of it

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import dataclasses
+import functools
 import math
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -13,13 +14,14 @@ import numpy as np
 
 from aladin_jax.data.records import Record
 from aladin_jax.pretrained import PretrainedModel
+from aladin_jax.scores.ragged import scores_of_caption, scores_of_image
 from aladin_jax.search import ranking
 from aladin_jax.search.index import Index, Side, describe_regions
 from aladin_jax.search.inputs import ALL, MAX_K, Depth, check_depth
 from aladin_jax.search.pictures import boxes_of_regions
 from aladin_jax.search.query_encoder import QueryEncoder
 from aladin_jax.search.query_text import ReadText
-from aladin_jax.search.ranking import Align, Engine, ExactFinder, Finder, Ranked
+from aladin_jax.search.ranking import Engine, ExactFinder, Finder, Ranked
 from aladin_jax.search.results import Hit, Results, explain_words
 
 
@@ -108,7 +110,7 @@ class Searcher:
         for hit, regions, parts in all_found:
             answers = explain_words(subject.names, subject.parts, regions, parts) if explain else []
             row = -1 if self._index is None else self._index.row_of_id.get(hit.id, -1)
-            hits.append(dataclasses.replace(hit, why=answers, row=row))
+            hits.append(hit._replace(why=answers, row=row))
         clock.lap("explain")
         return Results(hits, depth, clock.milliseconds, note, subject.read.left_out if subject.read else ())
 
@@ -144,8 +146,8 @@ class Searcher:
         with self._lock:
             if self._captions is None:
                 self._captions = ExactFinder(captions, self._settings.measure, captions=True)
-        align = ranking.align_captions(subject.parts, captions, self._settings.pooling)
-        ranked, depth = _two_stages(subject, captions, self._captions, align, "captions", k, rerank, clock)
+        score = functools.partial(scores_of_image, pooling=self._settings.pooling)
+        ranked, depth = _two_stages(subject, captions, self._captions, score, "captions", k, rerank, clock)
         hits = []
         for row, matching, alignment in zip(*(array.tolist() for array in ranked), strict=True):
             text = index.caption(row)
@@ -183,8 +185,8 @@ class Searcher:
         images = self.index.images
         if self._images is None:
             self._images = ExactFinder(images, self._settings.measure)
-        align = ranking.align_images(subject.parts, images, self._settings.pooling)
-        return _two_stages(subject, images, self._images, align, "images", k, rerank, clock or _Clock())
+        score = functools.partial(scores_of_caption, pooling=self._settings.pooling)
+        return _two_stages(subject, images, self._images, score, "images", k, rerank, clock or _Clock())
 
     def encode_text(self, text: str) -> Subject:
         """Encodes words as the model's training captions have them: see `QueryReader.read`.
@@ -241,13 +243,16 @@ class _Clock:
 
 
 def _two_stages(
-    subject: Subject, side: Side, finder: Finder, align: Align, what: str, k: int, rerank: Depth, clock: _Clock
+    subject: Subject, side: Side, finder: Finder, score: Callable, what: str, k: int, rerank: Depth, clock: _Clock
 ) -> tuple[Ranked, int]:
-    """The first k rows of a side, and how many candidates were re-ranked; `what` the rows are, for messages."""
+    """The first k rows of a side, and how many candidates were re-ranked; `what` the rows are, for messages.
+
+    `score` is as in `ranking.align`.
+    """
     depth, count = _sizes(subject, k, rerank, len(side.live_rows), what)
     candidates = finder.find(subject.vector, count)
     clock.lap("match")
-    ranked = ranking.rank(candidates, depth, align)
+    ranked = ranking.rank(candidates, depth, functools.partial(ranking.align, score, subject.parts, side))
     clock.lap("rerank")
     return Ranked(*(array[:k] for array in ranked)), depth
 

@@ -62,10 +62,10 @@ def _ask(options: argparse.Namespace, searcher: Searcher) -> int:
     if options.plot:
         from aladin_jax.search import drawing  # Matplotlib, only where it is used
 
-        if options.text is not None or options.similar:
-            drawing.save_results(results, searcher.index, options.text or f"like {options.image}", options.plot)
-        else:
-            drawing.save_captions(results, picture, options.image, options.plot)
+        of_pictures = options.text is not None or options.similar
+        title = options.text or (f"like {options.image}" if options.similar else options.image)
+        shown = (searcher.index.picture(hit.row) if of_pictures else picture for hit in results.hits)
+        drawing.save_results(results, shown, title, options.plot)
     if options.json:
         print(json.dumps({**asked, "k": options.k, **results.to_json()}, indent=2, ensure_ascii=False))
     else:

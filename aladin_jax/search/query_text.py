@@ -82,7 +82,8 @@ class QueryReader:
         text = with_ending(text, self._ending)
         room, words = self._tokenizer.max_caption_len - 2, self._tokenizer.words(text)
         if (count := sum(len(word.ids) for word in words)) > room:
-            beyond = self._beyond(text, room)
+            ends = itertools.accumulate(len(word.ids) for word in words)
+            beyond = next(text[word.start :] for word, end in zip(words, ends, strict=True) if end > room)
             left_out.append(LeftOut(beyond, "beyond the model's length"))
             notes.append(f"the model reads {room} word pieces of {count}: what follows from {_shown(beyond)} is cut")
         return ReadText(text, tuple(left_out), tuple(notes))
@@ -133,14 +134,6 @@ class QueryReader:
         known |= {script for script, _ in words.most_common(1)}
         ideographs = {_IDEOGRAPHS}  # each is a word of its own, to BERT
         return known | ideographs if letters[_IDEOGRAPHS] >= _FEWEST_IDEOGRAPHS else known - ideographs
-
-    def _beyond(self, text: str, room: int) -> str:
-        """What of a text the tokenizer cuts, to whole words."""
-        for word in self._tokenizer.words(text):
-            room -= len(word.ids)
-            if room < 0:
-                return text[word.start :]
-        return ""
 
 
 def _joined(pieces: Iterable[_Piece]) -> list[_Piece]:

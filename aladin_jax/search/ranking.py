@@ -5,7 +5,6 @@ Order of equal scores, in both stages: the later row first, as in `evaluation.re
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Callable
 from typing import NamedTuple, Protocol, runtime_checkable
 
@@ -16,8 +15,7 @@ from jaxtyping import Float, Int
 
 from aladin_jax.evaluation.recall import best
 from aladin_jax.processors import on_all
-from aladin_jax.scores.ragged import scores_of_caption, scores_of_image
-from aladin_jax.scores.similarity import Measure, Pooling, matching_scores
+from aladin_jax.scores.similarity import Measure, matching_scores
 from aladin_jax.search.index import Side
 from aladin_jax.search.results import Found
 
@@ -94,9 +92,13 @@ class ExactFinder:
             for piece in side.vectors
             for start in range(0, len(piece) or 1, PIECE_ROWS)
         ]
-        self._scores = jax.jit(
-            functools.partial(_scores_of_captions if captions else _scores_of_images, measure=measure)
-        )
+
+        def scores(rows: jax.Array, vector: jax.Array) -> jax.Array:
+            if captions:
+                return matching_scores(vector[None], rows, measure=measure)[0]
+            return matching_scores(rows, vector[None], measure=measure)[:, 0]
+
+        self._scores = jax.jit(scores)
 
     def scores(self, vector: Float[np.ndarray, " d"]) -> Float[np.ndarray, " n"]:
         """The score of every row; minus infinity for deleted ones."""
@@ -110,16 +112,6 @@ class ExactFinder:
         scores = self.scores(vector)
         rows = best(scores, min(count, self._live))
         return Candidates(rows, scores[rows])
-
-
-@functools.partial(jax.jit, static_argnames="measure")
-def _scores_of_images(rows: jax.Array, vector: jax.Array, *, measure: Measure) -> jax.Array:
-    return matching_scores(rows, vector[None], measure=measure)[:, 0]
-
-
-@functools.partial(jax.jit, static_argnames="measure")
-def _scores_of_captions(rows: jax.Array, vector: jax.Array, *, measure: Measure) -> jax.Array:
-    return matching_scores(vector[None], rows, measure=measure)[0]
 
 
 def rank(candidates: Candidates, depth: int, align: Align) -> Ranked:
@@ -142,23 +134,18 @@ def rank(candidates: Candidates, depth: int, align: Align) -> Ranked:
     return Ranked(rows, matching, alignment)
 
 
-def align_images(words: Float[np.ndarray, "w d"], images: Side, pooling: Pooling) -> Align:
-    """Alignment scores of a caption with images: the function that evaluation scores all pairs with, on few."""
-    return _by_segment(images, functools.partial(scores_of_caption, words, pooling=pooling))
+def align(
+    score: Callable[..., np.ndarray], query: Float[np.ndarray, "n d"], side: Side, rows: Int[np.ndarray, " k"]
+) -> Float[np.ndarray, " k"]:
+    """Alignment scores of a query with rows of a side, gathered straight out of their segments' files.
 
-
-def align_captions(regions: Float[np.ndarray, "r d"], captions: Side, pooling: Pooling) -> Align:
-    """Alignment scores of an image with captions."""
-    return _by_segment(captions, functools.partial(scores_of_image, regions, pooling=pooling))
-
-
-def _by_segment(side: Side, score: Callable) -> Align:
-    """Gathers the rows' parts straight out of their segments' files: nothing else of these is read."""
-
-    def align(rows: Int[np.ndarray, " k"]) -> Float[np.ndarray, " k"]:
-        scores = np.zeros(len(rows), np.float32)
-        for chosen, parts, places in side.by_segment(rows):
-            scores[chosen] = score(parts, places)
-        return scores
-
-    return align
+    Args:
+        score: `ragged.scores_of_caption` or `scores_of_image`, with which evaluation scores all pairs too.
+        query: unit vectors of its words or regions.
+        side: the images for words, the captions for regions.
+        rows: of it; nothing else of the files is read.
+    """
+    scores = np.zeros(len(rows), np.float32)
+    for chosen, parts, places in side.by_segment(rows):
+        scores[chosen] = score(query, parts, places)
+    return scores

@@ -33,8 +33,7 @@ class Answer(NamedTuple):
         return {"word": self.word, "score": self.score, "region": number, "box": box, "tag": tag}
 
 
-@dataclasses.dataclass(frozen=True)
-class Hit:
+class Hit(NamedTuple):
     """One result.
 
     Attributes:

@@ -95,13 +95,13 @@ def test_images_and_captions_of_a_keys_file_are_the_originals_examples(golden_da
     golden = golden_examples(lengths, "test")
     split = Split(open_dataset(golden_dataset), "test")
     images = split.select(read_image_keys(E2E / "coco_ir" / "test_img_keys_1k.tsv"))
-    captions, image_of_caption = pipeline.load_captions(split, images, golden_tokenizer(lengths))
+    caption_ids, caption_len, image_of_caption = pipeline.load_captions(split, images, golden_tokenizer(lengths))
     shown = len(golden["image_id"])
-    np.testing.assert_array_equal(captions["caption_ids"][:shown], golden["caption_ids"])
-    np.testing.assert_array_equal(captions["caption_len"][:shown], golden["caption_len"])
+    np.testing.assert_array_equal(caption_ids[:shown], golden["caption_ids"])
+    np.testing.assert_array_equal(caption_len[:shown], golden["caption_len"])
     ids = [int(split.ids[images[position]]) for position in image_of_caption[:shown]]
     assert ids == golden["image_id"].tolist()
-    assert len(captions["caption_ids"]) == len(image_of_caption) == 5 * len(images)
+    assert len(caption_ids) == len(image_of_caption) == 5 * len(images)
 
     records = [split.read(image) for image in images[: shown // 5].tolist()]
     first = pipeline.image_arrays(records, split.feature_dim, golden_tokenizer(lengths), lengths[2])
