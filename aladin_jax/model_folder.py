@@ -14,8 +14,10 @@ A folder comes into being under its name complete or not at all: it is written b
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import jax
@@ -217,8 +219,9 @@ def matching_head_config(values: Mapping[str, Any], source: str) -> MatchingHead
     return config
 
 
-def expected_shapes(model_config: ModelConfig) -> dict[str, tuple[int, ...]]:
-    """Shapes of all parameters by path ("backbone/layers/qkv/kernel"), without making any.
+@functools.cache
+def expected_shapes(model_config: ModelConfig) -> Mapping[str, tuple[int, ...]]:
+    """Shapes of all parameters by path ("backbone/layers/qkv/kernel"), without making any; traced once a configuration.
 
     Raises:
         DataError: the backbone's width cannot be divided among the matching head's attention heads.
@@ -226,7 +229,8 @@ def expected_shapes(model_config: ModelConfig) -> dict[str, tuple[int, ...]]:
     width, heads = model_config.backbone.hidden_size, model_config.matching_head.num_heads
     if width % heads:
         raise DataError(f"hidden_size {width} of the backbone is not a multiple of the matching head's {heads} heads")
-    return {name: x.shape for name, x in flatten(jax.eval_shape(lambda: init_params(*model_config, seed=0))).items()}
+    abstract = flatten(jax.eval_shape(lambda: init_params(*model_config, seed=0)))
+    return MappingProxyType({name: x.shape for name, x in abstract.items()})
 
 
 def flatten(params: Params) -> dict[str, Any]:

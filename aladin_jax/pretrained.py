@@ -71,7 +71,7 @@ def cache_folder(named: str = "") -> Path:
 def enable_compilation_cache(folder: str = "") -> None:
     """Keeps compiled programs on disk, so that the next start is quick; in `cache_folder`."""
     jax.config.update("jax_compilation_cache_dir", str(cache_folder(folder)))
-    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
 
 
 def kernels_for(choice: config.Kernels, dtype: config.DType) -> bert.Kernels:

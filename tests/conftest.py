@@ -4,6 +4,10 @@
 import os
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # before TensorFlow is imported: it speaks of the CPU it finds
+os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")
+for library in ("OMP", "OPENBLAS"):  # threads that wait for work this small spin, and take it from other tests
+    os.environ.setdefault(f"{library}_NUM_THREADS", "1")
+os.environ["JAX_DEFAULT_MATMUL_PRECISION"] = "highest"  # here, and in the processes that tests start
 # Before JAX meets its devices. Most of the time of these tests would go into making small programs a little faster;
 # so compiled, a training step is ready in a quarter of the time, and gives the same numbers.
 # The golden numbers are also computed as users' programs are compiled (test_as_users_compile.py).
@@ -25,14 +29,20 @@ DIFFERENCES = pytest.StashKey()
 def pytest_configure(config):
     """Runs before any test module, and so before any module of the package, is imported."""
     jaxtyping.install_import_hook(["aladin_jax", "convert", "demo"], f"{tests.type_checks.__name__}.check")
-    jax.config.update("jax_default_matmul_precision", "highest")
     jax.config.update("jax_compilation_cache_dir", compilation_cache(config))
-    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
+
+
+def pytest_runtest_setup():
+    """Keeps all that is compiled, also after a test that has had a program set what users have."""
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
 
 
 def compilation_cache(config):
-    """A folder of compiled programs, one for each process that runs tests: JAX's writing does not mind readers."""
-    return str(config.cache.mkdir("-".join(["compiled", *filter(None, [os.environ.get("PYTEST_XDIST_WORKER")])])))
+    """A folder of compiled programs, of all processes that run tests and of those that they start.
+
+    One that reads what another has not written to its end is warned, which pyproject.toml lets pass, and compiles.
+    """
+    return str(config.cache.mkdir("compiled"))
 
 
 def pytest_sessionfinish(session):

@@ -75,7 +75,6 @@ def run(devices, fsdp, steps, kernels):
 
 
 if __name__ == "__main__":
-    jax.config.update("jax_default_matmul_precision", "highest")
     np.savez(
         sys.argv[1],
         **{f"{mesh}/{name}": value for mesh, sizes in MESHES.items() for name, value in run(*sizes).items()},

@@ -13,6 +13,7 @@ import aladin_jax
 from aladin_jax.commands import COMMANDS
 from aladin_jax.data.records import Record
 from tests.golden_data import E2E, arrays, e2e_expected
+from tests.processes import run
 
 ROOT = Path(__file__).parents[1]
 
@@ -215,11 +216,8 @@ for command in {asked}:
 )
 def test_a_fault_on_the_command_line_is_one_line(arguments, message, tmp_path):
     flags = ["--config", "configs/alignment_triplet.py", "--workdir", str(tmp_path / "run"), *arguments]
-    done = subprocess.run(
-        [sys.executable, "-m", "aladin_jax.main", *flags], cwd=ROOT, capture_output=True, text=True, check=False
-    )
-    assert (done.returncode, done.stdout) == (1, "")
-    [line] = done.stderr.splitlines()
+    assert run("aladin_jax.main", *flags, log=tmp_path / "log") == 1
+    [line] = (tmp_path / "log").read_text().splitlines()
     assert line.startswith(f"error: {message}")
     assert not (tmp_path / "run").exists()
 
@@ -234,9 +232,6 @@ def test_a_configuration_file_that_is_none_is_one_line(content, message, tmp_pat
     if content:
         file.write_text(content)
     flags = ["--config", str(file), "--workdir", str(tmp_path / "run")]
-    done = subprocess.run(
-        [sys.executable, "-m", "aladin_jax.main", *flags], cwd=ROOT, capture_output=True, text=True, check=False
-    )
-    assert done.returncode == 1
-    assert done.stderr.startswith(f"error: --config {file}: {message}")
-    assert done.stderr.count("\n") == 1
+    assert run("aladin_jax.main", *flags, log=tmp_path / "log") == 1
+    [line] = (tmp_path / "log").read_text().splitlines()
+    assert line.startswith(f"error: --config {file}: {message}")

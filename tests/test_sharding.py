@@ -1,14 +1,13 @@
 """One device and eight, with parameters on all or shared out, give the same losses, gradients and parameters."""
 
 import os
-import subprocess
-import sys
 
 import jax
 import numpy as np
 import pytest
 
 from aladin_jax import sharding
+from tests.processes import run
 from tests.sharded_runs import MESHES
 
 EIGHT = ("4x2", "2x4", "fused 4x2")
@@ -18,15 +17,11 @@ ONE = {"4x2": "1", "2x4": "1", "fused 4x2": "fused 1"}
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory):
     """The results of tests/sharded_runs.py by mesh."""
-    file = tmp_path_factory.mktemp("sharding") / "runs.npz"
-    environment = os.environ | {
-        "JAX_COMPILATION_CACHE_DIR": jax.config.jax_compilation_cache_dir,
-        "XLA_FLAGS": f"{os.environ['XLA_FLAGS']} --xla_force_host_platform_device_count=8",
-    }
-    done = subprocess.run(
-        [sys.executable, "-m", "tests.sharded_runs", str(file)], env=environment, capture_output=True, text=True
-    )
-    assert done.returncode == 0, done.stderr
+    folder = tmp_path_factory.mktemp("sharding")
+    file, log = folder / "runs.npz", folder / "log"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XLA_FLAGS", f"{os.environ['XLA_FLAGS']} --xla_force_host_platform_device_count=8")
+        assert run("tests.sharded_runs", file, log=log) == 0, log.read_text()
     with np.load(file) as data:
         results = dict(data)
     return {

@@ -25,7 +25,8 @@ def test_ratios_compare_runs_of_the_same_turn():
 
 
 def test_scoring_ends_with_one_json_line_of_ratios_hardware_versions_and_lengths(capsys):
-    scoring.main(["--images", "3", "--baseline_images", "1", "--runs", "2", "--sizes", "2", "--candidates", "3"])
+    small = ["--images", "3", "--baseline_images", "1", "--batch_size", "4", "--runs", "1", "--sizes", "2"]
+    scoring.main([*small, "--candidates", "3"])
     report = json.loads(capsys.readouterr().out.splitlines()[-1])
     assert report["lengths"]["all_pairs"]["captions"] == 15
     assert {"jax", "numpy", "torch"} <= report["versions"].keys()

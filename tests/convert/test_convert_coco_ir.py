@@ -1,4 +1,3 @@
-import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -9,25 +8,10 @@ import tensorflow_datasets as tfds
 import torch
 
 from convert.coco_ir import main
+from tests.processes import stop_at
 
 REPOSITORY = Path(__file__).parents[2]
 E2E = REPOSITORY / "tests" / "golden" / "e2e"
-
-# Runs the command, but has the operating system kill it at the n-th time that Python is about to do something to a
-# path with some text in it: what stands on the disk then is what a kill at that moment leaves.
-KILLED = """
-import os, signal, sys
-event, text, times = sys.argv[1], sys.argv[2], int(sys.argv[3])
-def hook(name, arguments):
-    global times
-    if name == event and text in str(arguments[0]):
-        times -= 1
-        if times == 0:
-            os.kill(os.getpid(), signal.SIGKILL)
-from convert.coco_ir import main
-sys.addaudithook(hook)
-sys.exit(main(sys.argv[4:]))
-"""
 
 
 def arguments(
@@ -37,12 +21,6 @@ def arguments(
     if num_workers:
         options["--num_workers"] = num_workers  # in this process by default, since starting more takes longest
     return [str(word) for pair in options.items() for word in pair] + list(more)
-
-
-def kill_at(event, text, times, output, *more):
-    command = [sys.executable, "-c", KILLED, event, text, str(times), *arguments(output, *more)]
-    done = subprocess.run(command, cwd=REPOSITORY, capture_output=True)
-    assert done.returncode == -signal.SIGKILL, done.stderr.decode()
 
 
 def folder_of(output):
@@ -81,26 +59,28 @@ def test_a_finished_run_run_again_says_so_and_touches_nothing(tmp_path, capsys):
 
 
 @pytest.mark.parametrize(
-    ("event", "text", "times", "complete"),
+    ("event", "pattern", "times", "complete"),
     [
-        ("os.mkdir", "_1.0.0", 1, False),
+        ("os.mkdir", r"_1\.0\.0", 1, False),
         ("os.rename", "array_record", 2, False),
-        ("os.rename", "_1.0.0", 5, True),  # the fifth, after what it is made from and three files
+        ("os.rename", r"_1\.0\.0", 5, True),  # the fifth, after what it is made from and three files
     ],
     ids=["before the first record", "between two files", "before the last step"],
 )
-def test_a_killed_run_leaves_no_data_set_and_the_next_finishes(tmp_path, event, text, times, complete):
-    kill_at(event, text, times, tmp_path)
-    assert not folder_of(tmp_path).exists()
-    assert bool(list(tmp_path.rglob("dataset_info.json"))) == complete
-    assert main(arguments(tmp_path)) == 0
-    assert lengths(tmp_path) == {"train": 10, "minival": 4, "test": 56}
-    assert sorted(path.name for path in folder_of(tmp_path).parent.iterdir()) == [".1.0.0.lock", "1.0.0"]
+def test_a_killed_run_leaves_no_data_set_and_the_next_finishes(tmp_path, event, pattern, times, complete):
+    output = tmp_path / "out"
+    stop_at(event, pattern, "convert.coco_ir", *arguments(output), times=times, log=tmp_path / "log")
+    assert not folder_of(output).exists()
+    assert bool(list(output.rglob("dataset_info.json"))) == complete
+    assert main(arguments(output)) == 0
+    assert lengths(output) == {"train": 10, "minival": 4, "test": 56}
+    assert sorted(path.name for path in folder_of(output).parent.iterdir()) == [".1.0.0.lock", "1.0.0"]
 
 
 def test_a_run_killed_while_it_removes_the_old_data_set_leaves_none(tmp_path, capsys):
     assert main(arguments(tmp_path)) == 0
-    kill_at("shutil.rmtree", "1.0.0", 1, tmp_path, "--overwrite")
+    command = ["convert.coco_ir", *arguments(tmp_path, "--overwrite")]
+    stop_at("shutil.rmtree", r"1\.0\.0", *command, log=tmp_path / "log")
     assert list(folder_of(tmp_path).iterdir())
     with pytest.raises(Exception, match="dataset_info"):
         opened(tmp_path)

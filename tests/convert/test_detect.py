@@ -2,9 +2,6 @@ import json
 import os
 import re
 import shutil
-import signal
-import subprocess
-import sys
 
 import numpy as np
 import pytest
@@ -19,20 +16,7 @@ from convert.detection.detector import Detector
 from convert.detection.run import _batches
 from tests.convert import tiny_detectors
 from tests.convert.tiny_detectors import PHOTOGRAPHS, photograph
-
-KILLED = """
-import os, signal, sys
-files = int(sys.argv[1])
-def hook(name, arguments):
-    global files
-    if name == "os.rename" and str(arguments[1]).endswith(".npz"):
-        files -= 1
-        if files < 0:
-            os.kill(os.getpid(), signal.SIGKILL)
-from convert.detect import main
-sys.addaudithook(hook)
-sys.exit(main(sys.argv[2:]))
-"""
+from tests.processes import stop_at
 
 
 @pytest.fixture(scope="module")
@@ -146,9 +130,8 @@ def test_a_photograph_lying_on_its_side_is_turned_as_its_exif_data_says(run, ima
 
 
 def test_a_killed_run_is_taken_up_where_it_was(run, images, detector, tmp_path):
-    command = [sys.executable, "-c", KILLED, "2", *arguments(images, detector, tmp_path / "out")]
-    killed = subprocess.run(command, capture_output=True)
-    assert killed.returncode == -signal.SIGKILL, killed.stderr.decode()
+    command = ["convert.detect", *arguments(images, detector, tmp_path / "out")]
+    stop_at("os.rename", r"\.npz\.", *command, times=3, log=tmp_path / "log")
     folder = tmp_path / "out" / "detections"
     before = {path: path.stat().st_mtime_ns for path in folder.glob("*.npz")}
     assert len(before) == 2

@@ -1,6 +1,4 @@
 import json
-import subprocess
-import sys
 
 import numpy as np
 import pytest
@@ -12,6 +10,7 @@ from convert.coco_ir import main as coco_ir
 from convert.features import main
 from convert.importing.recognise import FEATURE_FORMATS
 from tests.convert import own_features as own
+from tests.processes import stop_at
 
 CAPTIONS = own.captions()
 GOLDEN = own.all_golden()
@@ -100,16 +99,7 @@ def test_features_of_another_width_become_records_of_another_width(tmp_path, cap
 
 def test_run_again_the_command_finds_the_data_set_and_a_killed_one_leaves_none(tmp_path, karpathy, capsys):
     arguments = [*folder_of("npy", tmp_path / "in"), "--captions", karpathy, "--output", tmp_path / "out"]
-    code = (
-        "import os, signal, sys\n"
-        "def hook(name, arguments):\n"
-        "    if name == 'os.rename' and '_1.0.0' in str(arguments[0]): os.kill(os.getpid(), signal.SIGKILL)\n"
-        "from convert.features import main\n"
-        "sys.addaudithook(hook)\n"
-        "main(sys.argv[1:])\n"
-    )
-    killed = subprocess.run([sys.executable, "-c", code, *map(str, arguments)], capture_output=True)
-    assert killed.returncode == -9, killed.stderr.decode()
+    stop_at("os.rename", r"_1\.0\.0", "convert.features", *arguments, log=tmp_path / "log")
     folder = tmp_path / "out" / "coco_ir" / "default" / "1.0.0"
     assert not folder.exists()
     assert run(arguments, capsys)[0] == 0

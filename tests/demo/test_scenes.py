@@ -3,12 +3,7 @@
 import dataclasses
 import hashlib
 import io
-import os
 import re
-import signal
-import subprocess
-import sys
-import time
 
 import numpy as np
 import pytest
@@ -27,11 +22,11 @@ from demo.region_features import FEATURE_DIM, REGION_DIM, region_features
 from demo.scene import COLOURS, RADII, SIDE, sample_scene
 from demo.silhouettes import KINDS
 from demo.wording import SYNONYMS, vocabulary
+from tests.processes import stop_at
 
 SCENES = [sample_scene("test", index) for index in range(200)]
 SIZES = {"train": 6, "minival": 2, "test": 3}
 MEANING = {phrase: value for value, phrases in SYNONYMS.items() for phrase in phrases}
-COMMAND = [sys.executable, "-m", "demo"]
 
 
 def test_records_are_the_same_to_the_bit_on_every_machine():
@@ -267,20 +262,15 @@ def test_preparing_again_draws_nothing_and_another_size_is_refused(prepared, cap
     assert files == {path: path.stat().st_mtime_ns for path in prepared.rglob("*record*")}
 
 
-def test_a_killed_run_leaves_no_data_set_and_the_same_command_then_finishes(tmp_path):
-    command = [*COMMAND, "--output", str(tmp_path), "--train", "200", "--minival", "2", "--test", "2"]
-    environment = os.environ | {"CUDA_VISIBLE_DEVICES": ""}
-    with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT) as run:
-        while not list(tmp_path.rglob("incomplete.*")):
-            assert run.poll() is None, run.communicate()[0].decode()
-            time.sleep(0.01)
-        run.send_signal(signal.SIGKILL)
+def test_a_killed_run_leaves_no_data_set_and_the_same_command_then_finishes(tmp_path, capsys):
+    command = ["--output", str(tmp_path / "out"), "--train", "6", "--minival", "2", "--test", "2"]
+    stop_at("os.rename", r"/incomplete\.\w+_1\.0\.0$", "demo", *command, log=tmp_path / "log")
+    assert list(tmp_path.rglob("incomplete.*"))
     with pytest.raises(ValueError, match="no prepared data set"):
-        open_dataset(tmp_path)
-    finished = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
-    assert finished.returncode == 0, finished.stderr
-    assert "204 pictures is ready" in finished.stdout
-    assert Split(open_dataset(tmp_path), "train").num_images == 200
+        open_dataset(tmp_path / "out")
+    assert main(command) == 0
+    assert "10 pictures is ready" in capsys.readouterr().out
+    assert Split(open_dataset(tmp_path / "out"), "train").num_images == 6
     assert not list(tmp_path.rglob("incomplete.*"))
 
 

@@ -1,9 +1,8 @@
-"""Checkpoints at bad moments: killed while one is written, validated again before one is, configured anew."""
+"""Checkpoints at bad moments: stopped while one is written, validated again before one is, configured anew."""
 
 import os
 import shutil
 import signal
-import sys
 
 import jax
 import numpy as np
@@ -13,7 +12,8 @@ from aladin_jax.evaluation.report import evaluate
 from aladin_jax.model_folder import flatten
 from aladin_jax.training.loop import train
 from aladin_jax.weights import BEST, LATEST, newest_step, restore_host
-from tests.end_to_end.command_line import LITTLE_TO_COMPUTE, command, run
+from tests.end_to_end.command_line import LITTLE_TO_COMPUTE, command
+from tests.processes import stop_at
 
 REGIME = "alignment_and_matching_distill"
 
@@ -50,6 +50,11 @@ def steps_of(folder):
     return sorted(int(entry.name) for entry in folder.iterdir() if entry.name.isdecimal()) if folder.is_dir() else []
 
 
+def rsums(found):
+    """What decides which validation was the best, by step."""
+    return {step: rsum + found["minival/alignment/rsum"][step] for step, rsum in found["minival/matching/rsum"].items()}
+
+
 @pytest.fixture(scope="module")
 def uninterrupted(small, tmp_path_factory):
     """A workdir of eight steps, saved after each of them, and validated after each."""
@@ -70,34 +75,40 @@ def test_what_is_saved_in_the_background_is_the_state_of_its_step(small, uninter
 
 
 def test_the_best_of_validations_in_quick_succession_is_kept(uninterrupted, scalars):
-    found = scalars(uninterrupted)
-    sums = {s: v + found["minival/alignment/rsum"][s] for s, v in found["minival/matching/rsum"].items()}
+    sums = rsums(scalars(uninterrupted))
     assert sorted(sums) == list(range(1, 9))
     assert steps_of(uninterrupted / "best") == [max(sums, key=lambda step: (sums[step], -step))]
 
 
-# What is about to happen when the run is killed, and the steps saved by then. One kill follows on the other.
+# The signal, what is about to get its name as it comes, and how often the run saves and validates. One follows on the
+# other: nothing is saved yet; the best one is, and steps go on meanwhile; some of the next one is written.
 MOMENTS = [
-    ("os.rename", r"checkpoints/3\.[^/]*$", []),  # the best one is whole, the latest written but not yet named so
-    ("os.rename", r"checkpoints/6\.[^/]*/state", [3]),  # some of the second one is written
+    (signal.SIGKILL, r"checkpoints/8\.[^/]*$", {"checkpoint_every": 100, "eval_every": 0}),
+    (signal.SIGTERM, r"best/3\.[^/]*$", {"checkpoint_every": 100, "eval_every": 3}),
+    (signal.SIGKILL, r"checkpoints/\d\.[^/]*/state", {"checkpoint_every": 3, "eval_every": 3}),
 ]
 
 
-def test_a_run_killed_amid_saving_goes_on_to_the_bits_of_an_uninterrupted_one(
-    small, uninterrupted, tmp_path, monkeypatch
+def test_a_run_stopped_again_and_again_amid_saving_goes_on_to_the_bits_of_an_uninterrupted_one(
+    small, uninterrupted, scalars, tmp_path
 ):
-    monkeypatch.setenv("JAX_DEFAULT_MATMUL_PRECISION", "highest")  # as in this process, which goes on at the end
-    workdir = tmp_path / "run"
-    config = small(num_steps=8, checkpoint_every=3, eval_every=3)
-    arguments = command(REGIME, workdir, config)[3:]
-    for event, pattern, steps in MOMENTS:
-        program = [sys.executable, "-m", "tests.end_to_end.killed", event, pattern]
-        assert run([*program, *arguments], tmp_path / "log") == -signal.SIGKILL, (event, pattern)
-        assert steps_of(workdir / "checkpoints") == steps, (event, pattern)
+    workdir, log = tmp_path / "run", tmp_path / "log"
+    steps = []
+    for number, pattern, every in MOMENTS:
+        config = small(num_steps=8, **every)
+        stop_at("os.rename", pattern, *command(REGIME, workdir, config), number=number, log=log)
+        if number == signal.SIGTERM:
+            [stopped] = steps = steps_of(workdir / "checkpoints")
+            assert 3 < stopped < 8
+            assert f"Saved step {stopped};" in log.read_text()
+        assert steps_of(workdir / "checkpoints") == steps
+    assert f"Going on from step {stopped}" in log.read_text()
     train(config, workdir)
     assert saved(workdir)[0] == 8
     assert_same(saved(workdir)[1], saved(uninterrupted)[1])
     assert not [entry for entry in os.listdir(workdir / "checkpoints") if not entry.isdecimal()]
+    sums = rsums(scalars(uninterrupted))
+    assert newest_step(workdir / "best") == max((3, 6, 8), key=lambda step: (sums[step], -step))
 
 
 def test_a_first_start_that_failed_over_a_wrong_path_can_be_put_right(small, tmp_path):

@@ -3,8 +3,9 @@
 import os
 
 from aladin_jax.weights import newest_step
-from tests.end_to_end.command_line import command, run
+from tests.end_to_end.command_line import command
 from tests.golden_data import e2e_expected
+from tests.processes import run
 
 REGIME = "alignment_and_matching_distill"
 STEPS = 8  # an epoch of seven, whose last batch has fewer pairs than there are devices, and one with a new loss
@@ -16,8 +17,9 @@ def test_eight_devices_and_then_two_train_as_the_original_did(small_run, scalars
     for devices, steps in ((8, 7), (2, STEPS)):
         monkeypatch.setenv("XLA_FLAGS", f"{flags} --xla_force_host_platform_device_count={devices}")
         config = small_run(REGIME, num_steps=steps, **settings)
-        assert run(command(REGIME, workdir, config, "--config.fsdp=2"), tmp_path / f"{devices}.log") == 0
-        log = (tmp_path / f"{devices}.log").read_text()
+        file = tmp_path / f"{devices}.log"
+        assert run(*command(REGIME, workdir, config, "--config.fsdp=2"), log=file) == 0
+        log = file.read_text()
         # The table of parameters, once, at the first start, shows how they are shared out.
         assert ("'fsdp'" in log) == ("Total: " in log) == (devices == 8)
         assert newest_step(workdir / "checkpoints") == steps

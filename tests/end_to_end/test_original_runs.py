@@ -1,16 +1,17 @@
-"""A checkpoint as the original's train.py saves it: evaluated, gone on with, and started from, by the command line."""
+"""A checkpoint as the original's train.py saves it: evaluated, gone on with, and started from."""
 
 import json
 
 import numpy as np
 import pytest
 
+from aladin_jax.evaluation.report import evaluate
 from aladin_jax.model_folder import load_run_state
 from aladin_jax.training import loop
 from aladin_jax.weights import read_weights
 from convert import checkpoint, export
 from convert.original import original_tensors
-from tests.end_to_end.command_line import LITTLE_TO_COMPUTE, command, run
+from tests.end_to_end.command_line import LITTLE_TO_COMPUTE
 from tests.golden_data import E2E
 
 REGIME = "alignment_and_matching_distill"
@@ -29,18 +30,14 @@ def as_saved(tmp_path_factory):
 
 @pytest.fixture
 def train(small_run, scalars, tmp_path):
-    """Trains four steps through the command line; gives the scalars by tag and step, the weights, and the log."""
+    """Trains four steps; gives the scalars by tag and step, and the weights."""
 
     def train(first_step, **fields):
         workdir = tmp_path / "run"
         settings = {"init_from": "", "learning_rate": 1e-5, "num_steps": first_step + 4, "lr_step_epochs": 15}
-        config = small_run(
-            REGIME, **settings | {name: str(v) if name != "num_steps" else v for name, v in fields.items()}
-        )
-        log = tmp_path / "log"
-        assert run(command(REGIME, workdir, config), log) == 0, log.read_text()
+        loop.train(small_run(REGIME, **settings | fields), workdir)
         params, model_config, *_ = read_weights(workdir)
-        return scalars(workdir), original_tensors(params, model_config), log.read_text()
+        return scalars(workdir), original_tensors(params, model_config)
 
     return train
 
@@ -59,15 +56,14 @@ def check(found, tensors, name, first_step, differences):
         differences.check("as saved: weights afterwards", after, values, atol=1e-6)
 
 
-def test_a_run_of_the_original_is_resumed(train, as_saved, differences):
-    found, tensors, log = train(STEPS_PER_EPOCH, resume_from=as_saved)
-    check(found, tensors, "resume", STEPS_PER_EPOCH, differences)
-    assert f"Going on from {as_saved}: epoch 1, step 7" in log
+def test_a_run_of_the_original_is_resumed(train, as_saved, differences, caplog):
+    with caplog.at_level("INFO", "absl"):
+        check(*train(STEPS_PER_EPOCH, resume_from=str(as_saved)), "resume", STEPS_PER_EPOCH, differences)
+    assert f"Going on from {as_saved}: epoch 1, step 7" in caplog.text
 
 
 def test_a_run_starts_from_the_originals_weights_alone(train, as_saved, differences):
-    found, tensors, _ = train(0, init_from=as_saved)
-    check(found, tensors, "load-teacher-model", 0, differences)
+    check(*train(0, init_from=str(as_saved)), "load-teacher-model", 0, differences)
 
 
 def test_the_two_differ(as_saved):
@@ -119,9 +115,7 @@ def test_evaluation_gives_what_the_originals_test_py_gives(kind, small_run, as_s
         assert export.main(["--workdir", str(as_saved), "--output", str(exported), "--format", form]) == 0
         source = ["--vinvl", str(E2E / "vinvl")] if form == "pytorch" else []
         assert checkpoint.main([*source, "--checkpoint", str(exported), "--output", str(weights)]) == 0
-    config = small_run(REGIME, init_from=str(weights))
-    assert run(command(REGIME, tmp_path / "run", config, "--mode", "evaluate"), tmp_path / "log") == 0
-    found = json.loads((tmp_path / "run/report.json").read_text())["test"]
+    found = evaluate(small_run(REGIME, init_from=str(weights)), tmp_path / "run")["test"]
     for head, expected in EXPECTED["test"].items():
         for metric, value in expected.items():
             tied = metric.endswith("meanr")  # hangs on how equal scores are ordered

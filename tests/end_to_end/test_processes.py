@@ -1,9 +1,12 @@
 """Two real processes on CPUs train one model (jax.distributed, gloo)."""
 
 import socket
+import time
 
-from tests.end_to_end.command_line import LITTLE_TO_COMPUTE, command, run, start, wait_for
+from aladin_jax.training.loop import train
+from tests.end_to_end.command_line import LITTLE_TO_COMPUTE, command
 from tests.golden_data import e2e_expected
+from tests.processes import start, wait_for
 
 REGIME = "alignment_and_matching_distill"
 
@@ -21,9 +24,11 @@ def test_two_processes_and_then_one_train_as_the_original_did(small_run, scalars
     settings = {"activate_distillation_after": 1, "lr_step_epochs": 1, "eval_every": 7, "pack_tokens": True}
     workdir = tmp_path / "run"
     half = command(REGIME, workdir, small_run(REGIME, num_steps=7, **settings))
-    processes = [start(arguments, tmp_path / f"{k}.log") for k, arguments in enumerate(several(half, 2))]
-    assert [process.wait(timeout=300) for process in processes] == [0, 0]
-    assert run(command(REGIME, workdir, small_run(REGIME, num_steps=14, **settings)), tmp_path / "one.log") == 0
+    processes = [start(*arguments, log=tmp_path / f"{k}.log") for k, arguments in enumerate(several(half, 2))]
+    for process in processes:
+        process.join(timeout=300)
+    assert [process.exitcode for process in processes] == [0, 0]
+    train(small_run(REGIME, num_steps=14, **settings), workdir)
     found = scalars(workdir)
     for step, expected in enumerate(e2e_expected()["two_epochs"]["steps"], start=1):
         differences.check("two processes, then one: loss", found["train/loss"][step], expected["loss"], rtol=2e-3)
@@ -34,14 +39,15 @@ def test_a_lost_process_ends_the_others_with_an_error(small_run, tmp_path):
     config = small_run(REGIME, **settings)
     logs = [tmp_path / f"{k}.log" for k in range(2)]
     arguments = several(command(REGIME, tmp_path / "run", config), 2)
-    first, second = (start(*both) for both in zip(arguments, logs, strict=True))
+    first, second = (start(*some, log=log) for some, log in zip(arguments, logs, strict=True))
     try:
-        wait_for(tmp_path / "run" / "config.json", second)
+        wait_for(logs[0], first)
         while "[5] train" not in logs[0].read_text():
-            wait_for(logs[0], first)
-            assert first.poll() is None
+            assert first.is_alive()
+            time.sleep(0.05)
         second.kill()
-        assert first.wait(timeout=200) != 0
+        first.join(timeout=200)
+        assert first.exitcode == 1
         assert "error: process 0 of 2" in logs[0].read_text()
     finally:
         first.kill()

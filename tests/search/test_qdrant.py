@@ -2,9 +2,6 @@ import contextlib
 import functools
 import json
 import os
-import subprocess
-import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -22,9 +19,9 @@ from aladin_jax.search.qdrant import QdrantEngine, collection_of, upload
 from aladin_jax.search.query import Searcher
 from aladin_jax.search.query_encoder import QueryEncoder
 from demo import builder
+from tests.processes import start
 from tests.search.conftest import SCENES_SETTINGS
 
-ROOT = Path(__file__).parents[2]
 QUERIES = ("a man riding a wave", "two dogs on a red sofa with a frisbee", "a plate of food on a table", "train")
 SCENES_QUERIES = ("a red square above a blue circle", "a star")
 
@@ -236,12 +233,10 @@ def test_three_machines_fill_one_collection_that_is_asked_with_the_model_alone(s
     answer = json.loads(capsys.readouterr().out)
     assert "shard 1, 3 of 3 is not all there yet" in answer["note"]
     assert {hit["id"] for hit in answer["results"]} <= {f"test-{row:05d}" for row in range(8, 16)}
-    environment = {**os.environ, "JAX_PLATFORMS": "cpu", "JAX_DEFAULT_MATMUL_PRECISION": "highest"}
-    others = [
-        subprocess.Popen([sys.executable, "-m", "aladin_jax.search", *command(number)], cwd=ROOT, env=environment)
-        for number in (1, 3)
-    ]
-    assert [process.wait(timeout=300) for process in others] == [0, 0]
+    others = [start("aladin_jax.search", *command(number), log=tmp_path / f"{number}.log") for number in (1, 3)]
+    for process in others:
+        process.join(timeout=300)
+    assert [process.exitcode for process in others] == [0, 0]
     capsys.readouterr()
     assert main(command(2)) == 0  # started again, it has nothing to do
     assert "0 images sent to collection scenes, 0 removed" in capsys.readouterr().out

@@ -1,9 +1,11 @@
 import json
 
+from aladin_jax.search import tradeoff
 from benchmarks import search_scale
 
 
-def test_the_benchmark_ends_with_recalls_costs_and_parts_of_a_querys_time(capsys):
+def test_the_benchmark_ends_with_recalls_costs_and_parts_of_a_querys_time(capsys, monkeypatch):
+    monkeypatch.setattr(tradeoff, "_TIMED", 5)
     search_scale.main(["--images", "400", "--queries", "40", "--width", "64", "--layers", "1"])
     report = json.loads(capsys.readouterr().out.splitlines()[-1])
     rows = {row["rerank"]: row for row in report["rows"]}
