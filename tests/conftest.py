@@ -11,7 +11,8 @@ os.environ["JAX_DEFAULT_MATMUL_PRECISION"] = "highest"  # here, and in the proce
 # Before JAX meets its devices. Most of the time of these tests would go into making small programs a little faster;
 # so compiled, a training step is ready in a quarter of the time, and gives the same numbers.
 # The golden numbers are also computed as users' programs are compiled (test_as_users_compile.py).
-AS_USERS_COMPILE = os.environ.get("AS_USERS_COMPILE", os.environ.get("XLA_FLAGS", ""))
+# The users' own flags are kept for the processes that this one starts, pytest-xdist's among them.
+AS_USERS_COMPILE = os.environ.setdefault("USERS_XLA_FLAGS", os.environ.get("XLA_FLAGS", ""))
 if "AS_USERS_COMPILE" not in os.environ:
     os.environ["XLA_FLAGS"] = (
         f"{AS_USERS_COMPILE} --xla_backend_optimization_level=0 --xla_cpu_use_fusion_emitters=false"
