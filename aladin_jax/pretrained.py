@@ -210,7 +210,8 @@ class PretrainedModel:
         Raises:
             ValueError: the lengths are beyond the model's positions.
         """
-        tokenizer = make_tokenizer(self.config, self.vocabulary, self._path, settings)
+        own = settings == self.settings
+        tokenizer = self.tokenizer if own else make_tokenizer(self.config, self.vocabulary, self._path, settings)
         return Encoder(
             self.bound,
             tokenizer,

@@ -177,11 +177,11 @@ def _bring_together(is_word: Bool[Array, "c w"], room: int | None) -> _Words:
         chunk = LARGE_CHUNK if flat.size >= LARGE_FROM else SMALL_CHUNK
     else:
         chunk = ACCELERATOR_CHUNK
-    chunk = min(chunk, size)
+    chunk, count = min(chunk, size), flat.sum()
     slots = jnp.pad(jnp.argsort(~flat, stable=True)[:size], (0, -size % chunk))
     place = jnp.maximum(jnp.cumsum(flat) - 1, 0)
-    chunks = (flat.sum() + chunk - 1) // chunk if room is None else slots.size // chunk
-    return _Words(slots, place.reshape(is_word.shape), flat.sum(), chunk, chunks)
+    chunks = (count + chunk - 1) // chunk if room is None else slots.size // chunk
+    return _Words(slots, place.reshape(is_word.shape), count, chunk, chunks)
 
 
 def _over_chunks(real: _Words, body: Callable[[Array, Any], Any], carry: Any) -> Any:
