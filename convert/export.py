@@ -68,7 +68,8 @@ def _export(options: argparse.Namespace) -> None:
 def _remove_leftovers(path: Path) -> None:
     """Removes what a killed export left of the file: its temporary name, see `whole_file`, has the process's number."""
     for left in path.parent.glob(f".{glob.escape(path.name)}.*.tmp"):
-        if not Path("/proc", left.name.split(".")[-2]).exists():
+        number = left.name.split(".")[-2]
+        if number.isdigit() and not Path("/proc", number).exists():
             left.unlink()
             print(f"removed {left}, which an export that was killed had left")
 

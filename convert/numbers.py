@@ -45,6 +45,8 @@ class NumberArray(np.ndarray):
         version, shape, kind, fortran, content = state
         if not isinstance(kind, NumberType) or not isinstance(content, list if kind.dtype.hasobject else bytes):
             raise ValueError("an array of something else than numbers")
+        if kind.dtype.hasobject:
+            shape = (len(content),)  # NumPy believes a longer one, and reads beyond the list's end
         super().__setstate__((version, shape, kind.dtype, fortran, content))
 
 

@@ -118,7 +118,7 @@ class _Inspector:
                 self._stack.append(items)
             case "TUPLE1" | "TUPLE2" | "TUPLE3":
                 count = int(operation[-1])
-                stack[-count:] = [tuple(stack[-count:])]
+                stack[-count:] = [tuple(stack[k] for k in range(-count, 0))]
             case "BINPERSID":
                 stack[-1] = self._declare_storage(stack[-1])
             case "NONE" | "NEWTRUE" | "NEWFALSE" | "EMPTY_TUPLE":

@@ -90,7 +90,7 @@ class CaptionTokenizer:
             if length < 3:
                 raise ValueError(f"{name} is {length}; two places are special tokens, so it must be at least 3")
         vocabulary = read_vocabulary(vocab_file)
-        self.vocab_file = Path(vocab_file)
+        self.unknown = vocabulary[UNK]
         self.vocab_size = len(vocabulary)
         self.max_caption_len, self.max_labels_len = max_caption_len, max_labels_len
         self._vocabulary = vocabulary

@@ -50,7 +50,7 @@ class PictureModel:
             kind: what is expected there.
 
         Raises:
-            DataError: there is no such folder, it is not of the kind, or a package is missing for it.
+            DataError: a file is missing in the folder, it is not of the kind, or a package is missing for it.
         """
         import transformers  # from here, because it takes seconds
 

@@ -28,6 +28,8 @@ def recognise_features(path: Path, given: str | None = None) -> tuple[str, Path]
         for file in (path / name for name in _VINVL_FILES.values()) if path.is_dir() else (path,):
             if (found := find_features(file)) and found[0] in _VINVL_FILES:
                 return found
+    if given and not path.is_dir():
+        return given, path
     found = find_features(path)
     if given is None:
         if found:
@@ -35,7 +37,7 @@ def recognise_features(path: Path, given: str | None = None) -> tuple[str, Path]
         if not path.exists():
             raise DataError("no such file or folder", "check the path of the features", path=path)
         raise DataError("no features that are known here", f"pass --format: {', '.join(FEATURE_FORMATS)}", path=path)
-    if found and found[0] != given and path.is_dir() and not (given == "npz" and _first_file(path, ".npz")):
+    if found and found[0] != given and not (given == "npz" and _first_file(path, ".npz")):
         use = f"python -m convert.features --format {found[0]} takes them"
         raise DataError(f"features in the format {found[0]}, not {given}", use, path=path)
     return given, path

@@ -132,7 +132,7 @@ class _Comparison:
         """Takes one image that both have into account."""
         regions = (one.regions.astype(np.float32), two.regions.astype(np.float32))
         same_count = len(regions[0]) == len(regions[1])
-        self._counts.update({"first": len(regions[0]), "second": len(regions[1]), "same count": same_count})
+        self._counts.update({"first": len(regions[0]), "second": len(regions[1]), "same count": int(same_count)})
         self._counts["same tags"] += sorted(one.tags) == sorted(two.tags)
         features = [r[:, : r.shape[1] - (k or 0)] for r, k in zip(regions, self._box_columns, strict=True)]
         for columns, some in zip(self._columns, features, strict=True):

@@ -4,7 +4,7 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
-from aladin_jax.data.tokenization import UNK, CaptionTokenizer, read_vocabulary
+from aladin_jax.data.tokenization import CaptionTokenizer
 from aladin_jax.errors import DataError
 
 
@@ -21,7 +21,7 @@ class TextTally:
         self._tokenizer = tokenizer
         if tokenizer:
             self._room = (tokenizer.max_labels_len if tags else tokenizer.max_caption_len) - 2
-            self._unknown = read_vocabulary(tokenizer.vocab_file)[UNK]
+            self._unknown = tokenizer.unknown
         self._words: Counter[int] = Counter()
         self._tokens: Counter[int] = Counter()
         self._unknown_tokens = 0

@@ -209,12 +209,13 @@ def test_only_an_earlier_export_is_replaced_and_only_on_request(tmp_path, conver
 
 
 def test_what_a_killed_export_left_is_removed_and_that_is_said(tmp_path, converted, export_command):
-    names = (".a.tar.99999999.tmp", f".a.tar.{os.getppid()}.tmp", ".b.tar.99999999.tmp")
-    killed, alive, other = (tmp_path / name for name in names)
-    for left in (killed, alive, other):
+    names = (".a.tar.99999999.tmp", f".a.tar.{os.getppid()}.tmp", ".b.tar.99999999.tmp", ".a.tar.backup.tmp")
+    killed, alive, other, own = (tmp_path / name for name in names)
+    for left in (killed, alive, other, own):
         left.touch()
     status, output, _ = export_command("--workdir", converted, "--output", tmp_path / "a.tar")
     assert (status, killed.exists(), alive.exists(), other.exists()) == (0, False, True, True)
+    assert own.exists()
     assert f"removed {killed}, which an export that was killed had left" in output
 
 
