@@ -41,9 +41,15 @@ def start(module, *arguments, log, moment=None):
 
 def run(module, *arguments, log, **options):
     """Runs a program to its end; returns its exit status, which is below 0 if a signal ended it."""
-    process = start(module, *arguments, log=log, **options)
-    process.join(timeout=300)
-    assert process.exitcode is not None, f"{module} did not end"
+    return end_of(start(module, *arguments, log=log, **options))
+
+
+def end_of(process, seconds=300):
+    """Waits for a process to end; returns its exit status. One that does not is killed, or pytest would wait for it."""
+    process.join(timeout=seconds)
+    if process.exitcode is None:
+        process.kill()
+        raise AssertionError(f"{process.name} did not end within {seconds} s")
     return process.exitcode
 
 

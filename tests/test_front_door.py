@@ -1,6 +1,7 @@
 """`import aladin_jax`: what the README shows works, odd input is answered in a line, and nothing heavy is loaded."""
 
 import json
+import os
 import re
 import subprocess
 import sys
@@ -207,7 +208,6 @@ for command in {asked}:
         (["--config=configs/common.py"], "--config is given 2 times; name one file"),
         (["--mode=test"], "flag --mode=test: value should be one of <train|evaluate>"),
         (["more"], "unknown argument 'more'"),
-        ([], "data.dir is empty; name a prepared data set, --config.data.dir=DIR"),
         (
             ["--workdir=/dev/null/run", "--config.data.dir=data"],
             "/dev/null/run: this folder cannot be made (Not a directory); name another",
@@ -219,6 +219,17 @@ def test_a_fault_on_the_command_line_is_one_line(arguments, message, tmp_path):
     assert run("aladin_jax.main", *flags, log=tmp_path / "log") == 1
     [line] = (tmp_path / "log").read_text().splitlines()
     assert line.startswith(f"error: {message}")
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_program_that_starts_by_itself_says_its_fault_on_stderr_and_nothing_else(tmp_path):
+    flags = ["--config", "configs/alignment_triplet.py", "--workdir", str(tmp_path / "run")]
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("TF_")}
+    command = [sys.executable, "-m", "aladin_jax.main", *flags]
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (1, "")
+    [line] = done.stderr.splitlines()
+    assert line.startswith("error: data.dir is empty; name a prepared data set, --config.data.dir=DIR")
     assert not (tmp_path / "run").exists()
 
 

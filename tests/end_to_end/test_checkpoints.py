@@ -1,5 +1,6 @@
 """Checkpoints at bad moments: stopped while one is written, validated again before one is, configured anew."""
 
+import contextlib
 import os
 import shutil
 import signal
@@ -10,6 +11,7 @@ import pytest
 
 from aladin_jax.evaluation.report import evaluate
 from aladin_jax.model_folder import flatten
+from aladin_jax.training.checkpoint import RunCheckpoints
 from aladin_jax.training.loop import train
 from aladin_jax.weights import BEST, LATEST, newest_step, restore_host
 from tests.end_to_end.command_line import LITTLE_TO_COMPUTE, command
@@ -168,3 +170,12 @@ def test_the_random_key_and_the_optimizer_are_saved(uninterrupted):
     groups = {name.split("/")[0] for name in state}
     assert groups == {"step", "params", "opt_state", "rng"}
     np.testing.assert_array_equal(state["rng"], jax.random.key_data(jax.random.key(88)))
+
+
+def test_a_step_that_is_validated_again_is_not_saved_again(tmp_path):
+    params = {"backbone": {"w": np.zeros(2, np.float32)}}
+    with contextlib.closing(RunCheckpoints(tmp_path)) as kept:
+        assert kept.save_if_best(3, params, rsum=1.0)
+        assert not kept.save_if_best(3, params, rsum=1.0)
+        assert not kept.save_if_best(3, params, rsum=2.0)
+    assert newest_step(tmp_path / BEST) == 3

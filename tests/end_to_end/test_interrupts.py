@@ -5,7 +5,7 @@ import signal
 import time
 
 from tests.end_to_end.command_line import command
-from tests.processes import start
+from tests.processes import end_of, start
 
 
 def interrupt(arguments, log, begun):
@@ -16,10 +16,10 @@ def interrupt(arguments, log, begun):
         assert process.is_alive(), log.read_text()
         time.sleep(0.02)
     os.kill(process.pid, signal.SIGINT)
-    process.join(timeout=60)
+    status = end_of(process, 60)
     text = log.read_text()
     assert "Traceback" not in text
-    return process.exitcode, [line for line in text.splitlines() if line.startswith("error: ")]
+    return status, [line for line in text.splitlines() if line.startswith("error: ")]
 
 
 def test_evaluation_that_is_interrupted_leaves_no_report(small_run, tmp_path):

@@ -6,7 +6,7 @@ import time
 from aladin_jax.training.loop import train
 from tests.end_to_end.command_line import LITTLE_TO_COMPUTE, command
 from tests.golden_data import e2e_expected
-from tests.processes import start, wait_for
+from tests.processes import end_of, start, wait_for
 
 REGIME = "alignment_and_matching_distill"
 
@@ -25,9 +25,7 @@ def test_two_processes_and_then_one_train_as_the_original_did(small_run, scalars
     workdir = tmp_path / "run"
     half = command(REGIME, workdir, small_run(REGIME, num_steps=7, **settings))
     processes = [start(*arguments, log=tmp_path / f"{k}.log") for k, arguments in enumerate(several(half, 2))]
-    for process in processes:
-        process.join(timeout=300)
-    assert [process.exitcode for process in processes] == [0, 0]
+    assert [end_of(process) for process in processes] == [0, 0]
     train(small_run(REGIME, num_steps=14, **settings), workdir)
     found = scalars(workdir)
     for step, expected in enumerate(e2e_expected()["two_epochs"]["steps"], start=1):
@@ -46,8 +44,7 @@ def test_a_lost_process_ends_the_others_with_an_error(small_run, tmp_path):
             assert first.is_alive()
             time.sleep(0.05)
         second.kill()
-        first.join(timeout=200)
-        assert first.exitcode == 1
+        assert end_of(first, 200) == 1
         assert "error: process 0 of 2" in logs[0].read_text()
     finally:
         first.kill()

@@ -19,7 +19,7 @@ from aladin_jax.search.qdrant import QdrantEngine, collection_of, upload
 from aladin_jax.search.query import Searcher
 from aladin_jax.search.query_encoder import QueryEncoder
 from demo import builder
-from tests.processes import start
+from tests.processes import end_of, start
 from tests.search.conftest import SCENES_SETTINGS
 
 QUERIES = ("a man riding a wave", "two dogs on a red sofa with a frisbee", "a plate of food on a table", "train")
@@ -234,9 +234,7 @@ def test_three_machines_fill_one_collection_that_is_asked_with_the_model_alone(s
     assert "shard 1, 3 of 3 is not all there yet" in answer["note"]
     assert {hit["id"] for hit in answer["results"]} <= {f"test-{row:05d}" for row in range(8, 16)}
     others = [start("aladin_jax.search", *command(number), log=tmp_path / f"{number}.log") for number in (1, 3)]
-    for process in others:
-        process.join(timeout=300)
-    assert [process.exitcode for process in others] == [0, 0]
+    assert [end_of(process) for process in others] == [0, 0]
     capsys.readouterr()
     assert main(command(2)) == 0  # started again, it has nothing to do
     assert "0 images sent to collection scenes, 0 removed" in capsys.readouterr().out

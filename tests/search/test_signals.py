@@ -11,7 +11,7 @@ import pytest
 
 from aladin_jax.search import verification
 from aladin_jax.search.index_files import read_manifest
-from tests.processes import start, stop_at
+from tests.processes import end_of, start, stop_at
 from tests.search import in_parts
 
 REQUESTS = 12  # fewer than are allowed in flight
@@ -64,7 +64,6 @@ def test_sigterm_ends_serving_with_status_0_once_what_is_under_way_is_answered(s
     answers += [connection.getresponse() for connection in connections[1:]]
     assert [answer.status for answer in answers] == [200] * REQUESTS
     assert all(len(json.loads(answer.read())["results"]) == 24 for answer in answers)
-    process.join(timeout=60)
-    assert process.exitcode == 0
+    assert end_of(process, 60) == 0
     for connection in connections:
         connection.close()

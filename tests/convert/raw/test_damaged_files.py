@@ -164,7 +164,12 @@ def test_a_data_set_that_names_a_module_is_refused_and_nothing_of_it_is_imported
     (tmp_path / "trap.py").write_text(f"open({str(tmp_path / 'trace')!r}, 'w')")
     monkeypatch.syspath_prepend(tmp_path)
     (folder / "features.json").write_text(json.dumps(description))
-    with pytest.raises(DataError):
+    with pytest.raises(
+        DataError, match=r"features\.json describes no features|its records have no tags, captions, regions"
+    ):
         open_dataset(folder)
+    whole = json.loads((whole_data_set[0] / "features.json").read_text())
+    (folder / "features.json").write_text(json.dumps(whole | {"pythonClassName": "trap.Feature"}))
+    assert Split(open_dataset(folder), "train").read(0)
     assert not (tmp_path / "trace").exists()
     assert "trap" not in sys.modules
